@@ -1,0 +1,85 @@
+"""Criss-cross attention as modules: projections, residual and recurrence around the pure function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.attention.functional import criss_cross_attention
+
+
+def _project(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """Apply a 1x1x1 convolution to ``[..., channels]`` as the matrix product that it is."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+class CrissCrossAttention(nn.Module):
+    """``gamma * attention(x) + x``, with 1x1x1 convolutions giving query, key and value.
+
+    Parameters are named as in the published CCNet code, and its 2D weights (4-D kernels) load as they are.
+
+    Args:
+        channels: C, channels of the input and the output.
+        reduction: queries and keys have C // reduction channels.
+        backend: see :func:`criss_cross_attention`.
+
+    Raises:
+        ValueError: ``channels // reduction`` is less than 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, *, backend: str = "auto") -> None:
+        super().__init__()
+        if reduction < 1 or channels // reduction < 1:
+            raise ValueError(f"channels // reduction must be at least 1, got channels={channels}, reduction={reduction}")
+        self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
+        self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
+        self.value_conv = nn.Conv3d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))  # starts as the identity
+        self.backend = backend
+
+    def attend(self, x: Tensor) -> Tensor:
+        """One criss-cross step in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
+        query, key, value = (_project(conv, x) for conv in (self.query_conv, self.key_conv, self.value_conv))
+        return torch.add(x, self.gamma * criss_cross_attention(query, key, value, backend=self.backend))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2)."""
+        return self.attend(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("query_conv", "key_conv", "value_conv"):
+            kernel = state_dict.get(f"{prefix}{name}.weight")
+            if isinstance(kernel, Tensor) and kernel.dim() == 4:  # [O, I, 1, 1] of the 2D module
+                state_dict[f"{prefix}{name}.weight"] = kernel.unsqueeze(2)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class RecurrentCrissCrossAttention(CrissCrossAttention):
+    """The same criss-cross attention applied ``loops`` times with shared weights.
+
+    Two loops reach every position of an image, three every position of a clip.
+
+    Args:
+        channels: C, channels of the input and the output.
+        loops: R, how often the attention is applied.
+        reduction: queries and keys have C // reduction channels.
+        backend: see :func:`criss_cross_attention`.
+
+    Raises:
+        ValueError: ``loops`` is less than 1, or the channels do not fit (see :class:`CrissCrossAttention`).
+    """
+
+    def __init__(self, channels: int, loops: int = 3, reduction: int = 8, *, backend: str = "auto") -> None:
+        super().__init__(channels, reduction, backend=backend)
+        if loops < 1:
+            raise ValueError(f"loops must be at least 1, got {loops}")
+        self.loops = loops
+
+    def attend(self, x: Tensor) -> Tensor:
+        """All loops in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
+        for _ in range(self.loops):
+            x = super().attend(x)
+        return x

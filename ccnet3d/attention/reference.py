@@ -1,0 +1,44 @@
+"""The definition of 3D criss-cross attention, written to be read, not to be fast.
+
+Axes: B batch, T time, H height, W width, D query/key channels, Dv value channels, N = T*H*W.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cross_mask(time: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Say which positions lie on the cross of which.
+
+    Position i is on the cross of u when the two differ in at most one of the coordinates (t, h, w);
+    u itself is on its own cross, once. Every row therefore holds T + H + W - 2 times True.
+
+    Returns:
+        bool ``[N, N]``, row u, column i, positions numbered in (t, h, w) order.
+    """
+    axes = [torch.arange(length, device=device) for length in (time, height, width)]
+    coordinates = torch.cartesian_prod(*axes).reshape(-1, 3)  # [N, 3]
+    differing = (coordinates[:, None, :] != coordinates[None, :, :]).sum(-1)  # [N, N]
+    return differing <= 1
+
+
+def criss_cross_weights_reference(query: Tensor, key: Tensor) -> Tensor:
+    """Attention of every position over all positions, zero off its cross: ``[B, N, N]``, rows sum to 1."""
+    _, time, height, width, _ = query.shape
+    scores = query.flatten(1, 3) @ key.flatten(1, 3).transpose(1, 2)  # [B, N, N]
+    off_cross = ~cross_mask(time, height, width, query.device)
+    return scores.masked_fill(off_cross, float("-inf")).softmax(dim=-1)
+
+
+def criss_cross_attention_reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """3D criss-cross attention as dense attention with everything off the cross masked out.
+
+    One joint softmax over the T + H + W - 2 scores of a cross, without 1/sqrt(D) scale (CCNet,
+    arXiv 1811.11721, equations 1 and 2, extended to three axes). It needs O(N^2) memory: use it for tests.
+
+    Shapes and errors are those of :func:`ccnet3d.attention.criss_cross_attention`.
+    """
+    weights = criss_cross_weights_reference(query, key)
+    return (weights @ value.flatten(1, 3)).unflatten(1, value.shape[1:4])

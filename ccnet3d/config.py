@@ -1,0 +1,111 @@
+"""Tables (TOML, JSON) to frozen dataclasses, with unknown keys and wrong types as errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ValueError: there is no such file, or it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+
+
+def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "") -> Config:
+    """Build a dataclass from a table whose keys are its fields.
+
+    Args:
+        cls: the dataclass; its fields may be plain values, tuples, mappings, optional values and dataclasses.
+        table: the values; fields with a default may be absent.
+        where: dotted name of the table, for messages.
+
+    Raises:
+        ValueError: an unknown key, a missing one, or a value of another type than the field's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    name = where or cls.__name__
+    if unknown := sorted(set(table) - set(fields)):
+        raise ValueError(f"unknown key {unknown[0]!r} in {name}; it has {', '.join(fields)}")
+    required = {
+        key
+        for key, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(table)):
+        raise ValueError(f"{name} lacks the key {missing[0]!r}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _convert(value, hints[key], f"{where}.{key}" if where else key) for key, value in table.items()})
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), where)
+    if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
+        return from_table(typing.cast(type, wanted), value, where)
+    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(item, arguments[0], where) for item in value)
+        if len(value) == len(arguments):
+            return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
+    elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {key: _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif wanted is Path and isinstance(value, str):
+        return Path(value)
+    elif isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    expected = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
+    raise ValueError(f"{where} must be {expected}, got {value!r}")
+
+
+def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set values of a nested table from ``section.key=value`` texts, values written as in TOML.
+
+    A value that is not TOML is taken as a string, so that names need no quotes.
+
+    Raises:
+        ValueError: an override without ``=``, or one that goes through a value which is no table.
+    """
+    result = _copy_tables(table)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name:
+            raise ValueError(f"an override must look like section.key=value, got {override!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = name.split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{section!r} in the override {override!r} is a value, not a section")
+        target[key] = value
+    return result
+
+
+def _copy_tables(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy_tables(value) if isinstance(value, Mapping) else value for key, value in table.items()}

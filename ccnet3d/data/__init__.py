@@ -1,0 +1,15 @@
+"""Labelled sequences as clips."""
+
+from ccnet3d.data.folder import IGNORE_INDEX, ClipRequest, ClipSample, LabelledSequences
+from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
+from ccnet3d.data.transforms import Augmentation
+
+__all__ = [
+    "IGNORE_INDEX",
+    "Augmentation",
+    "ClipRequest",
+    "ClipSample",
+    "DatasetSpec",
+    "LabelledSequences",
+    "read_dataset_spec",
+]

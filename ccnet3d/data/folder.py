@@ -1,0 +1,170 @@
+"""Clips of labelled frames from image folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ccnet3d.data.clips import Clip, clip_at, covering_clips, split_at_gaps
+from ccnet3d.data.spec import DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
+from ccnet3d.data.transforms import ClipTransform
+
+IGNORE_INDEX = 255
+"""Label of pixels that are neither trained nor counted: void, and everything in a padded frame."""
+
+
+class ClipRequest(NamedTuple):
+    """Which clip to make: it begins ``offset`` frames before the frame ``anchor``."""
+
+    anchor: int
+    offset: int
+    length: int
+    seed: int
+    """Of the clip's random draw."""
+
+
+class ClipSample(TypedDict):
+    clip: Tensor
+    """uint8 ``[T, 3, H, W]``, RGB."""
+    labels: Tensor
+    """int64 ``[T, H, W]``, class ids and IGNORE_INDEX."""
+
+
+class LabelledSequences(Dataset[ClipSample]):
+    """The labelled frames of one split, and clips of them that never cross a sequence or a gap.
+
+    Args:
+        spec: the dataset.
+        frames: its frames in order of sequence and number.
+        layout: how the labels are encoded.
+        transform: applied to each clip that is requested as an item; None leaves clips as they are.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        frames: list[LabelledFrame],
+        layout: LayoutSpec,
+        transform: ClipTransform | None = None,
+    ) -> None:
+        self.spec = spec
+        self.frames = frames
+        self.layout = layout
+        self.transform = transform
+        self.segments = _segments(frames, spec.max_gap_frames)
+        self._segment_of = {index: segment for segment in self.segments for index in segment}
+        self._class_of_color = _color_table(spec) if layout.label_encoding == "color" else None
+
+    @classmethod
+    def open(
+        cls, root: Path, split: str, *, spec_file: Path | None = None, transform: ClipTransform | None = None
+    ) -> LabelledSequences:
+        """Open a split of the data in ``root``.
+
+        Args:
+            root: the data folder.
+            split: name of the split.
+            spec_file: the dataset's ``dataset.toml``, where it does not lie in ``root``.
+            transform: see the class.
+
+        Raises:
+            ValueError: no such data, or a description that does not fit it.
+        """
+        own = root / "dataset.toml"
+        path = own if own.is_file() or spec_file is None else spec_file
+        spec = read_dataset_spec(path)
+        layout, frames = list_frames(spec, path.parent, root, split)
+        return cls(spec, frames, layout, transform)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def covering_clips(self, length: int) -> list[Clip]:
+        """Clips of ``length`` frames that count every frame of the split once."""
+        return [clip for segment in self.segments for clip in covering_clips(segment, length)]
+
+    def __getitem__(self, request: ClipRequest) -> ClipSample:
+        segment = self._segment_of[request.anchor]
+        clip = clip_at(segment, request.anchor - request.offset, request.length)
+        sample = self.read_clip(clip)
+        return sample if self.transform is None else self.transform(sample, request.seed)
+
+    def read_clip(self, clip: Clip) -> ClipSample:
+        """Read the frames of a clip at their own size; what does not count is labelled IGNORE_INDEX.
+
+        Raises:
+            ValueError: an unreadable image, or frames of a clip that differ in size.
+        """
+        images = {index: self.read_image(index) for index in set(clip.indices)}
+        labels = {index: self.read_label(index) for index in set(clip.indices)}
+        sizes = {x.shape[-2:] for x in [*images.values(), *labels.values()]}
+        if len(sizes) > 1:
+            names = self.frames[clip.indices[0]].image, self.frames[clip.indices[-1]].image
+            raise ValueError(f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}")
+        stacked = torch.stack([labels[index] for index in clip.indices])
+        stacked[[not counted for counted in clip.counted]] = IGNORE_INDEX
+        return {"clip": torch.stack([images[index] for index in clip.indices]), "labels": stacked}
+
+    def read_image(self, index: int) -> Tensor:
+        """A frame, uint8 ``[3, H, W]``, RGB."""
+        return torch.from_numpy(_read(self.frames[index].image, "RGB")).permute(2, 0, 1)
+
+    def read_label(self, index: int) -> Tensor:
+        """The label of a frame, int64 ``[H, W]``: class ids and IGNORE_INDEX.
+
+        Raises:
+            ValueError: a pixel that is neither a class nor void.
+        """
+        path = self.frames[index].label
+        if self._class_of_color is not None:
+            rgb = _read(path, "RGB").astype(np.int64)
+            codes = (rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]
+            ids = np.vectorize(lambda c: self._class_of_color.get(c, -1), otypes=[np.int64])
+            found, inverse = np.unique(codes, return_inverse=True)
+            classes = ids(found)
+            if (classes < 0).any():
+                code = int(found[classes < 0][0])
+                raise ValueError(f"{path} has the colour {(code >> 16, code >> 8 & 255, code & 255)}, which source_colors does not have")
+            return torch.from_numpy(classes[inverse].reshape(codes.shape))
+        ids_image = _read(path, None)
+        if ids_image.ndim != 2:
+            raise ValueError(f"{path} is a colour image, expected class ids in a grey or palette image; or set label_encoding = 'color'")
+        label = torch.from_numpy(ids_image.astype(np.int64))
+        void = torch.isin(label, torch.tensor(self.spec.void_ids))
+        classes_count = len(self.spec.classes)
+        if bad := label[(label >= classes_count) & ~void].unique().tolist():
+            raise ValueError(f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in void_ids")
+        return label.masked_fill(void, IGNORE_INDEX)
+
+
+def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
+    """Runs of frames of one sequence without a gap, as positions in ``frames``."""
+    segments = []
+    start = 0
+    for stop in range(1, len(frames) + 1):
+        if stop == len(frames) or frames[stop].sequence != frames[start].sequence:
+            numbers = [frame.number for frame in frames[start:stop]]
+            segments += [range(start + r.start, start + r.stop) for r in split_at_gaps(numbers, max_gap_frames)]
+            start = stop
+    return segments
+
+
+def _color_table(spec: DatasetSpec) -> dict[int, int]:
+    """Class id, or IGNORE_INDEX, of every colour of the labels as distributed, by its 24-bit code."""
+    colors = spec.source_colors or {c.name: c.color for c in spec.classes}
+    class_of_name = {name: i for i, c in enumerate(spec.classes) for name in c.merges or (c.name,)}
+    return {(r << 16) + (g << 8) + b: class_of_name.get(name, IGNORE_INDEX) for name, (r, g, b) in colors.items()}
+
+
+def _read(path: Path, mode: str | None) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.array(image if mode is None else image.convert(mode))
+    except OSError as error:
+        raise ValueError(f"cannot read the image {path}: {error}") from error

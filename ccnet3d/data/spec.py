@@ -1,0 +1,212 @@
+"""What a dataset is: classes, colours, layouts and splits, read from its ``dataset.toml``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ccnet3d.config import from_table, read_toml
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class LabelledFrame(NamedTuple):
+    """A frame that has a label."""
+
+    sequence: str
+    number: int
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class to predict; its id is its position in the list."""
+
+    name: str
+    color: tuple[int, int, int]
+    """RGB in masks and overlays, 0 to 255."""
+    merges: tuple[str, ...] = ()
+    """Names in ``source_colors`` that make up the class, for labels given as colours."""
+
+
+@dataclass(frozen=True)
+class LayoutSpec:
+    """One way in which the dataset's files may lie in a folder."""
+
+    images: str = "frames"
+    """Folder of the frames."""
+    labels: str = "labels"
+    """Folder of the labels, with the frames' names below it."""
+    label_suffix: str = ""
+    """What a label's name has after the frame's, before the extension."""
+    label_encoding: str = "id"
+    """``id``: a pixel is a class id, in a grey or palette image; ``color``: it is a colour of ``source_colors``."""
+    pair_list: str = ""
+    """List in the data folder, with ``{split}`` in its name, whose lines name an image and its label."""
+    frame_list: str = ""
+    """List beside dataset.toml, with ``{split}`` in its name, whose lines name frames without extension."""
+
+    def __post_init__(self) -> None:
+        if self.label_encoding not in ("id", "color"):
+            raise ValueError(f"label_encoding must be 'id' or 'color', got {self.label_encoding!r}")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A labelled set of sequences; the fields are the keys of ``dataset.toml``."""
+
+    name: str
+    classes: tuple[ClassSpec, ...]
+    description: str = ""
+    homepage: str = ""
+    terms: str = ""
+    layouts: tuple[LayoutSpec, ...] = (LayoutSpec(),)
+    """Tried in this order; the first whose files are there is taken."""
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sequences of each split, for layouts without lists."""
+    void_ids: tuple[int, ...] = (255,)
+    """Ids in label images that are neither trained nor counted."""
+    source_colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Colours of the labels as distributed, by name; those that no class merges are void."""
+    frame_pattern: str = ""
+    """Regular expression with groups ``sequence`` and ``frame`` for a frame's file name without extension. By
+    default the folder names the sequence and the last number in the name is the frame."""
+    max_gap_frames: int = 0
+    """Labelled frames whose numbers differ by more are not of one clip; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"{self.name} needs at least two classes, got {len(self.classes)}")
+        names = [c.name for c in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"class names must differ, got {names}")
+        if bad := [i for i in self.void_ids if i < len(names)]:
+            raise ValueError(f"void_ids must lie above the class ids 0 to {len(names) - 1}, got {bad}")
+        for class_ in self.classes:
+            if unknown := [name for name in class_.merges if name not in self.source_colors]:
+                raise ValueError(f"class {class_.name} merges {unknown[0]!r}, which source_colors does not have")
+        if self.frame_pattern and not {"sequence", "frame"} <= set(re.compile(self.frame_pattern).groupindex):
+            raise ValueError(f"frame_pattern needs the groups 'sequence' and 'frame', got {self.frame_pattern!r}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        return tuple(c.color for c in self.classes)
+
+
+def read_dataset_spec(path: Path) -> DatasetSpec:
+    """Read a ``dataset.toml``.
+
+    Raises:
+        ValueError: it is missing, not TOML, or says something that does not fit.
+    """
+    try:
+        return from_table(DatasetSpec, read_toml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
+    """The first layout of the dataset whose files lie in ``root``.
+
+    Raises:
+        ValueError: none does.
+    """
+    wanted = []
+    for layout in spec.layouts:
+        marks = [layout.pair_list.format(split=split)] if layout.pair_list else [layout.images, layout.labels]
+        if all((root / mark).exists() for mark in marks):
+            return layout
+        wanted.append(" and ".join(marks))
+    raise ValueError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(wanted)} there")
+
+
+def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> tuple[LayoutSpec, list[LabelledFrame]]:
+    """The labelled frames of a split, by sequence and number, and the layout that they lie in.
+
+    Args:
+        spec: the dataset.
+        spec_folder: where its ``dataset.toml`` lies; frame lists are found from there.
+        root: the data folder.
+        split: name of the split.
+
+    Raises:
+        ValueError: no data, an unknown split, a file that is missing or whose name does not fit.
+    """
+    layout = find_layout(spec, root, split)
+    if layout.pair_list:
+        pairs = _read_pairs(root, root / layout.pair_list.format(split=split))
+    elif layout.frame_list:
+        names = _read_lines(spec_folder / layout.frame_list.format(split=split))
+        images = {path.stem: path for path in _images_below(root / layout.images)}
+        pairs = [(images[name], _label_of(layout, root, images[name])) for name in names if name in images]
+    else:
+        if split not in spec.splits:
+            raise ValueError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
+        folder = root / layout.images
+        pairs = [
+            (path, _label_of(layout, root, path))
+            for sequence in spec.splits[split]
+            for path in _images_below(folder / sequence)
+            if _label_of(layout, root, path).is_file()  # a sequence may be labelled in part
+        ]
+    if not pairs:
+        raise ValueError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
+    for path in (path for pair in pairs for path in pair):
+        if not path.is_file():
+            raise ValueError(f"{path} is listed in the split {split!r} but is not there")
+    frames = [LabelledFrame(*_frame_identity(spec, image), image, label) for image, label in pairs]
+    return layout, sorted(frames)
+
+
+def _frame_identity(spec: DatasetSpec, image: Path) -> tuple[str, int]:
+    if spec.frame_pattern:
+        match = re.fullmatch(spec.frame_pattern, image.stem)
+        if match is None:
+            raise ValueError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
+        return match["sequence"], int(match["frame"])
+    numbers = re.findall(r"\d+", image.stem)
+    if not numbers:
+        raise ValueError(f"the name of {image} holds no frame number; number the frames or set frame_pattern")
+    return image.parent.name, int(numbers[-1])
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"the split list {path} is not there")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
+    pairs = []
+    for number, line in enumerate(_read_lines(path), 1):
+        parts = line.split()
+        if len(parts) != 2:
+            raise ValueError(f"line {number} of {path} must name an image and its label, got {line!r}")
+        pairs.append((_resolve(root, parts[0]), _resolve(root, parts[1])))
+    return pairs
+
+
+def _resolve(root: Path, name: str) -> Path:
+    """Find a listed file; the common CamVid download writes ``/SegNet/CamVid/train/x.png`` for ``train/x.png``."""
+    path = root / name.lstrip("/")
+    parts = Path(name).parts
+    return path if path.is_file() or len(parts) < 3 else root / Path(*parts[-2:])
+
+
+def _images_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"the folder {folder} is not there")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _label_of(layout: LayoutSpec, root: Path, image: Path) -> Path:
+    relative = image.relative_to(root / layout.images)
+    return root / layout.labels / relative.with_name(f"{image.stem}{layout.label_suffix}.png")

@@ -1,0 +1,54 @@
+"""Augmentation of clips: one random draw for all frames and labels of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+if TYPE_CHECKING:
+    from ccnet3d.data.folder import ClipSample
+
+ClipTransform = Callable[["ClipSample", int], "ClipSample"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training clips are varied; ranges are drawn from uniformly."""
+
+    crop_size: tuple[int, int] = (320, 416)
+    """Height and width in pixels of what the network sees."""
+    crop_area: tuple[float, float] = (0.2, 1.0)
+    """Share of the frame's area that a crop takes before it is resized to ``crop_size``: the scale."""
+    crop_aspect: tuple[float, float] = (1.15, 1.47)
+    """Width over height of the crop before it is resized."""
+    flip: float = 0.5
+    """Probability of a mirrored clip."""
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    """Strengths as in torchvision's ColorJitter."""
+
+    def build(self) -> ClipTransform:
+        """The transform that takes a sample and a seed."""
+        pipeline = v2.Compose(
+            [
+                v2.RandomResizedCrop(self.crop_size, scale=self.crop_area, ratio=self.crop_aspect, antialias=True),
+                v2.RandomHorizontalFlip(self.flip),
+                v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue),
+            ]
+        )
+
+        def transform(sample: ClipSample, seed: int) -> ClipSample:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                # tv_tensors makes torchvision treat all frames alike, and labels by nearest neighbour.
+                clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
+            return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}
+
+        return transform

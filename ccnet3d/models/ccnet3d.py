@@ -1,0 +1,115 @@
+"""CCNet3D: a 2D backbone per frame, recurrent 3D criss-cross attention over the clip, a class per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.models.backbone import build_backbone
+from ccnet3d.models.config import ModelConfig
+from ccnet3d.models.head import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
+
+
+class CCNet3D(nn.Module):
+    """Video semantic segmentation with 3D criss-cross attention (CCNet, TPAMI 2020, arXiv 1811.11721).
+
+    Args:
+        config: the architecture; ``ModelConfig()`` is the light default.
+
+    Raises:
+        ValueError: a backbone that timm cannot build, or levels that it does not have.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.output_stride)
+        level_channels: list[int] = self.backbone.feature_info.channels()
+        used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
+        if not used <= set(range(len(level_channels))):
+            raise ValueError(f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration asks for {sorted(used)}")
+        self.head = CrissCrossHead(
+            sum(level_channels[level] for level in config.context_levels),
+            config.channels,
+            reduction=config.reduction,
+            loops=config.loops,
+            dropout=config.dropout,
+        )
+        self.decoder = SkipDecoder(config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels)
+        self.classifier = nn.Conv2d(self.decoder.out_channels, config.num_classes, 1)
+        auxiliary_channels = max(level_channels[config.auxiliary_level] // 4, config.num_classes)
+        self.auxiliary = nn.Sequential(
+            conv_bn_relu(level_channels[config.auxiliary_level], auxiliary_channels, 3),
+            nn.Dropout2d(config.dropout),
+            nn.Conv2d(auxiliary_channels, config.num_classes, 1),
+        )
+        self.register_buffer("input_mean", torch.tensor(config.input_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("input_std", torch.tensor(config.input_std).view(3, 1, 1), persistent=False)
+        for module in self.modules():  # the fastest layout on CPUs and tensor cores; 3D kernels have no such format
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+
+    def extract_features(self, frames: Tensor) -> list[Tensor]:
+        """The backbone's levels for single frames, so that a frame shared by clips passes it once.
+
+        Args:
+            frames: ``[N, 3, H, W]``, RGB in [0, 1].
+
+        Returns:
+            Levels ``[N, C_l, H_l, W_l]``, finest first.
+        """
+        normalised = (frames - self.input_mean) / self.input_std
+        return self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+
+    def segment_features(self, features: Sequence[Tensor], clip_length: int) -> Tensor:
+        """Class logits from the backbone's levels of whole clips.
+
+        Args:
+            features: levels ``[B*T, C_l, H_l, W_l]`` as :meth:`extract_features` gives them.
+            clip_length: T.
+
+        Returns:
+            ``[B*T, K, h, w]`` at the decoder's stride.
+        """
+        context = [features[level] for level in self.config.context_levels]
+        joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
+        attended = self.head(joined, clip_length)
+        decoded = self.decoder(attended, [features[level] for level in self.config.skip_levels])
+        return self.classifier(decoded)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Class logits of every pixel of a clip.
+
+        Args:
+            clip: ``[B, T, 3, H, W]``, RGB in [0, 1], any T, H and W.
+
+        Returns:
+            ``[B, T, K, H, W]`` logits.
+
+        Raises:
+            ValueError: the clip is not of that shape.
+        """
+        return self._classify(clip)[0]
+
+    def forward_with_auxiliary(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, with the auxiliary classifier's logits of the same shape, which only training needs."""
+        logits, features = self._classify(clip)
+        return logits, self._upsample(self.auxiliary(features[self.config.auxiliary_level]), clip)
+
+    def _classify(self, clip: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
+            raise ValueError(
+                f"expected a clip [B, T, 3, H, W] of floats in [0, 1], got {tuple(clip.shape)} of {clip.dtype}; "
+                "scale uint8 frames by 1/255 and add the missing axes"
+            )
+        features = self.extract_features(clip.flatten(0, 1))
+        return self._upsample(self.segment_features(features, clip.shape[1]), clip), features
+
+    @staticmethod
+    def _upsample(logits: Tensor, clip: Tensor) -> Tensor:
+        """``[B*T, K, h, w]`` to ``[B, T, K, H, W]`` of the clip."""
+        full = F.interpolate(logits, size=clip.shape[-2:], mode="bilinear", align_corners=False)
+        return full.unflatten(0, clip.shape[:2])

@@ -1,0 +1,75 @@
+"""The parts behind the backbone: criss-cross head, decoder with skips, auxiliary classifier.
+
+Axes: N = B*T frames, C channels, H height, W width. Only the attention sees the time axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.attention import RecurrentCrissCrossAttention
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """Convolution at unchanged size, batch norm, ReLU: ``[N, in, H, W]`` to ``[N, out, H, W]``."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resize_like(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize of ``[N, C, h, w]`` to the height and width of ``like``."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class CrissCrossHead(nn.Module):
+    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with its input.
+
+    Paper: arXiv 1811.11721, section 3.1; dropout as in its code.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, reduction: int, loops: int, dropout: float) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(in_channels, channels, 3)
+        self.attention = RecurrentCrissCrossAttention(channels, loops, reduction)
+        self.refine = conv_bn_relu(channels, channels, 3)
+        self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
+
+    def forward(self, features: Tensor, clip_length: int) -> Tensor:
+        """Map ``[B*T, in, H, W]`` to ``[B*T, C, H, W]``, frames of ``clip_length`` = T a clip."""
+        reduced = self.reduce(features)
+        # [B*T, C, H, W] -> [B, T, H, W, C], a view where the convolution works channels-last; no copy between loops.
+        clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
+        attended = self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
+        return self.fuse(torch.cat([features, self.refine(attended)], dim=1))
+
+
+class SkipDecoder(nn.Module):
+    """Bring the head's output to finer levels, so that thin things keep their place.
+
+    Each step: 1x1 convolution, bilinear resize to the level, concatenation, 3x3 convolution.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: Sequence[int], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.narrow = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        for skip, out in zip(skip_channels, channels, strict=True):
+            self.narrow.append(conv_bn_relu(in_channels, out, 1))
+            self.merge.append(conv_bn_relu(out + skip, out, 3))
+            in_channels = out
+        self.out_channels = in_channels
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """Map ``[N, in, H, W]`` and the levels ``[N, skip, h, w]`` to ``[N, out, h, w]`` of the last level."""
+        for narrow, merge, skip in zip(self.narrow, self.merge, skips, strict=True):
+            x = merge(torch.cat([resize_like(narrow(x), skip), skip], dim=1))
+        return x

@@ -1,0 +1,55 @@
+"""The order of training clips, a pure function of recipe, seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from ccnet3d.data import ClipRequest
+
+
+class ClipBatches(Sampler[list[ClipRequest]]):
+    """Batches of clip requests: every frame is an anchor once before any is again.
+
+    A clip holds its anchor at a random place. Batch n takes the n-th of ``clip_lengths`` in turn.
+
+    Args:
+        num_frames: labelled frames of the split.
+        frames_per_batch: frames of a batch.
+        clip_lengths: see :class:`ccnet3d.training.config.DataRecipe`.
+        seed: of all draws.
+        start: first batch, for a run that is resumed.
+        stop: number of the batch after the last.
+    """
+
+    def __init__(
+        self, num_frames: int, frames_per_batch: int, clip_lengths: Sequence[int], seed: int, start: int, stop: int
+    ) -> None:
+        self.num_frames = num_frames
+        self.frames_per_batch = frames_per_batch
+        self.clip_lengths = tuple(clip_lengths)
+        self.seed = seed
+        self.start = start
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
+        anchors = self._anchors()
+        for batch in range(self.stop):
+            length = self.clip_lengths[batch % len(self.clip_lengths)]
+            chosen = [next(anchors) for _ in range(self.frames_per_batch // length)]
+            if batch >= self.start:
+                random = np.random.default_rng((self.seed, 1, batch))
+                yield [
+                    ClipRequest(anchor, int(random.integers(length)), length, int(random.integers(2**31)))
+                    for anchor in chosen
+                ]
+
+    def _anchors(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, 0))
+        while True:
+            yield from random.permutation(self.num_frames).tolist()

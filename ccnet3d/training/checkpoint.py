@@ -1,0 +1,57 @@
+"""The state of a training run in one file, from which it goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ccnet3d.files import atomic_path
+from ccnet3d.training.config import Recipe
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def save_checkpoint(path: Path, recipe: Recipe, step: int, parts: Mapping[str, Stateful]) -> None:
+    """Write the run's state after ``step`` steps, atomically; tensors and plain types only."""
+    with atomic_path(path) as temporary:
+        torch.save(
+            {
+                "recipe": json.dumps(asdict(recipe)),
+                "step": step,
+                "random_state": torch.get_rng_state(),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            },
+            temporary,
+        )
+
+
+def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -> int:
+    """Restore the parts of a run and the random state; gives the number of steps done.
+
+    Raises:
+        ValueError: no checkpoint, a damaged one, or one of another recipe.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint at {path} to resume from; start without --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = json.loads(state["recipe"])
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if saved != wanted:
+        differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
+        raise ValueError(f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out")
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    torch.set_rng_state(state["random_state"])
+    return int(state["step"])

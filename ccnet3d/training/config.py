@@ -1,0 +1,138 @@
+"""A training recipe: what a TOML file in ``pipelines/`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ccnet3d.config import apply_overrides, from_table, read_toml
+from ccnet3d.data import Augmentation
+from ccnet3d.models import ARCHITECTURES, ModelConfig
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which model is trained, and from where it starts."""
+
+    architecture: str = "ccnet3d_lite"
+    """A name in ``ccnet3d.models.ARCHITECTURES``."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of ``ModelConfig`` that differ from the architecture's."""
+    backbone_weights: str = ""
+    """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; choose one of {sorted(ARCHITECTURES)}")
+
+    def build_config(self, num_classes: int) -> ModelConfig:
+        base = {key: getattr(ARCHITECTURES[self.architecture], key) for key in ModelConfig.__dataclass_fields__}
+        return from_table(ModelConfig, {**base, **self.overrides, "num_classes": num_classes}, "model.overrides")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What a step sees."""
+
+    frames_per_batch: int = 10
+    """Frames of one step, all clips together."""
+    clip_lengths: tuple[int, ...] = (1, 5)
+    """Lengths T that the batches take in turn; each divides ``frames_per_batch``. Several lengths give a model that
+    works on single frames and on clips, and batches of many scenes beside batches with a past."""
+    input_size: tuple[int, int] = (360, 480)
+    """Working size (height, width) in evaluation and inference."""
+    augmentation: Augmentation = Augmentation()
+    workers: int = 1
+    """Processes that prepare clips; 0 for none beside the training itself."""
+
+    def __post_init__(self) -> None:
+        if bad := [t for t in self.clip_lengths if t < 1 or self.frames_per_batch % t]:
+            raise ValueError(f"clip_lengths must divide frames_per_batch = {self.frames_per_batch}, got {bad[0]}")
+        if not self.clip_lengths:
+            raise ValueError("clip_lengths must name at least one length")
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights of the parts of the loss."""
+
+    auxiliary_weight: float = 0.4
+    """Of the auxiliary classifier's cross-entropy."""
+    lovasz_weight: float = 0.0
+    """Of the Lovasz-softmax loss."""
+    class_balance_offset: float = 0.0
+    """Classes weigh 1 / ln(offset + share of pixels); 0 weighs all alike."""
+    hard_threshold: float = 0.7
+    """OHEM: pixels less certain than this count."""
+    hard_pixels: int = 0
+    """OHEM: at least so many pixels count; 0 switches it off."""
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW or SGD, with a learning rate that falls to 0 after a linear warm-up."""
+
+    name: str = "adamw"
+    """``adamw`` or ``sgd`` (momentum 0.9)."""
+    learning_rate: float = 1e-3
+    backbone_factor: float = 1.0
+    """Learning rate of the backbone over that of the rest."""
+    weight_decay: float = 0.01
+    """Of convolution kernels; biases, norms and gamma have none."""
+    schedule: str = "poly"
+    """``poly`` with power 0.9, or ``cosine``."""
+    warmup_steps: int = 0
+    clip_gradient_norm: float = 0.0
+    """Largest norm of all gradients together; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer.name must be 'adamw' or 'sgd', got {self.name!r}")
+        if self.schedule not in ("poly", "cosine"):
+            raise ValueError(f"optimizer.schedule must be 'poly' or 'cosine', got {self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run; two runs of one recipe and seed draw the same clips."""
+
+    epochs: int
+    """Times that as many frames are seen as the train split has."""
+    model: ModelRecipe = ModelRecipe()
+    data: DataRecipe = DataRecipe()
+    loss: LossRecipe = LossRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    seed: int = 0
+    precision: str = "bf16"
+    """``bf16`` (autocast) or ``fp32``."""
+    ema_decay: float = 0.998
+    """Of the averaged weights that are evaluated and saved; it warms up from 0."""
+    inference_clip_length: int = 5
+    """T in evaluation, and in inference with the trained weights."""
+    train_split: str = "train"
+    val_split: str = "val"
+    evaluate_every: int = 5
+    """Epochs between evaluations on the val split; the last epoch is always followed by one."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.evaluate_every, self.checkpoint_every, self.inference_clip_length) < 1:
+            raise ValueError("epochs, evaluate_every, checkpoint_every and inference_clip_length must be at least 1")
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and set ``section.key=value`` overrides in it.
+
+    Raises:
+        ValueError: the file is missing or not TOML, a key is unknown, a value does not fit.
+    """
+    table = apply_overrides(read_toml(path), overrides)
+    try:
+        return from_table(Recipe, table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

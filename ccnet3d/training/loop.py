@@ -1,0 +1,191 @@
+"""A recipe and labelled sequences to a trained model file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ccnet3d.data import IGNORE_INDEX, LabelledSequences
+from ccnet3d.evaluation import evaluate
+from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
+from ccnet3d.models import CCNet3D, ModelInfo, save_model
+from ccnet3d.models.backbone import load_backbone_weights
+from ccnet3d.training.batches import ClipBatches
+from ccnet3d.training.checkpoint import load_checkpoint, save_checkpoint
+from ccnet3d.training.config import OptimizerRecipe, Recipe
+from ccnet3d.training.logging import RunLog
+
+CHECKPOINT_NAME = "checkpoint.pt"
+MODEL_NAME = "model.safetensors"
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        recipe: what to do.
+        data: the data folder.
+        spec_file: the dataset's ``dataset.toml``, where the data folder has none.
+        out: folder of the run: checkpoint, model file, TensorBoard events.
+        device: where the model trains.
+
+    Raises:
+        ValueError: data, recipe or backbone weights that do not fit.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, spec_file: Path, out: Path, device: torch.device) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.device = device
+        self.precision = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        torch.manual_seed(recipe.seed)
+        transform = recipe.data.augmentation.build()
+        self.train_set = LabelledSequences.open(data, recipe.train_split, spec_file=spec_file, transform=transform)
+        self.val_set = LabelledSequences.open(data, recipe.val_split, spec_file=spec_file)
+        spec = self.train_set.spec
+        config = recipe.model.build_config(len(spec.classes))
+        self.model = CCNet3D(config)
+        if recipe.model.backbone_weights:
+            load_backbone_weights(self.model.backbone, config.backbone, recipe.model.backbone_weights)
+        self.model.to(device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
+        self.ema.module.eval()
+        self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, self.total_steps, recipe.optimizer)
+        )
+        self.class_weights = self._class_weights()
+
+    def _class_weights(self) -> Tensor | None:
+        offset = self.recipe.loss.class_balance_offset
+        if not offset:
+            return None
+        counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
+        for index in range(len(self.train_set)):
+            counts += torch.bincount(self.train_set.read_label(index).flatten(), minlength=len(counts))
+        return balanced_class_weights(counts[: len(self.train_set.spec.classes)], offset).to(self.device)
+
+    def run(self, *, resume: bool = False) -> Path:
+        """Train to the end and write the averaged weights.
+
+        Args:
+            resume: go on from the checkpoint in the run's folder.
+
+        Returns:
+            The model file.
+
+        Raises:
+            ValueError: nothing fit to resume from.
+        """
+        parts = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
+        checkpoint = self.out / CHECKPOINT_NAME
+        done = load_checkpoint(checkpoint, self.recipe, parts) if resume else 0
+        self.out.mkdir(parents=True, exist_ok=True)
+        log = RunLog(self.out, done)
+        data = self.recipe.data
+        batches = ClipBatches(
+            len(self.train_set), data.frames_per_batch, data.clip_lengths, self.recipe.seed, done, self.total_steps
+        )
+        loader = DataLoader(self.train_set, batch_sampler=batches, num_workers=data.workers)
+        progress = tqdm(loader, initial=done, total=self.total_steps, desc="training", unit="step", disable=None)
+        for step, batch in enumerate(progress, done + 1):
+            losses = self.train_step(batch["clip"], batch["labels"])
+            progress.set_postfix(loss=f"{losses['loss/total']:.3f}")
+            log.add_scalars({**losses, "learning_rate": self.schedule.get_last_lr()[-1]}, step)
+            epoch, rest = divmod(step, self.steps_per_epoch)
+            if rest == 0:
+                last = step == self.total_steps
+                if last or epoch % self.recipe.evaluate_every == 0:
+                    self._evaluate_and_save(log, epoch, step)
+                if last or epoch % self.recipe.checkpoint_every == 0:
+                    save_checkpoint(checkpoint, self.recipe, step, parts)
+        log.close()
+        return self.out / MODEL_NAME
+
+    def train_step(self, clip: Tensor, labels: Tensor) -> dict[str, float]:
+        """One step on uint8 ``[B, T, 3, H, W]`` and its labels ``[B, T, H, W]``; gives the losses by name."""
+        self.model.train()
+        frames = clip.to(self.device, non_blocking=True).float().div(255)
+        labels = labels.to(self.device, non_blocking=True).flatten(0, 1)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits, auxiliary = self.model.forward_with_auxiliary(frames)
+        recipe = self.recipe.loss
+        parts = {}
+        for name, output in (("cross_entropy", logits), ("auxiliary", auxiliary)):
+            parts[name] = cross_entropy(
+                output.flatten(0, 1).float(),
+                labels,
+                class_weights=self.class_weights,
+                hard_threshold=recipe.hard_threshold,
+                hard_pixels=recipe.hard_pixels,
+            )
+        total = parts["cross_entropy"] + recipe.auxiliary_weight * parts["auxiliary"]
+        if recipe.lovasz_weight:
+            parts["lovasz"] = lovasz_softmax(logits.flatten(0, 1).float(), labels)
+            total = total + recipe.lovasz_weight * parts["lovasz"]
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the loss became {float(total)}; lower the learning rate or clip gradients")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if self.recipe.optimizer.clip_gradient_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_gradient_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.ema.update(self.model, step=self.schedule.last_epoch)
+        return {f"loss/{name}": part.item() for name, part in {"total": total, **parts}.items()}
+
+    def _evaluate_and_save(self, log: RunLog, epoch: int, step: int) -> None:
+        clip_length, input_size = self.recipe.inference_clip_length, self.recipe.data.input_size
+        model = self.ema.module
+        assert isinstance(model, CCNet3D)
+        result = evaluate(model, self.val_set, clip_length=clip_length, input_size=input_size, precision=self.precision)
+        log.add_scalars({"val/miou": result.miou, "val/gamma": float(model.head.attention.gamma)}, step)
+        log.add_strip(model, self.val_set, clip_length, input_size, step)
+        tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: val mIoU {100 * result.miou:.2f}")
+        spec = self.train_set.spec
+        info = ModelInfo(
+            model=model.config,
+            class_names=spec.class_names,
+            palette=spec.palette,
+            clip_length=clip_length,
+            input_size=input_size,
+            dataset=f"{spec.name}, split {self.recipe.train_split}",
+            recipe=asdict(self.recipe),
+            scores={f"{self.recipe.val_split}_miou": result.miou},
+        )
+        save_model(self.out / MODEL_NAME, model, info)
+
+
+def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """Parameter groups: backbone or not, with weight decay (kernels) or without (biases, norms, gamma)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (recipe.backbone_factor if in_backbone else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+    if recipe.name == "sgd":
+        return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(settings, lr=recipe.learning_rate)
+
+
+def learning_rate_factor(step: int, total_steps: int, recipe: OptimizerRecipe) -> float:
+    """The learning rate at a step over the recipe's: linear warm-up, then poly (power 0.9) or cosine to 0."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / (recipe.warmup_steps + 1)
+    done = min(1.0, (step - recipe.warmup_steps) / max(1, total_steps - recipe.warmup_steps))
+    return (1 - done) ** 0.9 if recipe.schedule == "poly" else (1 + math.cos(math.pi * done)) / 2

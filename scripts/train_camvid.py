@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Train CCNet3D on CamVid, or on any labelled sequences with a dataset.toml of their own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("CCNET3D_CAMVID", "data/camvid")),
+        help="data folder; one with a dataset.toml is read as that says, any other as CamVid",
+    )
+    parser.add_argument("--pipeline", type=Path, default=REPOSITORY / "pipelines" / "camvid_lite.toml", help="recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME-OF-THE-RECIPE by default")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    parser.add_argument("--threads", type=int, help="CPU threads of the training process")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    import torch
+
+    from ccnet3d.training import Trainer, read_recipe
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    out = arguments.out or Path("runs") / arguments.pipeline.stem
+    try:
+        if not arguments.data.is_dir():
+            raise ValueError(
+                f"no data folder at {arguments.data}; {REPOSITORY / 'datasets/camvid/README.md'} says how to get CamVid; "
+                "then give its folder with --data or CCNET3D_CAMVID"
+            )
+        recipe = read_recipe(arguments.pipeline, arguments.overrides)
+        trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))
+        print(f"{len(trainer.train_set)} training frames, {trainer.total_steps} steps on {device}; the run goes to {out}")
+        model_file = trainer.run(resume=arguments.resume)
+    except (ValueError, FloatingPointError) as error:
+        print(f"train_camvid.py: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {model_file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
