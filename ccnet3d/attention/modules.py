@@ -24,20 +24,23 @@ class CrissCrossAttention(nn.Module):
     Args:
         channels: C, channels of the input and the output.
         reduction: queries and keys have C // reduction channels.
+        initial_gamma: weight of the attention before training; at the paper's 0 the module starts as the identity.
         backend: see :func:`criss_cross_attention`.
 
     Raises:
         ValueError: ``channels // reduction`` is less than 1.
     """
 
-    def __init__(self, channels: int, reduction: int = 8, *, backend: str = "auto") -> None:
+    def __init__(
+        self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto"
+    ) -> None:
         super().__init__()
         if reduction < 1 or channels // reduction < 1:
             raise ValueError(f"channels // reduction must be at least 1, got channels={channels}, reduction={reduction}")
         self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
         self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
         self.value_conv = nn.Conv3d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))  # starts as the identity
+        self.gamma = nn.Parameter(torch.full((1,), initial_gamma))
         self.backend = backend
 
     def attend(self, x: Tensor) -> Tensor:
@@ -66,14 +69,17 @@ class RecurrentCrissCrossAttention(CrissCrossAttention):
         channels: C, channels of the input and the output.
         loops: R, how often the attention is applied.
         reduction: queries and keys have C // reduction channels.
+        initial_gamma: weight of the attention before training; at the paper's 0 the module starts as the identity.
         backend: see :func:`criss_cross_attention`.
 
     Raises:
         ValueError: ``loops`` is less than 1, or the channels do not fit (see :class:`CrissCrossAttention`).
     """
 
-    def __init__(self, channels: int, loops: int = 3, reduction: int = 8, *, backend: str = "auto") -> None:
-        super().__init__(channels, reduction, backend=backend)
+    def __init__(
+        self, channels: int, loops: int = 3, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto"
+    ) -> None:
+        super().__init__(channels, reduction, initial_gamma=initial_gamma, backend=backend)
         if loops < 1:
             raise ValueError(f"loops must be at least 1, got {loops}")
         self.loops = loops

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ccnet3d.data import LabelledSequences
 from ccnet3d.data.clips import Clip
-from ccnet3d.inference.clips import segment_frames
+from ccnet3d.inference.segmenter import VideoSegmenter, classify_at_size
 from ccnet3d.metrics import class_iou, confusion_matrix, mean_iou
-from ccnet3d.models import CCNet3D
 
 
 @dataclass(frozen=True)
@@ -68,41 +66,35 @@ def _without_nan(value: Any) -> Any:
 
 
 def evaluate(
-    model: CCNet3D,
+    segmenter: VideoSegmenter,
     dataset: LabelledSequences,
     *,
-    clip_length: int,
-    input_size: tuple[int, int],
-    precision: torch.dtype = torch.bfloat16,
     progress: Callable[[Sequence[Clip]], Sequence[Clip]] = lambda clips: clips,
 ) -> Evaluation:
     """Segment every labelled frame once, at its labels' size.
 
     Args:
-        model: in evaluation mode; it runs where its weights are.
+        segmenter: the model with its clip length and working size.
         dataset: the split.
-        clip_length: T.
-        input_size: working size (height, width).
-        precision: of the model's matrix products; float32 switches autocast off.
         progress: wraps the list of clips, as tqdm does.
 
     Raises:
         ValueError: the dataset has other classes than the model.
     """
-    if len(dataset.spec.classes) != model.config.num_classes:
+    if dataset.spec.class_names != segmenter.info.class_names:
         raise ValueError(
-            f"the model has {model.config.num_classes} classes and {dataset.spec.name} has {len(dataset.spec.classes)}; "
-            "evaluate with weights that were trained on it"
+            f"the model's classes are {', '.join(segmenter.info.class_names)} and those of {dataset.spec.name} are "
+            f"{', '.join(dataset.spec.class_names)}; evaluate with weights that were trained on it"
         )
     confusions: dict[int, Tensor] = {}
-    for clip in progress(dataset.covering_clips(clip_length)):
+    for clip in progress(dataset.covering_clips(segmenter.clip_length)):
         sample = dataset.read_clip(clip)
-        logits = segment_frames(model, sample["clip"], input_size, precision)
+        logits = segmenter.clip_logits(sample["clip"])
         for place, index in enumerate(clip.indices):
             if clip.counted[place]:
                 labels = sample["labels"][place]
-                full = F.interpolate(logits[None, place], size=labels.shape, mode="bilinear", align_corners=False)
-                confusions[index] = confusion_matrix(full[0].argmax(0).cpu(), labels, model.config.num_classes)
+                prediction = classify_at_size(logits[place], (labels.shape[0], labels.shape[1])).cpu()
+                confusions[index] = confusion_matrix(prediction, labels, len(dataset.spec.classes))
     return Evaluation(
         dataset.spec.class_names,
         tuple(dataset.frames[i].sequence for i in sorted(confusions)),

@@ -36,6 +36,7 @@ class CCNet3D(nn.Module):
             config.channels,
             reduction=config.reduction,
             loops=config.loops,
+            initial_gamma=config.initial_gamma,
             dropout=config.dropout,
         )
         self.decoder = SkipDecoder(config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels)

@@ -26,6 +26,8 @@ class ModelConfig:
     """Queries and keys have C // reduction channels."""
     loops: int = 3
     """R, how often the shared attention is applied; three reach every position of a clip."""
+    initial_gamma: float = 0.5
+    """Weight of the attention before training. The paper's is 0; AdamW at this size then leaves it there."""
     skip_levels: tuple[int, ...] = (2, 1, 0)
     """Finer levels that the decoder joins in, in this order; empty for a classifier at the attention's stride."""
     skip_channels: tuple[int, ...] = (96, 64, 32)

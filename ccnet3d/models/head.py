@@ -36,10 +36,12 @@ class CrissCrossHead(nn.Module):
     Paper: arXiv 1811.11721, section 3.1; dropout as in its code.
     """
 
-    def __init__(self, in_channels: int, channels: int, *, reduction: int, loops: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, reduction: int, loops: int, initial_gamma: float, dropout: float
+    ) -> None:
         super().__init__()
         self.reduce = conv_bn_relu(in_channels, channels, 3)
-        self.attention = RecurrentCrissCrossAttention(channels, loops, reduction)
+        self.attention = RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma)
         self.refine = conv_bn_relu(channels, channels, 3)
         self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
 

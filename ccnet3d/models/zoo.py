@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, ModelConfig] = {
         output_stride=8,
         context_levels=(4,),
         channels=512,
+        initial_gamma=0.0,
         skip_levels=(),
         skip_channels=(),
         input_mean=IMAGENET_MEAN,

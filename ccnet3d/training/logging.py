@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
-from ccnet3d.inference.clips import segment_frames
-from ccnet3d.models import CCNet3D
+from ccnet3d.inference.segmenter import VideoSegmenter, classify_at_size, resize_frame
 
 
 class RunLog:
@@ -30,30 +27,21 @@ class RunLog:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
 
-    def add_strip(
-        self, model: CCNet3D, dataset: LabelledSequences, clip_length: int, input_size: tuple[int, int], step: int
-    ) -> None:
-        """Image, label and prediction side by side, one row for each of four frames of the split."""
-        clips = dataset.covering_clips(clip_length)
-        palette = torch.zeros(256, 3, dtype=torch.uint8)
+    def add_strip(self, segmenter: VideoSegmenter, dataset: LabelledSequences, step: int) -> None:
+        """Image, label and prediction side by side, one row for each of up to four frames of the split."""
+        palette = torch.zeros(IGNORE_INDEX + 1, 3, dtype=torch.uint8)  # void is black
         palette[: len(dataset.spec.classes)] = torch.tensor(dataset.spec.palette, dtype=torch.uint8)
+        clips = dataset.covering_clips(segmenter.clip_length)
         rows = []
-        for clip in clips[:: max(1, len(clips) // 4)][:4]:
+        for clip in clips[:: -(-len(clips) // 4)]:
             sample = dataset.read_clip(clip)
-            prediction = segment_frames(model, sample["clip"], input_size)[0].argmax(0).cpu()
-            label, image = sample["labels"][0], sample["clip"][:1].float()
-            small = [
-                F.interpolate(image, size=input_size, mode="bilinear", antialias=True)[0].to(torch.uint8),
-                palette[_resize_ids(label, input_size)].permute(2, 0, 1),
-                palette[prediction].permute(2, 0, 1),
-            ]
-            rows.append(torch.cat(small, dim=2))
+            image, label = sample["clip"][0], sample["labels"][0]
+            logits = segmenter.clip_logits(sample["clip"])[0]
+            prediction = classify_at_size(logits, (label.shape[0], label.shape[1])).cpu().long()
+            row = torch.cat([image, *(palette[ids].permute(2, 0, 1) for ids in (label, prediction))], dim=2)
+            rows.append(resize_frame(row, (segmenter.input_size[0], 3 * segmenter.input_size[1])))
         self.writer.add_image("val/image, label, prediction", torch.cat(rows, dim=1), step)
 
     def close(self) -> None:
         self.writer.close()
 
-
-def _resize_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(ids[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
-    return resized.clamp(0, IGNORE_INDEX)

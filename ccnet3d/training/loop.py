@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
 from ccnet3d.evaluation import evaluate
+from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
 from ccnet3d.models import CCNet3D, ModelInfo, save_model
 from ccnet3d.models.backbone import load_backbone_weights
@@ -144,25 +145,25 @@ class Trainer:
         return {f"loss/{name}": part.item() for name, part in {"total": total, **parts}.items()}
 
     def _evaluate_and_save(self, log: RunLog, epoch: int, step: int) -> None:
-        clip_length, input_size = self.recipe.inference_clip_length, self.recipe.data.input_size
         model = self.ema.module
         assert isinstance(model, CCNet3D)
-        result = evaluate(model, self.val_set, clip_length=clip_length, input_size=input_size, precision=self.precision)
-        log.add_scalars({"val/miou": result.miou, "val/gamma": float(model.head.attention.gamma)}, step)
-        log.add_strip(model, self.val_set, clip_length, input_size, step)
-        tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: val mIoU {100 * result.miou:.2f}")
         spec = self.train_set.spec
         info = ModelInfo(
             model=model.config,
             class_names=spec.class_names,
             palette=spec.palette,
-            clip_length=clip_length,
-            input_size=input_size,
+            clip_length=self.recipe.inference_clip_length,
+            input_size=self.recipe.data.input_size,
             dataset=f"{spec.name}, split {self.recipe.train_split}",
             recipe=asdict(self.recipe),
-            scores={f"{self.recipe.val_split}_miou": result.miou},
         )
-        save_model(self.out / MODEL_NAME, model, info)
+        segmenter = VideoSegmenter(model, info, precision=self.precision)
+        miou = evaluate(segmenter, self.val_set).miou
+        log.add_scalars({"val/miou": miou, "val/gamma": model.head.attention.gamma.item()}, step)
+        log.add_strip(segmenter, self.val_set, step)
+        tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
+        scores = {f"{self.recipe.val_split}_miou": miou}
+        save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
 
 
 def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:

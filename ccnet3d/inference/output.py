@@ -1,0 +1,149 @@
+"""Masks on disk: palette PNGs, an overlay video, a summary."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import ccnet3d
+from ccnet3d.files import write_atomically
+from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.video import VideoError, VideoFrame, VideoReader, VideoWriter
+
+Palette = Sequence[tuple[int, int, int]]
+
+SUMMARY_NAME = "summary.json"
+
+
+def encode_mask(mask: np.ndarray, palette: Palette) -> bytes:
+    """A palette PNG whose pixel values are the class ids.
+
+    Args:
+        mask: uint8 ``[H, W]``.
+        palette: RGB of each class.
+    """
+    image = Image.fromarray(mask, mode=None).convert("L")
+    image.putpalette([channel for color in palette for channel in color])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=2)
+    return buffer.getvalue()
+
+
+def blend(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> np.ndarray:
+    """Paint the classes over a frame.
+
+    Args:
+        image: uint8 ``[H, W, 3]``, RGB.
+        mask: uint8 ``[H, W]``.
+        palette: RGB of each class.
+        opacity: share of the class colour, in [0, 1].
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    colors = np.asarray(palette, dtype=np.float32)[mask]
+    return (image * (1 - opacity) + colors * opacity + 0.5).astype(np.uint8)
+
+
+def prepare_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the output folder, and refuse or remove masks of an earlier run.
+
+    Raises:
+        ValueError: it holds masks and ``overwrite`` is off, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the output folder {folder}: {error.strerror}") from error
+    earlier = [path for path in folder.glob("*.png") if path.stem.isdecimal()]
+    earlier += [path for path in (folder / SUMMARY_NAME,) if path.exists()]
+    if earlier and not overwrite:
+        raise ValueError(f"{folder} holds the masks of an earlier run; give another folder, or --overwrite to replace them")
+    for path in earlier:
+        path.unlink()
+
+
+def write_masks(
+    reader: VideoReader,
+    segmenter: VideoSegmenter,
+    folder: Path,
+    *,
+    overlay: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Segment a video into a folder: ``000000.png`` and so on, one for each decoded frame, and ``summary.json``.
+
+    Args:
+        reader: the open video.
+        segmenter: gives the masks.
+        folder: where they go; made if need be.
+        overlay: an .mp4 file for the video with its masks painted over it.
+        overwrite: replace the masks of an earlier run.
+
+    Returns:
+        The summary, as written.
+
+    Raises:
+        ValueError: a video that cannot be decoded, or a folder that cannot be used.
+    """
+    frames = iter(reader)
+    try:
+        first = next(frames)  # a video without a frame leaves no folder behind
+    except StopIteration:
+        raise VideoError(f"{reader.info.path} holds no frame") from None
+    palette = segmenter.info.palette
+    pixels = np.zeros(len(palette), dtype=np.int64)
+    waiting: list[VideoFrame] = []
+    times: list[float | None] = []
+    height, width = first.image.shape[:2]
+
+    def images(stream: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
+        for frame in stream:
+            waiting.append(frame)
+            yield frame.image
+
+    def chained() -> Iterator[VideoFrame]:
+        yield first
+        yield from frames
+
+    with ExitStack() as stack:
+        writer = stack.enter_context(VideoWriter(overlay, reader.info.frames_per_second)) if overlay else None
+        prepare_folder(folder, overwrite=overwrite)
+        for mask in segmenter.segment(images(chained())):
+            frame = waiting.pop(0)
+            write_atomically(folder / f"{frame.index:06d}.png", encode_mask(mask, palette))
+            if writer:
+                writer.write(blend(frame.image, mask, palette), frame.pts_seconds)
+            pixels += np.bincount(mask.ravel(), minlength=len(palette))
+            times.append(frame.pts_seconds)
+    info = segmenter.info
+    summary = {
+        "video": reader.info.path.name,
+        "frames": len(times),
+        "width": width,
+        "height": height,
+        "frames_per_second": reader.info.frames_per_second,
+        "pts_seconds": times,
+        "classes": [
+            {"id": i, "name": name, "color": list(color), "pixel_share": float(pixels[i] / pixels.sum())}
+            for i, (name, color) in enumerate(zip(info.class_names, palette, strict=True))
+        ],
+        "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+        "clip_length": segmenter.clip_length,
+        "input_size": list(segmenter.input_size),
+        "precision": str(segmenter.precision).removeprefix("torch."),
+        "decoder": reader.info.decoder,
+        "versions": {"ccnet3d": ccnet3d.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "warnings": reader.info.warnings,
+    }
+    write_atomically(folder / SUMMARY_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
