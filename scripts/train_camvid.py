@@ -43,12 +43,14 @@ def main() -> int:
     try:
         if not arguments.data.is_dir():
             raise ValueError(
-                f"no data folder at {arguments.data}; {REPOSITORY / 'datasets/camvid/README.md'} says how to get CamVid; "
+                f"no data folder at {arguments.data}; {CAMVID_SPEC.with_name('README.md')} says how to get CamVid; "
                 "then give its folder with --data or CCNET3D_CAMVID"
             )
         recipe = read_recipe(arguments.pipeline, arguments.overrides)
         trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))
-        print(f"{len(trainer.train_set)} training frames, {trainer.total_steps} steps on {device}; the run goes to {out}")
+        print(
+            f"{len(trainer.train_set)} training frames, {trainer.total_steps} steps on {device}; the run goes to {out}"
+        )
         model_file = trainer.run(resume=arguments.resume)
     except (ValueError, FloatingPointError) as error:
         print(f"train_camvid.py: {error}", file=sys.stderr)

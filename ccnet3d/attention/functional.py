@@ -18,16 +18,20 @@ _BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if not query.dim() == key.dim() == value.dim() == 5:
-        raise ValueError(f"expected 5-D tensors [B, T, H, W, channels], got {shapes}; add the missing axes, T=1 for images")
+        raise ValueError(
+            f"expected 5-D tensors [B, T, H, W, channels], got {shapes}; add the missing axes, T=1 for images"
+        )
     if query.shape != key.shape or query.shape[:4] != value.shape[:4]:
         raise ValueError(
-            f"query and key must have one shape [B, T, H, W, D] and value [B, T, H, W, Dv] with the same B, T, H, W, got {shapes}"
+            "query and key must have one shape [B, T, H, W, D] and value [B, T, H, W, Dv] with the same B, T, H, W, "
+            f"got {shapes}"
         )
     if 0 in query.shape or value.shape[-1] == 0:
         raise ValueError(f"every axis must be at least 1 long, got {shapes}")
     if not query.dtype == key.dtype == value.dtype or not query.is_floating_point():
         raise ValueError(
-            f"query, key and value must have one floating-point dtype, got {query.dtype}, {key.dtype}, {value.dtype}; cast them first"
+            "query, key and value must have one floating-point dtype, "
+            f"got {query.dtype}, {key.dtype}, {value.dtype}; cast them first"
         )
 
 

@@ -31,12 +31,12 @@ class CrissCrossAttention(nn.Module):
         ValueError: ``channels // reduction`` is less than 1.
     """
 
-    def __init__(
-        self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto"
-    ) -> None:
+    def __init__(self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto") -> None:
         super().__init__()
         if reduction < 1 or channels // reduction < 1:
-            raise ValueError(f"channels // reduction must be at least 1, got channels={channels}, reduction={reduction}")
+            raise ValueError(
+                f"channels // reduction must be at least 1, got channels={channels}, reduction={reduction}"
+            )
         self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
         self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
         self.value_conv = nn.Conv3d(channels, channels, 1)

@@ -34,11 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("video", nargs="?", type=Path, help="the video file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the masks")
     parser.add_argument(
-        "--sample", action="store_true", help="instead of a video, segment a small synthetic clip (drawn, no real scene)"
+        "--sample",
+        action="store_true",
+        help="instead of a video, segment a small synthetic clip (drawn, no real scene)",
     )
     parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
-    parser.add_argument("--clip-length", type=positive, metavar="T", help="frames in a clip; the model's own by default")
+    parser.add_argument(
+        "--clip-length", type=positive, metavar="T", help="frames in a clip; the model's own by default"
+    )
     parser.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="also write the video with the masks over it")
     parser.add_argument("--overwrite", action="store_true", help="replace the masks of an earlier run")
     parser.add_argument("--decoder", choices=("auto", "av", "decord"), default="auto", help="auto is av (PyAV)")
@@ -96,7 +100,9 @@ def run(arguments: argparse.Namespace) -> None:
         reader = Progress(path)
         try:
             model, info = load_model(arguments.checkpoint)
-            device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+            device = (
+                arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+            )
             segmenter = VideoSegmenter(
                 model.to(device),
                 info,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -32,10 +33,12 @@ def split_at_gaps(frame_numbers: Sequence[int], max_gap_frames: int) -> list[ran
     for position in range(1, len(frame_numbers)):
         gap = frame_numbers[position] - frame_numbers[position - 1]
         if gap <= 0:
-            raise ValueError(f"frame numbers must increase, got {frame_numbers[position - 1]} then {frame_numbers[position]}")
+            raise ValueError(
+                f"frame numbers must increase, got {frame_numbers[position - 1]} then {frame_numbers[position]}"
+            )
         if max_gap_frames and gap > max_gap_frames:
             starts.append(position)
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(frame_numbers)], strict=True)]
+    return [range(a, b) for a, b in pairwise([*starts, len(frame_numbers)])]
 
 
 def clip_at(segment: range, start: int, length: int) -> Clip:

@@ -106,7 +106,9 @@ class LabelledSequences(Dataset[ClipSample]):
         sizes = {x.shape[-2:] for x in [*images.values(), *labels.values()]}
         if len(sizes) > 1:
             names = self.frames[clip.indices[0]].image, self.frames[clip.indices[-1]].image
-            raise ValueError(f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}")
+            raise ValueError(
+                f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}"
+            )
         stacked = torch.stack([labels[index] for index in clip.indices])
         stacked[[not counted for counted in clip.counted]] = IGNORE_INDEX
         return {"clip": torch.stack([images[index] for index in clip.indices]), "labels": stacked}
@@ -123,23 +125,20 @@ class LabelledSequences(Dataset[ClipSample]):
         """
         path = self.frames[index].label
         if self._class_of_color is not None:
-            rgb = _read(path, "RGB").astype(np.int64)
-            codes = (rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]
-            ids = np.vectorize(lambda c: self._class_of_color.get(c, -1), otypes=[np.int64])
-            found, inverse = np.unique(codes, return_inverse=True)
-            classes = ids(found)
-            if (classes < 0).any():
-                code = int(found[classes < 0][0])
-                raise ValueError(f"{path} has the colour {(code >> 16, code >> 8 & 255, code & 255)}, which source_colors does not have")
-            return torch.from_numpy(classes[inverse].reshape(codes.shape))
+            return _classes_from_colors(path, self._class_of_color)
         ids_image = _read(path, None)
         if ids_image.ndim != 2:
-            raise ValueError(f"{path} is a colour image, expected class ids in a grey or palette image; or set label_encoding = 'color'")
+            raise ValueError(
+                f"{path} is a colour image, expected class ids in a grey or palette image; "
+                "label_encoding = 'color' in dataset.toml is for labels given as colours"
+            )
         label = torch.from_numpy(ids_image.astype(np.int64))
-        void = torch.isin(label, torch.tensor(self.spec.void_ids))
+        void = torch.isin(label, torch.tensor(self.spec.void_ids, dtype=torch.long))
         classes_count = len(self.spec.classes)
         if bad := label[(label >= classes_count) & ~void].unique().tolist():
-            raise ValueError(f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in void_ids")
+            raise ValueError(
+                f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in void_ids"
+            )
         return label.masked_fill(void, IGNORE_INDEX)
 
 
@@ -160,6 +159,17 @@ def _color_table(spec: DatasetSpec) -> dict[int, int]:
     colors = spec.source_colors or {c.name: c.color for c in spec.classes}
     class_of_name = {name: i for i, c in enumerate(spec.classes) for name in c.merges or (c.name,)}
     return {(r << 16) + (g << 8) + b: class_of_name.get(name, IGNORE_INDEX) for name, (r, g, b) in colors.items()}
+
+
+def _classes_from_colors(path: Path, class_of_color: dict[int, int]) -> Tensor:
+    rgb = _read(path, "RGB").astype(np.int64)
+    codes, places = np.unique((rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2], return_inverse=True)
+    for code in codes.tolist():
+        if code not in class_of_color:
+            color = (code >> 16, code >> 8 & 255, code & 255)
+            raise ValueError(f"{path} has the colour {color}, which source_colors does not have")
+    classes = np.array([class_of_color[code] for code in codes.tolist()])
+    return torch.from_numpy(classes[places].reshape(rgb.shape[:2]))
 
 
 def _read(path: Path, mode: str | None) -> np.ndarray:

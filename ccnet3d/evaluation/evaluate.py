@@ -37,12 +37,12 @@ class Evaluation:
 
     @property
     def per_frame_miou(self) -> float:
-        """mIoU of each frame by itself, then their mean."""
+        """Mean over frames of the mIoU of each by itself."""
         return float(mean_iou(self.confusions).nanmean())
 
     @property
     def video_miou(self) -> float:
-        """mIoU of each sequence's pooled frames, then their mean."""
+        """Mean over sequences of the mIoU of each one's pooled frames."""
         members = [[i for i, s in enumerate(self.sequences) if s == name] for name in dict.fromkeys(self.sequences)]
         return float(torch.stack([mean_iou(self.confusions[frames].sum(0)) for frames in members]).nanmean())
 

@@ -67,7 +67,9 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
     earlier = [path for path in folder.glob("*.png") if path.stem.isdecimal()]
     earlier += [path for path in (folder / SUMMARY_NAME,) if path.exists()]
     if earlier and not overwrite:
-        raise ValueError(f"{folder} holds the masks of an earlier run; give another folder, or --overwrite to replace them")
+        raise ValueError(
+            f"{folder} holds the masks of an earlier run; give another folder, or --overwrite to replace them"
+        )
     for path in earlier:
         path.unlink()
 

@@ -13,7 +13,12 @@ from ccnet3d.data import IGNORE_INDEX
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, hard_threshold: float = 0.0, hard_pixels: int = 0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    hard_threshold: float = 0.0,
+    hard_pixels: int = 0,
 ) -> Tensor:
     """Mean cross-entropy of the labelled pixels, or of the hard ones among them.
 

@@ -23,12 +23,16 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, num_classes: int) -> Te
         ValueError: shapes that differ, or an id that is no class.
     """
     if prediction.shape != labels.shape:
-        raise ValueError(f"prediction and labels must have one shape, got {tuple(prediction.shape)} and {tuple(labels.shape)}")
+        raise ValueError(
+            f"prediction and labels must have one shape, got {tuple(prediction.shape)} and {tuple(labels.shape)}"
+        )
     labelled = labels != IGNORE_INDEX
     truth, predicted = labels[labelled].long(), prediction[labelled].long()
     for name, ids in (("labels", truth), ("prediction", predicted)):
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
-            raise ValueError(f"{name} must hold class ids 0 to {num_classes - 1}, got {int(ids.min())} to {int(ids.max())}")
+            raise ValueError(
+                f"{name} must hold class ids 0 to {num_classes - 1}, got {int(ids.min())} to {int(ids.max())}"
+            )
     return torch.bincount(truth * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,19 +22,26 @@ def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
         output_stride: stride of the last level, 8, 16 or 32; stages beyond it are dilated instead of strided.
 
     Returns:
-        A module with ``feature_info.channels()`` and ``feature_info.reduction()``, one entry per level, whose
-        weights are random.
+        The module, with random weights; :func:`feature_channels` gives the channels of its levels.
 
     Raises:
         ValueError: timm does not know the model or cannot give its features at this stride.
     """
+    # Models whose stages cannot be dilated do not take the argument at all; 32 is the stride of most as they are.
+    stride = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
-        return timm.create_model(name, features_only=True, output_stride=output_stride)
+        return timm.create_model(name, features_only=True, **stride)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
         raise ValueError(
             f"timm cannot build {name!r} as a feature extractor at output stride {output_stride} ({error}); "
             "timm.list_models() names the models, the strides are 8, 16 and 32"
         ) from error
+
+
+def feature_channels(backbone: nn.Module) -> list[int]:
+    """Channels of each level, finest first."""
+    feature_info: Any = backbone.feature_info
+    return list(feature_info.channels())
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
@@ -67,7 +76,10 @@ def _read_state(source: str) -> dict[str, Tensor]:
         raise ValueError(f"no backbone weights at {path}; give a weight file, package:NAME or hub")
     if path.suffix == ".safetensors":
         return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a file of nothing but tensors; give another one") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a dict of tensors by name")
     return state

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet3d.models.backbone import build_backbone
+from ccnet3d.models.backbone import build_backbone, feature_channels
 from ccnet3d.models.config import ModelConfig
 from ccnet3d.models.head import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
 
@@ -23,14 +23,20 @@ class CCNet3D(nn.Module):
         ValueError: a backbone that timm cannot build, or levels that it does not have.
     """
 
+    input_mean: Tensor
+    input_std: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone, config.output_stride)
-        level_channels: list[int] = self.backbone.feature_info.channels()
+        level_channels = self._level_channels = feature_channels(self.backbone)
         used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
         if not used <= set(range(len(level_channels))):
-            raise ValueError(f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration asks for {sorted(used)}")
+            raise ValueError(
+                f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration asks for "
+                f"{sorted(used)}; name other levels"
+            )
         self.head = CrissCrossHead(
             sum(level_channels[level] for level in config.context_levels),
             config.channels,
@@ -39,7 +45,9 @@ class CCNet3D(nn.Module):
             initial_gamma=config.initial_gamma,
             dropout=config.dropout,
         )
-        self.decoder = SkipDecoder(config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels)
+        self.decoder = SkipDecoder(
+            config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels
+        )
         self.classifier = nn.Conv2d(self.decoder.out_channels, config.num_classes, 1)
         auxiliary_channels = max(level_channels[config.auxiliary_level] // 4, config.num_classes)
         self.auxiliary = nn.Sequential(
@@ -63,7 +71,12 @@ class CCNet3D(nn.Module):
             Levels ``[N, C_l, H_l, W_l]``, finest first.
         """
         normalised = (frames - self.input_mean) / self.input_std
-        return self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+        levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+        # Some transformers in timm put channels last.
+        return [
+            level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
+            for level, channels in zip(levels, self._level_channels, strict=True)
+        ]
 
     def segment_features(self, features: Sequence[Tensor], clip_length: int) -> Tensor:
         """Class logits from the backbone's levels of whole clips.

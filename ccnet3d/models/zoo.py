@@ -70,7 +70,9 @@ class ModelInfo:
                 f"and {len(self.palette)} colours; they must agree"
             )
         if self.clip_length < 1 or min(self.input_size) < 1:
-            raise ValueError(f"clip_length and input_size must be positive, got {self.clip_length} and {self.input_size}")
+            raise ValueError(
+                f"clip_length and input_size must be positive, got {self.clip_length} and {self.input_size}"
+            )
 
 
 def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtype = torch.float16) -> None:
@@ -114,5 +116,7 @@ def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote") from error
+        raise ValueError(
+            f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote"
+        ) from error
     return model.float().eval(), info

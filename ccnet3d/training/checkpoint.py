@@ -17,7 +17,7 @@ from ccnet3d.training.config import Recipe
 class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
 def save_checkpoint(path: Path, recipe: Recipe, step: int, parts: Mapping[str, Stateful]) -> None:
@@ -50,7 +50,9 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
     wanted = json.loads(json.dumps(asdict(recipe)))
     if saved != wanted:
         differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
-        raise ValueError(f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out")
+        raise ValueError(
+            f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
+        )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["random_state"])

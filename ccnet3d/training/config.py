@@ -43,7 +43,7 @@ class DataRecipe:
     works on single frames and on clips, and batches of many scenes beside batches with a past."""
     input_size: tuple[int, int] = (360, 480)
     """Working size (height, width) in evaluation and inference."""
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     workers: int = 1
     """Processes that prepare clips; 0 for none beside the training itself."""
 

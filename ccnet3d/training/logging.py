@@ -44,4 +44,3 @@ class RunLog:
 
     def close(self) -> None:
         self.writer.close()
-

@@ -19,7 +19,7 @@ from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
 from ccnet3d.models import CCNet3D, ModelInfo, save_model
 from ccnet3d.models.backbone import load_backbone_weights
 from ccnet3d.training.batches import ClipBatches
-from ccnet3d.training.checkpoint import load_checkpoint, save_checkpoint
+from ccnet3d.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.config import OptimizerRecipe, Recipe
 from ccnet3d.training.logging import RunLog
 
@@ -87,7 +87,12 @@ class Trainer:
         Raises:
             ValueError: nothing fit to resume from.
         """
-        parts = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts: dict[str, Stateful] = {
+            "model": self.model,
+            "ema": self.ema,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
         checkpoint = self.out / CHECKPOINT_NAME
         done = load_checkpoint(checkpoint, self.recipe, parts) if resume else 0
         self.out.mkdir(parents=True, exist_ok=True)
@@ -96,12 +101,15 @@ class Trainer:
         batches = ClipBatches(
             len(self.train_set), data.frames_per_batch, data.clip_lengths, self.recipe.seed, done, self.total_steps
         )
-        loader = DataLoader(self.train_set, batch_sampler=batches, num_workers=data.workers)
+        # A generator of its own, so that the loader draws nothing from the run's random state.
+        loader = DataLoader(
+            self.train_set, batch_sampler=batches, num_workers=data.workers, generator=torch.Generator()
+        )
         progress = tqdm(loader, initial=done, total=self.total_steps, desc="training", unit="step", disable=None)
         for step, batch in enumerate(progress, done + 1):
             losses = self.train_step(batch["clip"], batch["labels"])
             progress.set_postfix(loss=f"{losses['loss/total']:.3f}")
-            log.add_scalars({**losses, "learning_rate": self.schedule.get_last_lr()[-1]}, step)
+            log.add_scalars({**losses, "learning_rate": float(self.schedule.get_last_lr()[-1])}, step)
             epoch, rest = divmod(step, self.steps_per_epoch)
             if rest == 0:
                 last = step == self.total_steps
@@ -134,7 +142,7 @@ class Trainer:
             parts["lovasz"] = lovasz_softmax(logits.flatten(0, 1).float(), labels)
             total = total + recipe.lovasz_weight * parts["lovasz"]
         if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss became {float(total)}; lower the learning rate or clip gradients")
+            raise FloatingPointError(f"the loss became {total.item()}; lower the learning rate or clip gradients")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if self.recipe.optimizer.clip_gradient_norm:

@@ -111,12 +111,16 @@ class _AvReader:
                 count += 1
         except self._error as error:
             if count == 0:
-                raise VideoError(f"no frame of {self.info.path} can be decoded ({_reason(error)}); the file is damaged") from error
+                raise VideoError(
+                    f"no frame of {self.info.path} can be decoded ({_reason(error)}); the file is damaged"
+                ) from error
             self.info.warnings.append(f"decoding stopped after {count} frames: {_reason(error)}")
         if count == 0:
             raise VideoError(f"{self.info.path} holds no decodable frame; give a video with pictures")
         if corrupt:
-            self.info.warnings.append(f"{corrupt} of {count} frames are damaged in the file and were concealed by the decoder")
+            self.info.warnings.append(
+                f"{corrupt} of {count} frames are damaged in the file and were concealed by the decoder"
+            )
         _note_missing(self.info, count)
 
     def close(self) -> None:
@@ -136,7 +140,9 @@ class _DecordReader:
                 warnings.simplefilter("ignore")
                 import decord
         except ImportError as error:
-            raise VideoError("the decoder decord is not installed; run: pip install decord, or use --decoder av") from error
+            raise VideoError(
+                "the decoder decord is not installed; run: pip install decord, or use --decoder av"
+            ) from error
         # PyAV counts the frames that the file claims: decord's own count is wrong on files with an edit list.
         claimed = _AvReader(path)
         claimed.close()
@@ -147,7 +153,8 @@ class _DecordReader:
         self.info = VideoInfo(path, float(self._reader.get_avg_fps()) or None, claimed.info.expected_frames, "decord")
         if self.info.expected_frames not in (None, len(self._reader)):
             raise VideoError(
-                f"decord sees {len(self._reader)} frames in {path} where the file has {self.info.expected_frames}; use --decoder av"
+                f"decord sees {len(self._reader)} frames in {path}, the file has {self.info.expected_frames}; "
+                "use --decoder av"
             )
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -155,7 +162,9 @@ class _DecordReader:
             try:
                 image = self._reader[index].asnumpy()
             except Exception as error:  # see above
-                raise VideoError(f"decord cannot decode frame {index} of {self.info.path} ({_reason(error)}); try --decoder av") from error
+                raise VideoError(
+                    f"decord cannot decode frame {index} of {self.info.path} ({_reason(error)}); try --decoder av"
+                ) from error
             yield VideoFrame(index, float(self._reader.get_frame_timestamp(index)[0]), image)
 
     def close(self) -> None:
@@ -166,7 +175,7 @@ def _note_missing(info: VideoInfo, count: int) -> None:
     """A cut file can end early without an error: compare with what it claims."""
     if info.expected_frames is not None and count < info.expected_frames:
         info.warnings.append(
-            f"only {count} of the {info.expected_frames} frames that the file claims could be decoded; it may be cut short"
+            f"only {count} of the {info.expected_frames} frames that the file claims could be decoded; it may be cut"
         )
 
 

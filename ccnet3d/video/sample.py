@@ -22,7 +22,10 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
     draw.rectangle([0, height * 0.15, width * 0.3, height * 0.6], fill=(120, 95, 85))
     draw.rectangle([width * 0.72, height * 0.2, width, height * 0.6], fill=(135, 120, 100))
     draw.rectangle([0, height * 0.55, width, height], fill=(125, 120, 115))
-    draw.polygon([(middle - 8, horizon), (middle + 8, horizon), (width * 0.95, height), (width * 0.05, height)], fill=(82, 82, 86))
+    draw.polygon(
+        [(middle - 8, horizon), (middle + 8, horizon), (width * 0.95, height), (width * 0.05, height)],
+        fill=(82, 82, 86),
+    )
     for mark in range(6):  # lane marks run towards the camera
         depth = ((mark + index / 8) % 6 / 6) ** 2
         y = horizon + depth * (height - horizon)
@@ -32,7 +35,9 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
     size = 16 + index
     left, bottom = middle + 12 + 0.8 * size, horizon + 12 + 1.2 * size
     draw.rectangle([left, bottom - 0.75 * size, left + size, bottom], fill=(150, 25, 30))
-    draw.rectangle([left + 0.12 * size, bottom - 0.68 * size, left + 0.88 * size, bottom - 0.4 * size], fill=(45, 50, 60))
+    draw.rectangle(
+        [left + 0.12 * size, bottom - 0.68 * size, left + 0.88 * size, bottom - 0.4 * size], fill=(45, 50, 60)
+    )
     noise = np.random.default_rng(index).normal(0, 4, (height, width, 1))
     return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
 

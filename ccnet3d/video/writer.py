@@ -54,7 +54,9 @@ class VideoWriter:
 
         if self._stream is None:
             height, width = image.shape[:2]
-            self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20", "preset": "veryfast"})
+            self._stream = self._container.add_stream(
+                "libx264", rate=self._rate, options={"crf": "20", "preset": "veryfast"}
+            )
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = _TIME_BASE

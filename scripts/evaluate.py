@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Score a model on labelled sequences: pooled, per-class, per-frame and video mIoU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("CCNET3D_CAMVID", "data/camvid")),
+        help="data folder, data/camvid or what CCNET3D_CAMVID names by default; one with a dataset.toml is read as "
+        "that says, any other as CamVid",
+    )
+    parser.add_argument("--split", default="val", help="split to score; val by default")
+    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
+    parser.add_argument("--clip-length", type=int, metavar="T", help="frames in a clip; the model's own by default")
+    parser.add_argument("--input-size", metavar="HxW", help="working size; the model's own by default")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto",
+                        help="auto is bf16 where the device has it natively")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    import torch
+    from tqdm import tqdm
+
+    from ccnet3d.cli.infer import input_size
+    from ccnet3d.data import LabelledSequences
+    from ccnet3d.evaluation import evaluate
+    from ccnet3d.files import write_atomically
+    from ccnet3d.inference import VideoSegmenter
+    from ccnet3d.models import load_model
+
+    device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if not arguments.data.is_dir():
+            raise ValueError(f"no data folder at {arguments.data}; give it with --data or CCNET3D_CAMVID")
+        dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
+        model, info = load_model(arguments.checkpoint)
+        segmenter = VideoSegmenter(
+            model.to(device),
+            info,
+            clip_length=arguments.clip_length,
+            input_size=input_size(arguments.input_size) if arguments.input_size else None,
+            precision={"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[arguments.precision],
+        )
+        result = evaluate(
+            segmenter, dataset, progress=lambda clips: tqdm(clips, desc=arguments.split, unit="clip", disable=None)
+        )
+        scores = result.to_table()
+        if arguments.json:
+            write_atomically(arguments.json, (json.dumps(scores, indent=1) + "\n").encode())
+    except (ValueError, OSError, argparse.ArgumentTypeError) as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 2
+    settings = f"T={segmenter.clip_length}, {segmenter.input_size[0]}x{segmenter.input_size[1]}"
+    print(f"{dataset.spec.name} {arguments.split}: {scores['frames']} frames of {scores['videos']} videos, {settings}")
+    rows = [*scores["per_class_iou"].items(), ("", None)]
+    rows += [
+        ("mIoU (pooled)", scores["miou"]),
+        ("per-frame mIoU", scores["per_frame_miou"]),
+        ("video mIoU", scores["video_miou"]),
+    ]
+    for name, value in rows:
+        print(f"{name:<16}" + ("" if value is None else f"{100 * value:6.2f}") if name else "-" * 22)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeVideo
+from PIL import Image
+
+from ccnet3d.cli.infer import main
+from ccnet3d.inference.output import blend
+from ccnet3d.models import ModelInfo
+from ccnet3d.video import open_video
+
+
+def test_a_mask_for_every_frame(
+    make_video: MakeVideo, tiny_checkpoint: Path, tiny_info: ModelInfo, tmp_path: Path, capsys
+) -> None:
+    video, out, overlay = make_video(frames=7, height=50, width=66), tmp_path / "masks", tmp_path / "over.mp4"
+    arguments = [str(video), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "--overlay", str(overlay)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"7 masks of 66x50 in {out}\n"
+    names = [f"{number:06d}.png" for number in range(7)]
+    assert sorted(path.name for path in out.iterdir()) == [*names, "summary.json"]
+    counts = np.zeros(3)
+    painted = list(open_video(overlay))
+    frames = list(open_video(video))
+    assert len(painted) == 7
+    for frame, paint, name in zip(frames, painted, names, strict=True):
+        with Image.open(out / name) as mask:
+            assert (mask.mode, mask.size) == ("P", (66, 50))
+            assert mask.getpalette()[:9] == [90, 140, 60, 200, 40, 40, 40, 40, 220]
+            ids = np.array(mask)
+        counts += np.bincount(ids.ravel(), minlength=3)
+        expected = 0.5 * frame.image + 0.5 * np.array(tiny_info.palette)[ids]
+        assert np.abs(blend(frame.image, ids, tiny_info.palette) - expected).max() <= 0.5
+        assert np.abs(paint.image - expected).mean() < 10
+        assert paint.pts_seconds == pytest.approx(frame.pts_seconds, abs=1e-3)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["width"], summary["height"]) == (7, 66, 50)
+    assert summary["frames_per_second"] == pytest.approx(10)
+    assert summary["pts_seconds"] == pytest.approx([n / 10 for n in range(7)], abs=1e-3)
+    assert [c["name"] for c in summary["classes"]] == ["ground", "box", "rail"]
+    assert [c["pixel_share"] for c in summary["classes"]] == pytest.approx(list(counts / counts.sum()))
+    assert (summary["clip_length"], summary["input_size"]) == (3, [32, 48])
+
+
+def test_earlier_masks_are_refused_or_replaced(
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "masks"
+    common = ["-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q"]
+    assert main([str(make_video("a.mp4", frames=5)), *common]) == 0
+    (out / "notes.txt").write_text("mine")
+    shorter = str(make_video("b.mp4", frames=2))
+    assert main([shorter, *common]) == 2
+    assert "holds the masks of an earlier run" in capsys.readouterr().err
+    assert len(list(out.glob("*.png"))) == 5
+    assert main([shorter, *common, "--overwrite"]) == 0
+    assert len(list(out.glob("*.png"))) == 2
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "there is no file"), (b"", "is empty"), (b"no video\n" * 99, "cannot be read as a video")],
+)
+def test_a_bad_video_is_one_line_and_exit_code_2(tmp_path: Path, tiny_checkpoint: Path, content, message: str) -> None:
+    video, out, overlay = tmp_path / "video.mp4", tmp_path / "masks", tmp_path / "over.mp4"
+    if content is not None:
+        video.write_bytes(content)
+    command = [sys.executable, "-m", "ccnet3d.cli.infer", str(video), "-o", str(out), "--overlay", str(overlay)]
+    run = subprocess.run([*command, "--checkpoint", str(tiny_checkpoint)], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith("ccnet3d-infer: error: ")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not out.exists()
+    assert not overlay.exists()
+
+
+def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    out = ["-o", str(tmp_path / "masks")]
+    checkpoint = ["--checkpoint", str(tiny_checkpoint)]
+    video = str(make_video())
+    assert main(out) == 2
+    assert "give a video file, or --sample" in capsys.readouterr().err
+    assert main([video, "--sample", *out]) == 2
+    assert main([video, *out, "--checkpoint", video]) == 2
+    assert "is not a ccnet3d model file" in capsys.readouterr().err
+    assert main([video, *out, *checkpoint, "--overlay", str(tmp_path / "over.avi")]) == 2
+    assert "must be an .mp4 file" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main([video, "-o", str(file / "masks"), *checkpoint]) == 2
+    assert "cannot make the output folder" in capsys.readouterr().err
+    for option in (["--input-size", "360"], ["--input-size", "0x4"], ["--clip-length", "0"], ["--threads", "x"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main([video, *out, *option])
+        assert exit_info.value.code == 2
+
+
+def test_sample_with_the_default_weights(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "masks"
+    assert main(["--sample", "-o", str(out), "--input-size", "90x120"]) == 0
+    assert capsys.readouterr().out == f"30 masks of 480x360 in {out} from a synthetic clip\n"
+    assert len(list(out.glob("*.png"))) == 30
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["input_size"] == [90, 120]
+    assert summary["video"] == "synthetic_sample.mp4"

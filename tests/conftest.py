@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+REPOSITORY = Path(__file__).parents[1]
+CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
+
+TINY = ModelConfig(
+    num_classes=3,
+    backbone="test_efficientnet",
+    channels=16,
+    skip_channels=(12, 10, 8),
+)
+"""A whole model in miniature: every part of the light one, 0.1 million parameters."""
+
+THREE_CLASSES = """
+name = "yard"
+classes = [
+    { name = "ground", color = [90, 140, 60] },
+    { name = "box", color = [200, 40, 40] },
+    { name = "rail", color = [40, 40, 220] },
+]
+
+[splits]
+train = ["walk", "yard_2"]
+val = ["night"]
+"""
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """CamVid at 480x360; tests that need it are marked ``real_data``."""
+    folder = os.environ.get("CCNET3D_CAMVID", "")
+    if not folder:
+        pytest.skip("CCNET3D_CAMVID does not name a folder with CamVid")
+    return Path(folder).resolve()
+
+
+def draw_scene(number: int, height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """A moving box and rail on noisy ground: RGB and class ids 0 to 2, with a void border (255)."""
+    random = np.random.default_rng(number)
+    label = np.zeros((height, width), np.uint8)
+    left = 4 + 3 * number % (width - 24)
+    label[12:30, left : left + 16] = 1
+    label[34:38] = 2
+    image = np.array([[90, 140, 60], [200, 40, 40], [40, 40, 220]])[label]
+    image = np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+    label[:2] = 255
+    return image, label
+
+
+def write_sequence(root: Path, sequence: str, numbers: list[int]) -> None:
+    for folder in ("frames", "labels"):
+        (root / folder / sequence).mkdir(parents=True)
+    for number in numbers:
+        image, label = draw_scene(number)
+        Image.fromarray(image).save(root / "frames" / sequence / f"{number:04d}.png")
+        Image.fromarray(label).save(root / "labels" / sequence / f"{number:04d}.png")
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Path:
+    """A user's own data: three classes, three sequences, its own dataset.toml."""
+    root = tmp_path / "yard"
+    write_sequence(root, "walk", [1, 2, 3, 4, 5, 6, 7])
+    write_sequence(root, "yard_2", [10, 12, 14, 16])
+    write_sequence(root, "night", [1, 3, 5])
+    (root / "dataset.toml").write_text(THREE_CLASSES)
+    return root
+
+
+@pytest.fixture
+def tiny_info() -> ModelInfo:
+    return ModelInfo(
+        model=TINY,
+        class_names=("ground", "box", "rail"),
+        palette=((90, 140, 60), (200, 40, 40), (40, 40, 220)),
+        clip_length=3,
+        input_size=(32, 48),
+        dataset="yard, split train",
+    )
+
+
+@pytest.fixture
+def tiny_model() -> CCNet3D:
+    """Random weights, with batch norm statistics that are not the initial ones."""
+    torch.manual_seed(0)
+    model = CCNet3D(TINY)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model.forward_with_auxiliary(torch.rand(2, 2, 3, 64, 96))
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, tiny_model, tiny_info)
+    return path
+
+
+MakeVideo = Callable[..., Path]
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> MakeVideo:
+    """Write a video with PyAV itself, so that the project's writer is not its own judge."""
+
+    def make(
+        name: str = "clip.mp4",
+        frames: int = 7,
+        height: int = 48,
+        width: int = 64,
+        codec: str = "libx264",
+        pts: list[int] | None = None,
+    ) -> Path:
+        import av
+
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for number in range(frames):
+                frame = av.VideoFrame.from_ndarray(draw_scene(number, height, width)[0], format="rgb24")
+                frame.pts = number if pts is None else pts[number]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make

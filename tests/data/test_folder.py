@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CAMVID_SPEC
+from PIL import Image
+
+from ccnet3d.data import IGNORE_INDEX, Augmentation, ClipRequest, LabelledSequences, read_dataset_spec
+from ccnet3d.data.clips import clip_at
+
+
+def write_common_camvid(root: Path) -> None:
+    """The 480x360 layout in miniature: ids 0 to 11, lists with image and label."""
+    for folder in ("train", "trainannot"):
+        (root / folder).mkdir(parents=True)
+    lines = []
+    for number in (30, 60, 90, 2040):
+        name = f"0016E5_{number:05d}.png"
+        Image.fromarray(np.full((6, 8, 3), number % 256, np.uint8)).save(root / "train" / name)
+        label = np.arange(48, dtype=np.uint8).reshape(6, 8) % 12
+        Image.fromarray(label).save(root / "trainannot" / name)
+        lines.append(f"/SegNet/CamVid/train/{name} /SegNet/CamVid/trainannot/{name}\n")
+    (root / "train.txt").write_text("".join(lines))
+
+
+def test_common_camvid_layout(tmp_path: Path) -> None:
+    write_common_camvid(tmp_path)
+    dataset = LabelledSequences.open(tmp_path, "train", spec_file=CAMVID_SPEC)
+    assert [(f.sequence, f.number) for f in dataset.frames] == [("0016E5", n) for n in (30, 60, 90, 2040)]
+    assert dataset.segments == [range(0, 3), range(3, 4)]  # the gap of 1950 frames
+    expected = torch.arange(48).view(6, 8) % 12
+    assert torch.equal(dataset.read_label(0), expected.where(expected != 11, IGNORE_INDEX))
+
+
+def test_official_camvid_layout_merges_32_colors(tmp_path: Path) -> None:
+    spec = read_dataset_spec(CAMVID_SPEC)
+    images, labels = tmp_path / "701_StillsRaw_full", tmp_path / "LabeledApproved_full"
+    images.mkdir()
+    labels.mkdir()
+    names = list(spec.source_colors)
+    colors = np.array([spec.source_colors[name] for name in names], np.uint8).reshape(4, 8, 3)
+    Image.fromarray(colors).save(images / "0006R0_f00930.png")
+    Image.fromarray(colors).save(labels / "0006R0_f00930_L.png")
+    dataset = LabelledSequences.open(tmp_path, "train", spec_file=CAMVID_SPEC)
+    assert [(f.sequence, f.number) for f in dataset.frames] == [("0006R0", 930)]
+    by_name = dict(zip(names, dataset.read_label(0).flatten().tolist(), strict=True))
+    merged = {
+        "Sky": ["Sky"], "Building": ["Building", "Wall"], "Pole": ["Column_Pole"],
+        "Road": ["Road", "LaneMkgsDriv", "LaneMkgsNonDriv", "RoadShoulder"], "Pavement": ["Sidewalk", "ParkingBlock"],
+        "Tree": ["Tree", "VegetationMisc"], "SignSymbol": ["SignSymbol", "Misc_Text", "TrafficLight"],
+        "Fence": ["Fence"], "Car": ["Car", "SUVPickupTruck", "Truck_Bus"], "Pedestrian": ["Pedestrian"],
+        "Bicyclist": ["Bicyclist", "MotorcycleScooter"],
+    }  # fmt: skip
+    expected = dict.fromkeys(names, IGNORE_INDEX)
+    for class_id, name in enumerate(spec.class_names):
+        expected.update(dict.fromkeys(merged[name], class_id))
+    assert by_name == expected
+    Image.fromarray(np.full((4, 8, 3), 1, np.uint8)).save(labels / "0006R0_f00930_L.png")
+    with pytest.raises(ValueError, match=r"has the colour \(1, 1, 1\)"):
+        dataset.read_label(0)
+
+
+def test_padding_is_ignored(yard: Path) -> None:
+    dataset = LabelledSequences.open(yard, "val")
+    sample = dataset.read_clip(clip_at(dataset.segments[0], 0, 5))
+    assert sample["clip"].shape == (5, 3, 48, 64)
+    assert sample["clip"].dtype == torch.uint8
+    for t in range(3):
+        assert torch.equal(sample["labels"][t], dataset.read_label(t))
+    assert (sample["labels"][3:] == IGNORE_INDEX).all()
+    assert torch.equal(sample["clip"][4], sample["clip"][2])
+
+
+def test_an_item_holds_its_anchor(yard: Path) -> None:
+    dataset = LabelledSequences.open(yard, "train")
+    for offset in range(3):
+        sample = dataset[ClipRequest(anchor=3, offset=offset, length=3, seed=0)]
+        assert torch.equal(sample["clip"][offset], dataset.read_image(3))
+        assert torch.equal(sample["labels"][offset], dataset.read_label(3))
+
+
+def test_one_draw_for_a_whole_clip(yard: Path) -> None:
+    """Five copies of one frame come out alike: crop, scale, flip and colour are drawn once."""
+    augmentation = Augmentation((32, 40), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+    dataset = LabelledSequences.open(yard, "train", transform=augmentation.build())
+    plain = LabelledSequences.open(yard, "train").read_clip(clip_at(range(0, 1), 0, 5))
+    plain["labels"][1:] = plain["labels"][0]
+    assert dataset.transform is not None
+    results = [dataset.transform(plain, seed) for seed in range(8)]
+    for sample in results:
+        assert sample["clip"].shape == (5, 3, 32, 40)
+        assert sample["labels"].shape == (5, 32, 40)
+        assert (sample["clip"] == sample["clip"][:1]).all()
+        assert (sample["labels"] == sample["labels"][:1]).all()
+        assert set(sample["labels"].unique().tolist()) <= {0, 1, 2, IGNORE_INDEX}
+    assert not torch.equal(results[0]["clip"], results[1]["clip"])
+    again = dataset.transform(plain, 3)
+    assert torch.equal(again["clip"], results[3]["clip"])
+
+
+def test_labels_follow_the_image(yard: Path) -> None:
+    """A frame painted with its own label stays so under crop, scale and flip, but for the borders of areas."""
+    dataset = LabelledSequences.open(yard, "train")
+    sample = dataset.read_clip(clip_at(range(0, 3), 0, 3))
+    sample["clip"] = (sample["labels"] % 255 * 80).to(torch.uint8)[:, None].expand(-1, 3, -1, -1).contiguous()
+    transform = Augmentation((64, 80), crop_area=(0.3, 1.0)).build()
+    for seed in range(6):
+        result = transform(sample, seed)
+        same = result["clip"][:, 0] == (result["labels"] % 255 * 80).to(torch.uint8)
+        assert same.float().mean() > 0.85
+
+
+def test_augmentation_leaves_the_global_random_state(yard: Path) -> None:
+    dataset = LabelledSequences.open(yard, "train", transform=Augmentation((16, 16)).build())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    dataset[ClipRequest(0, 0, 2, 9)]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_bad_files(yard: Path) -> None:
+    dataset = LabelledSequences.open(yard, "train")
+    path = dataset.frames[0].label
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"has the label 7, which is neither a class id \(0 to 2\) nor in void_ids"):
+        dataset.read_label(0)
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="is a colour image"):
+        dataset.read_label(0)
+    path.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match="cannot read the image"):
+        dataset.read_label(0)
+    Image.fromarray(np.zeros((40, 64), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="differ in size"):
+        dataset.read_clip(clip_at(range(0, 3), 0, 3))
+
+
+@pytest.mark.real_data
+def test_real_camvid(camvid: Path) -> None:
+    train = LabelledSequences.open(camvid, "train", spec_file=CAMVID_SPEC)
+    val = LabelledSequences.open(camvid, "val", spec_file=CAMVID_SPEC)
+    assert (len(train), len(val)) == (367, 101)
+    # 0001TP, 0006R0, and 0016E5 in three runs: val was cut out of it, and frames are missing once more.
+    assert [len(segment) for segment in train.segments] == [62, 101, 68, 120, 16]
+    assert [len(segment) for segment in val.segments] == [101]
+    sample = val.read_clip(val.covering_clips(5)[-1])
+    assert sample["clip"].shape == (5, 3, 360, 480)
+    assert (sample["labels"][:-1] == IGNORE_INDEX).all()  # 101 = 20 * 5 + 1: only the last frame is new
+    assert (sample["labels"][-1] != IGNORE_INDEX).any()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from conftest import CAMVID_SPEC, THREE_CLASSES
+
+from ccnet3d.data import LabelledSequences, read_dataset_spec
+
+
+def test_camvid_is_what_the_papers_use() -> None:
+    spec = read_dataset_spec(CAMVID_SPEC)
+    assert spec.class_names == (
+        "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+    )  # fmt: skip
+    assert spec.void_ids == (11,)
+    assert len(spec.source_colors) == 32
+    assert len(set(spec.source_colors.values())) == 32
+    merged = [name for c in spec.classes for name in c.merges]
+    assert len(merged) == len(set(merged)) == 22
+    counts = {}
+    for split in ("train", "val", "test"):
+        names = CAMVID_SPEC.with_name("splits").joinpath(f"{split}.txt").read_text().split()
+        for name in names:
+            key = split, name.split("_")[0]
+            counts[key] = counts.get(key, 0) + 1
+    assert counts == {
+        ("train", "0001TP"): 62, ("train", "0006R0"): 101, ("train", "0016E5"): 204,
+        ("val", "0016E5"): 101, ("test", "0001TP"): 62, ("test", "Seq05VD"): 171,
+    }  # fmt: skip
+
+
+def test_frames_by_folder_and_number(yard: Path) -> None:
+    dataset = LabelledSequences.open(yard, "train")
+    assert [(f.sequence, f.number) for f in dataset.frames] == [
+        *(("walk", n) for n in range(1, 8)),
+        *(("yard_2", n) for n in (10, 12, 14, 16)),
+    ]
+    assert dataset.segments == [range(0, 7), range(7, 11)]  # never across a sequence
+
+
+def test_unlabelled_frames_are_left_out_and_make_gaps(yard: Path) -> None:
+    (yard / "labels" / "walk" / "0004.png").unlink()
+    (yard / "dataset.toml").write_text(f"max_gap_frames = 1\n{THREE_CLASSES}")
+    dataset = LabelledSequences.open(yard, "train")
+    assert [f.number for f in dataset.frames] == [1, 2, 3, 5, 6, 7, 10, 12, 14, 16]
+    assert dataset.segments == [range(0, 3), range(3, 6), *(range(i, i + 1) for i in range(6, 10))]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[splits]", "[split]", "unknown key 'split'"),
+        ('name = "yard"', 'name = "yard"\ncolour = 3', "unknown key 'colour'"),
+        ('name = "yard"', "", "lacks the key 'name'"),
+        ('"box"', '"ground"', "class names must differ"),
+        ("color = [200, 40, 40]", "color = [200, 40]", r"classes.color must be .*got \[200, 40\]"),
+        ('val = ["night"]', 'val = "night"', "splits.val must be"),
+        ('name = "yard"', 'name = "yard"\nvoid_ids = [2]', "void_ids must lie above"),
+        ('name = "yard"', 'name = "yard"\nframe_pattern = "(.*)"', "needs the groups"),
+        ("[splits]", "[splits", "is not valid TOML"),
+        ('color = [90, 140, 60] }', 'color = [90, 140, 60], merges = ["Grass"] }', "merges 'Grass'"),
+    ],
+)  # fmt: skip
+def test_bad_descriptions(yard: Path, old: str, new: str, message: str) -> None:
+    path = yard / "dataset.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message) as error:
+        LabelledSequences.open(yard, "train")
+    assert str(path) in str(error.value)
+
+
+def test_missing_data(yard: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no split 'test', only \\['train', 'val'\\]"):
+        LabelledSequences.open(yard, "test")
+    with pytest.raises(ValueError, match="cannot read .*dataset.toml"):
+        LabelledSequences.open(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"no camvid data for the split 'train' .*expected train.txt, or 701_Stills"):
+        LabelledSequences.open(tmp_path, "train", spec_file=CAMVID_SPEC)
+    spec = dataclasses.replace(read_dataset_spec(yard / "dataset.toml"), splits={"train": ("nowhere",)})
+    assert spec.splits["train"] == ("nowhere",)
+    path = yard / "dataset.toml"
+    path.write_text(path.read_text().replace('"walk"', '"nowhere"'))
+    with pytest.raises(ValueError, match="the folder .*nowhere is not there"):
+        LabelledSequences.open(yard, "train")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import TINY
+
+from ccnet3d.models import ARCHITECTURES, CCNet3D, ModelConfig
+
+PAPER_LIKE = ModelConfig(  # the paper's shape on a small backbone: stride 8, no skips
+    num_classes=5,
+    backbone="resnet18",
+    output_stride=8,
+    context_levels=(4,),
+    channels=16,
+    skip_levels=(),
+    skip_channels=(),
+)
+
+
+@pytest.mark.parametrize("config", [TINY, PAPER_LIKE], ids=["light", "paper"])
+@pytest.mark.parametrize("size", [(1, 1, 32, 48), (2, 3, 37, 53), (1, 5, 65, 31)], ids=str)
+def test_logits_have_the_size_of_the_input(config: ModelConfig, size: tuple[int, int, int, int]) -> None:
+    batch, time, height, width = size
+    with torch.no_grad():
+        logits = CCNet3D(config).eval()(torch.rand(batch, time, 3, height, width))
+    assert logits.shape == (batch, time, config.num_classes, height, width)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("config", [TINY, PAPER_LIKE], ids=["light", "paper"])
+def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    model = CCNet3D(config).train()
+    torch.nn.init.constant_(model.head.attention.gamma, 0.5)  # at 0 nothing reaches the projections
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)  # timm's ResNets start with blocks switched off
+    logits, auxiliary = model.forward_with_auxiliary(torch.rand(2, 2, 3, 64, 64))
+    assert auxiliary.shape == logits.shape
+    (logits.square().mean() + auxiliary.square().mean()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A softmax does not change when all its scores do, so a bias of the keys has no gradient but rounding.
+    assert [name for name in without if name != "head.attention.key_conv.bias"] == []
+
+
+def test_a_frame_sees_the_other_frames_of_its_clip_only(tiny_model: CCNet3D) -> None:
+    tiny_model.double()
+    clip = torch.rand(2, 3, 3, 32, 48, dtype=torch.float64)
+    changed = clip.clone()
+    changed[0, 2] = 1 - changed[0, 2]
+    with torch.no_grad():
+        before, after = tiny_model(clip), tiny_model(changed)
+    assert (before[0, 0] - after[0, 0]).abs().max() > 1e-8  # through the time axis
+    torch.testing.assert_close(before[1], after[1], rtol=0, atol=1e-12)  # the other clip of the batch
+
+
+def test_features_and_head_apart_equal_the_whole(tiny_model: CCNet3D) -> None:
+    clip = torch.rand(1, 3, 3, 40, 56)
+    with torch.no_grad():
+        frames = [tiny_model.extract_features(clip[:, t]) for t in range(3)]
+        levels = [torch.cat(level) for level in zip(*frames, strict=True)]
+        coarse = tiny_model.segment_features(levels, clip_length=3)
+        expected = tiny_model(clip)
+    full = torch.nn.functional.interpolate(coarse, size=(40, 56), mode="bilinear")
+    torch.testing.assert_close(full[None], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_belongs_to_the_model() -> None:
+    torch.manual_seed(0)
+    plain = CCNet3D(dataclasses.replace(TINY, input_mean=(0.0, 0.0, 0.0), input_std=(1.0, 1.0, 1.0))).eval()
+    shifted = CCNet3D(dataclasses.replace(TINY, input_mean=(0.1, 0.2, 0.3), input_std=(0.5, 0.4, 0.3))).eval()
+    shifted.load_state_dict(plain.state_dict())
+    clip = torch.rand(1, 1, 3, 32, 32)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(shifted(clip), plain((clip - mean) / std))
+
+
+def test_channels_last_backbones_work() -> None:
+    config = dataclasses.replace(
+        TINY, backbone="swin_tiny_patch4_window7_224", context_levels=(3,), skip_levels=(1, 0), skip_channels=(12, 8),
+        auxiliary_level=2,
+    )  # fmt: skip
+    model = CCNet3D(config).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 1, 3, 224, 224)).shape == (1, 1, 3, 224, 224)
+
+
+def test_named_architectures() -> None:
+    light, paper = ARCHITECTURES["ccnet3d_lite"], ARCHITECTURES["ccnet3d_resnet101"]
+    assert light == ModelConfig()
+    assert (paper.backbone, paper.output_stride, paper.channels, paper.reduction) == ("resnet101", 8, 512, 8)
+    assert (paper.loops, paper.skip_levels, paper.dropout, paper.initial_gamma) == (3, (), 0.1, 0.0)
+    with torch.device("meta"):
+        model = CCNet3D(paper)
+    assert tuple(model.head.attention.query_conv.weight.shape) == (64, 512, 1, 1, 1)
+    assert tuple(model.head.fuse[0][0].weight.shape) == (512, 2048 + 512, 3, 3)
+
+
+def test_bad_configurations() -> None:
+    with pytest.raises(ValueError, match=r"timm cannot build 'no_such_net'.*list_models"):
+        CCNet3D(dataclasses.replace(TINY, backbone="no_such_net"))
+    with pytest.raises(ValueError, match="output stride 7"):
+        CCNet3D(dataclasses.replace(TINY, backbone="resnet18", output_stride=7))
+    with pytest.raises(ValueError, match="has levels 0 to 4"):
+        CCNet3D(dataclasses.replace(TINY, auxiliary_level=5))
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        ModelConfig(num_classes=1)
+    with pytest.raises(ValueError, match="equally long"):
+        ModelConfig(skip_levels=(2,), skip_channels=(8, 8))
+    with pytest.raises(ValueError, match="context_levels"):
+        ModelConfig(context_levels=())
+    with pytest.raises(ValueError, match="dropout"):
+        ModelConfig(dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    "clip", [torch.rand(1, 3, 32, 32), torch.rand(1, 2, 4, 32, 32), torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8)]
+)
+def test_bad_clips(tiny_model: CCNet3D, clip: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected a clip \[B, T, 3, H, W\] of floats"):
+        tiny_model(clip)

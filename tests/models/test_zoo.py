@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
+from ccnet3d.models.zoo import DEFAULT_WEIGHTS
+from ccnet3d.video.sample import draw_sample_frame
+
+
+def test_a_model_file_brings_back_model_and_info(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
+    info = dataclasses.replace(tiny_info, recipe={"epochs": 2, "model": {"name": "x"}}, scores={"val_miou": 0.5})
+    path = tmp_path / "model.safetensors"
+    save_model(path, tiny_model, info, dtype=torch.float32)
+    loaded, loaded_info = load_model(path)
+    assert loaded_info == info
+    assert not loaded.training
+    clip = torch.rand(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clip), tiny_model(clip), rtol=0, atol=0)
+
+
+def test_half_precision_storage_rounds_weights_once(tiny_checkpoint: Path, tiny_model: CCNet3D) -> None:
+    loaded, _ = load_model(tiny_checkpoint)
+    for name, tensor in loaded.state_dict().items():
+        expected = tiny_model.state_dict()[name]
+        rounded = expected.half().to(expected.dtype) if expected.is_floating_point() else expected
+        assert tensor.dtype == expected.dtype
+        torch.testing.assert_close(tensor, rounded, rtol=0, atol=0)
+
+
+def test_files_that_are_no_model(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="no model file at .*absent"):
+        load_model(tmp_path / "absent.safetensors")
+    for content in (b"", b"not safetensors at all", tiny_checkpoint.read_bytes()[:-1000]):
+        (tmp_path / "broken.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="is not a ccnet3d model file"):
+            load_model(tmp_path / "broken.safetensors")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="is not a ccnet3d model file"):
+        load_model(tmp_path / "foreign.safetensors")
+
+
+def test_info_must_agree_with_the_model(tiny_info: ModelInfo) -> None:
+    with pytest.raises(ValueError, match="3 classes, but there are 2 names"):
+        dataclasses.replace(tiny_info, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="must be positive"):
+        dataclasses.replace(tiny_info, clip_length=0)
+
+
+def test_default_weights() -> None:
+    assert DEFAULT_WEIGHTS.stat().st_size < 30_000_000
+    model, info = load_model()
+    assert len(info.class_names) == 11
+    assert info.input_size == (360, 480)
+    assert info.recipe["seed"] == 0
+    # The attention is in use: without it the answer is another one.
+    frames = np.stack([draw_sample_frame(number) for number in range(2)])
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
+    with torch.no_grad():
+        with_attention = model(clip)
+        model.head.attention.gamma.zero_()
+        assert (model(clip) - with_attention).abs().max() > 0.1

@@ -1,0 +1,1 @@
+"""Slow loops that need no cleverness to trust."""

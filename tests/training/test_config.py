@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from ccnet3d.models import ARCHITECTURES
+from ccnet3d.training import read_recipe
+from ccnet3d.training.config import OptimizerRecipe
+from ccnet3d.training.loop import learning_rate_factor
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    config = recipe.model.build_config(num_classes=11)
+    assert config == ARCHITECTURES[recipe.model.architecture]
+
+
+def test_the_papers_recipe() -> None:
+    recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_resnet101.toml")
+    optimizer, loss = recipe.optimizer, recipe.loss
+    assert (optimizer.name, optimizer.weight_decay, optimizer.schedule) == ("sgd", 1e-4, "poly")
+    assert (loss.auxiliary_weight, loss.hard_threshold) == (0.4, 0.7)
+    assert recipe.model.architecture == "ccnet3d_resnet101"
+
+
+def test_overrides_and_errors() -> None:
+    path = REPOSITORY / "pipelines" / "camvid_lite.toml"
+    recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
+    assert (recipe.epochs, recipe.data.clip_lengths) == (3, (5,))
+    assert recipe.model.build_config(4).loops == 2
+    for override, message in [
+        ("epochz=3", "unknown key 'epochz'"),
+        ("data.clip_lengths=[3]", "must divide frames_per_batch = 10, got 3"),
+        ("data.clip_lengths=[]", "at least one length"),
+        ("optimizer.name=lion", "'adamw' or 'sgd', got 'lion'"),
+        ("optimizer.schedule=step", "'poly' or 'cosine'"),
+        ("precision=fp8", "'bf16' or 'fp32', got 'fp8'"),
+        ("model.architecture=unet", "unknown architecture 'unet'"),
+        ("epochs=0", "must be at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read_recipe(path, [override])
+
+
+def test_learning_rate() -> None:
+    poly = OptimizerRecipe(schedule="poly", warmup_steps=4)
+    assert [learning_rate_factor(s, 104, poly) for s in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert learning_rate_factor(54, 104, poly) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(104, 104, poly) == 0
+    cosine = OptimizerRecipe(schedule="cosine")
+    assert [learning_rate_factor(s, 4, cosine) for s in range(5)] == pytest.approx(
+        [1, 0.853553, 0.5, 0.146447, 0], abs=1e-6
+    )

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CAMVID_SPEC
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ccnet3d.data import Augmentation
+from ccnet3d.models import load_model
+from ccnet3d.training import Recipe, Trainer
+from ccnet3d.training.config import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe
+from ccnet3d.training.loop import build_optimizer
+
+RECIPE = Recipe(
+    epochs=6,
+    model=ModelRecipe(overrides={"backbone": "test_efficientnet", "channels": 16, "skip_channels": (12, 10, 8)}),
+    data=DataRecipe(
+        frames_per_batch=4, clip_lengths=(1, 2), input_size=(32, 48), augmentation=Augmentation((32, 40)), workers=0
+    ),
+    loss=LossRecipe(lovasz_weight=0.5, class_balance_offset=1.1),
+    optimizer=OptimizerRecipe(learning_rate=3e-3, clip_gradient_norm=5.0),
+    precision="fp32",
+    inference_clip_length=2,
+    evaluate_every=3,
+)
+
+
+def make_trainer(yard: Path, out: Path, recipe: Recipe = RECIPE) -> Trainer:
+    return Trainer(recipe, yard, CAMVID_SPEC, out, torch.device("cpu"))
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_trainer(yard, tmp_path / "whole")
+    assert (whole.steps_per_epoch, whole.total_steps) == (3, 18)
+    model_file = whole.run()
+    _, info = load_model(model_file)
+    assert (info.class_names, info.clip_length, info.input_size) == (("ground", "box", "rail"), 2, (32, 48))
+    assert info.recipe["optimizer"]["learning_rate"] == 3e-3
+
+    events = EventAccumulator(str(tmp_path / "whole"), size_guidance={"scalars": 0})
+    events.Reload()
+    losses = [event.value for event in events.Scalars("loss/total")]
+    assert len(losses) == 18
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/miou"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert events.Tags()["images"] == ["val/image, label, prediction"]
+    assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
+    assert info.scores["val_miou"] == pytest.approx(events.Scalars("val/miou")[-1].value)
+
+    # Killed in the fourth epoch, taken up from the checkpoint of the third by a new process' objects.
+    killed = make_trainer(yard, tmp_path / "killed")
+    step = killed.train_step
+
+    def interrupted_step(clip: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        if killed.schedule.last_epoch == 11:
+            raise InterruptedRunError
+        return step(clip, labels)
+
+    monkeypatch.setattr(killed, "train_step", interrupted_step)
+    with pytest.raises(InterruptedRunError):
+        killed.run()
+    resumed = make_trainer(yard, tmp_path / "killed")
+    torch.manual_seed(99)  # the random state comes from the checkpoint
+    resumed.run(resume=True)
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+    assert (tmp_path / "killed" / "model.safetensors").read_bytes() == model_file.read_bytes()
+
+
+def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    one_epoch = dataclasses.replace(RECIPE, epochs=1)
+    with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
+        make_trainer(yard, tmp_path, one_epoch).run(resume=True)
+    make_trainer(yard, tmp_path, one_epoch).run()
+    with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):
+        make_trainer(yard, tmp_path, dataclasses.replace(RECIPE, seed=1)).run(resume=True)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+        make_trainer(yard, tmp_path, one_epoch).run(resume=True)
+
+
+def test_parameter_groups(yard: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(yard, tmp_path)
+    recipe = OptimizerRecipe(learning_rate=0.1, backbone_factor=0.5, weight_decay=0.01)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    seen = []
+    for group in build_optimizer(trainer.model, recipe).param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.append(name)
+            assert group["lr"] == (0.05 if name.startswith("backbone.") else 0.1)
+            assert group["weight_decay"] == (0.01 if name.endswith("weight") and parameter.dim() > 1 else 0.0)
+    assert sorted(seen) == sorted(names.values())
+    assert isinstance(build_optimizer(trainer.model, OptimizerRecipe(name="sgd")), torch.optim.SGD)
+
+
+def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(yard, tmp_path)
+    torch.nn.init.constant_(trainer.model.classifier.weight, float("inf"))
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        trainer.run()
+    assert not (tmp_path / "model.safetensors").exists()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import MakeVideo, draw_scene
+
+from ccnet3d.video import VideoError, open_video
+
+
+def read_all(path: Path, decoder: str = "auto"):
+    reader = open_video(path, decoder)
+    frames = list(reader)
+    reader.close()
+    return frames, reader.info
+
+
+@pytest.mark.parametrize("decoder", ["av", "decord"])
+@pytest.mark.parametrize(("name", "size"), [("clip.mp4", (48, 64)), ("clip.mkv", (50, 34))])
+def test_every_frame_in_order(make_video: MakeVideo, decoder: str, name: str, size: tuple[int, int]) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    frames, info = read_all(make_video(name, frames=23, height=size[0], width=size[1]), decoder)
+    assert [frame.index for frame in frames] == list(range(23))
+    assert [frame.pts_seconds for frame in frames] == pytest.approx([n / 10 for n in range(23)], abs=1e-3)
+    assert info.frames_per_second == pytest.approx(10)
+    assert info.warnings == []
+    for number, frame in enumerate(frames):
+        assert frame.image.shape == (*size, 3)
+        # H.264 at its default quality: the frame is nearer to its own drawing than to the next ones'.
+        drawings = [draw_scene(n, *size)[0].astype(int) for n in range(number, number + 3)]
+        errors = [np.abs(frame.image - drawing).mean() for drawing in drawings]
+        assert errors[0] < min(errors[1:])
+
+
+def test_uneven_times_are_kept(make_video: MakeVideo) -> None:
+    frames, _ = read_all(make_video("vfr.mkv", frames=5, pts=[0, 1, 5, 6, 20]))
+    assert [frame.pts_seconds for frame in frames] == pytest.approx([0, 0.1, 0.5, 0.6, 2.0], abs=1e-3)
+
+
+def test_rotation_in_the_metadata(make_video: MakeVideo, tmp_path: Path) -> None:
+    """Against ffmpeg, which turns such videos upright."""
+    pytest.importorskip("imageio_ffmpeg", reason="ffmpeg comes with imageio-ffmpeg")
+    import imageio_ffmpeg
+
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    plain, turned = make_video(frames=3), tmp_path / "turned.mp4"
+    subprocess.run([ffmpeg, "-v", "error", "-display_rotation", "90", "-i", plain, "-c", "copy", turned], check=True)
+    raw = subprocess.run(
+        [ffmpeg, "-v", "error", "-i", turned, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    expected = np.frombuffer(raw, np.uint8).reshape(3, 64, 48, 3)
+    frames, _ = read_all(turned)
+    for frame, truth in zip(frames, expected, strict=True):
+        assert frame.image.shape == truth.shape
+        assert np.abs(frame.image.astype(int) - truth).mean() < 2  # two FFmpeg builds may round colours apart
+
+
+def test_a_cut_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
+    source, cut = make_video("long.mp4", frames=60), tmp_path / "cut.mp4"
+    # Index at the front, so that the rest can be cut off.
+    with av.open(str(source)) as reader, av.open(str(cut), "w", options={"movflags": "faststart"}) as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                writer.mux(packet)
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.6)])
+    frames, info = read_all(cut)
+    assert 0 < len(frames) < 60
+    assert any("decoded" in warning or "stopped" in warning for warning in info.warnings)
+
+
+def sound_only(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file .*x.mp4"),
+        ("folder", "is a folder"),
+        (b"", "x.mp4 is empty"),
+        (b"hello, this is text\n" * 50, "cannot be read as a video"),
+        (bytes(5000), "cannot be read as a video"),
+        ("sound", "has no video stream"),
+    ],
+)
+def test_what_is_no_video(tmp_path: Path, content, message: str) -> None:
+    path = tmp_path / "x.mp4"
+    if content == "folder":
+        path.mkdir()
+    elif content == "sound":
+        sound_only(path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=message):
+        read_all(path)
+
+
+def test_decoders(make_video: MakeVideo) -> None:
+    with pytest.raises(ValueError, match="unknown decoder 'opencv'; choose auto, av or decord"):
+        open_video(make_video(), "opencv")
+    with pytest.raises(VideoError, match=r"decord loses frames in .avi files.*--decoder av"):
+        open_video(make_video("clip.avi", codec="mpeg4"), "decord")
+
+
+def test_the_package_imports_without_av_and_decord() -> None:
+    code = (
+        "import sys; sys.modules['av'] = sys.modules['decord'] = None\n"
+        "import ccnet3d, ccnet3d.training, ccnet3d.evaluation, ccnet3d.inference, ccnet3d.cli.infer, ccnet3d.video\n"
+        "from pathlib import Path\n"
+        "try: ccnet3d.video.open_video(Path(sys.executable))\n"
+        "except ValueError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "reading videos needs PyAV; run: pip install av"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import draw_scene
+
+from ccnet3d.video import VideoWriter, open_video
+from ccnet3d.video.sample import draw_sample_frame, write_sample_video
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)], ids=str)
+def test_frames_and_times_come_back(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "out.mp4"
+    times = [0.0, 0.04, 0.5, 0.54, 1.0]
+    with VideoWriter(path, 25.0) as writer:
+        for number, seconds in enumerate(times):
+            writer.write(draw_scene(number, *size)[0], seconds)
+    frames = list(open_video(path))
+    assert [frame.pts_seconds for frame in frames] == pytest.approx(times, abs=1e-3)
+    for number, frame in enumerate(frames):
+        assert frame.image.shape == (48, 64, 3)  # odd sizes are padded
+        difference = frame.image[: size[0], : size[1]].astype(int) - draw_scene(number, *size)[0]
+        assert np.abs(difference).mean() < 12
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
+
+
+def test_frames_without_times_follow_the_rate(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, 10.0) as writer:
+        for number in range(4):
+            writer.write(draw_scene(number)[0], None)
+    assert [frame.pts_seconds for frame in open_video(path)] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
+
+
+def test_a_change_of_size_keeps_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, 10.0) as writer:
+        writer.write(draw_scene(0)[0], None)
+        writer.write(draw_scene(1, 20, 80)[0], None)
+    assert [frame.image.shape for frame in open_video(path)] == [(48, 64, 3)] * 2
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "out.mp4", 10.0) as writer:
+        writer.write(draw_scene(0)[0], None)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="must be an .mp4 file, got .*out.avi"):
+        VideoWriter(tmp_path / "out.avi", 10.0)
+
+
+def test_the_synthetic_sample(tmp_path: Path) -> None:
+    path = tmp_path / "sample.mp4"
+    write_sample_video(path, frames=5)
+    frames = list(open_video(path))
+    assert len(frames) == 5
+    assert np.abs(frames[2].image.astype(int) - draw_sample_frame(2)).mean() < 5
