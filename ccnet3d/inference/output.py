@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 import ccnet3d
 from ccnet3d.files import write_atomically
 from ccnet3d.inference.segmenter import VideoSegmenter
-from ccnet3d.video import VideoError, VideoFrame, VideoReader, VideoWriter
+from ccnet3d.video import VideoFrame, VideoReader, VideoWriter
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -31,7 +33,7 @@ def encode_mask(mask: np.ndarray, palette: Palette) -> bytes:
         mask: uint8 ``[H, W]``.
         palette: RGB of each class.
     """
-    image = Image.fromarray(mask, mode=None).convert("L")
+    image = Image.fromarray(mask)
     image.putpalette([channel for color in palette for channel in color])
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=2)
@@ -81,6 +83,7 @@ def write_masks(
     *,
     overlay: Path | None = None,
     overwrite: bool = False,
+    progress: Callable[[Iterable[VideoFrame]], Iterable[VideoFrame]] = iter,
 ) -> dict[str, Any]:
     """Segment a video into a folder: ``000000.png`` and so on, one for each decoded frame, and ``summary.json``.
 
@@ -90,6 +93,7 @@ def write_masks(
         folder: where they go; made if need be.
         overlay: an .mp4 file for the video with its masks painted over it.
         overwrite: replace the masks of an earlier run.
+        progress: wraps the frames, as tqdm does.
 
     Returns:
         The summary, as written.
@@ -97,31 +101,24 @@ def write_masks(
     Raises:
         ValueError: a video that cannot be decoded, or a folder that cannot be used.
     """
-    frames = iter(reader)
-    try:
-        first = next(frames)  # a video without a frame leaves no folder behind
-    except StopIteration:
-        raise VideoError(f"{reader.info.path} holds no frame") from None
     palette = segmenter.info.palette
     pixels = np.zeros(len(palette), dtype=np.int64)
-    waiting: list[VideoFrame] = []
     times: list[float | None] = []
+    unanswered: deque[VideoFrame] = deque()
+    frames = iter(progress(reader))
+    first = next(frames)  # a video without a frame raises here, before anything is written
     height, width = first.image.shape[:2]
 
-    def images(stream: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
-        for frame in stream:
-            waiting.append(frame)
+    def images() -> Iterator[np.ndarray]:
+        for frame in chain([first], frames):
+            unanswered.append(frame)
             yield frame.image
-
-    def chained() -> Iterator[VideoFrame]:
-        yield first
-        yield from frames
 
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(overlay, reader.info.frames_per_second)) if overlay else None
         prepare_folder(folder, overwrite=overwrite)
-        for mask in segmenter.segment(images(chained())):
-            frame = waiting.pop(0)
+        for mask in segmenter.segment(images()):
+            frame = unanswered.popleft()
             write_atomically(folder / f"{frame.index:06d}.png", encode_mask(mask, palette))
             if writer:
                 writer.write(blend(frame.image, mask, palette), frame.pts_seconds)

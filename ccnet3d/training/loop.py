@@ -47,8 +47,9 @@ class Trainer:
         self.device = device
         self.precision = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         torch.manual_seed(recipe.seed)
-        transform = recipe.data.augmentation.build()
-        self.train_set = LabelledSequences.open(data, recipe.train_split, spec_file=spec_file, transform=transform)
+        self.train_set = LabelledSequences.open(
+            data, recipe.train_split, spec_file=spec_file, transform=recipe.data.augmentation
+        )
         self.val_set = LabelledSequences.open(data, recipe.val_split, spec_file=spec_file)
         spec = self.train_set.spec
         config = recipe.model.build_config(len(spec.classes))

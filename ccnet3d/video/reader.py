@@ -100,15 +100,17 @@ class _AvReader:
         self.info = VideoInfo(path, float(rate) if rate else None, self._stream.frames or None, "av")
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        count = corrupt = 0
+        count = corrupt = discarded = 0
         try:
-            for frame in self._container.decode(self._stream):
-                image = frame.to_ndarray(format="rgb24")
-                if frame.rotation:  # display rotation, in degrees counter-clockwise
-                    image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
-                corrupt += bool(frame.is_corrupt)
-                yield VideoFrame(count, frame.time, image)
-                count += 1
+            for packet in self._container.demux(self._stream):
+                discarded += packet.is_discard  # an edit list leaves it out of the presentation
+                for frame in packet.decode():
+                    image = frame.to_ndarray(format="rgb24")
+                    if frame.rotation:  # display rotation, in degrees counter-clockwise
+                        image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+                    corrupt += bool(frame.is_corrupt)
+                    yield VideoFrame(count, frame.time, image)
+                    count += 1
         except self._error as error:
             if count == 0:
                 raise VideoError(
@@ -121,7 +123,16 @@ class _AvReader:
             self.info.warnings.append(
                 f"{corrupt} of {count} frames are damaged in the file and were concealed by the decoder"
             )
-        _note_missing(self.info, count)
+        # A cut file can end early without an error: compare with what it claims.
+        expected = (self.info.expected_frames or 0) - discarded
+        if count < expected:
+            self.info.warnings.append(
+                f"only {count} of the {expected} frames that the file claims could be decoded; it may be cut"
+            )
+
+    def count_frames(self) -> int:
+        """Frames to present, from the packets alone; the reader is at its end then."""
+        return sum(packet.size > 0 and not packet.is_discard for packet in self._container.demux(self._stream))
 
     def close(self) -> None:
         self._container.close()
@@ -143,19 +154,20 @@ class _DecordReader:
             raise VideoError(
                 "the decoder decord is not installed; run: pip install decord, or use --decoder av"
             ) from error
-        # PyAV counts the frames that the file claims: decord's own count is wrong on files with an edit list.
         claimed = _AvReader(path)
+        expected = claimed.count_frames()
         claimed.close()
+        if expected == 0:
+            raise VideoError(f"{path} holds no decodable frame; give a video with pictures")
         try:
             self._reader: Any = decord.VideoReader(str(path))
         except Exception as error:  # decord raises its own error, RuntimeError and more
             raise VideoError(f"decord cannot read {path} ({_reason(error)}); try --decoder av") from error
-        self.info = VideoInfo(path, float(self._reader.get_avg_fps()) or None, claimed.info.expected_frames, "decord")
-        if self.info.expected_frames not in (None, len(self._reader)):
+        if len(self._reader) != expected:  # as with an edit list, where its frames are wrong too
             raise VideoError(
-                f"decord sees {len(self._reader)} frames in {path}, the file has {self.info.expected_frames}; "
-                "use --decoder av"
+                f"decord sees {len(self._reader)} frames in {path}, which has {expected}; use --decoder av"
             )
+        self.info = VideoInfo(path, claimed.info.frames_per_second, expected, "decord")
 
     def __iter__(self) -> Iterator[VideoFrame]:
         for index in range(len(self._reader)):
@@ -169,14 +181,6 @@ class _DecordReader:
 
     def close(self) -> None:
         del self._reader
-
-
-def _note_missing(info: VideoInfo, count: int) -> None:
-    """A cut file can end early without an error: compare with what it claims."""
-    if info.expected_frames is not None and count < info.expected_frames:
-        info.warnings.append(
-            f"only {count} of the {info.expected_frames} frames that the file claims could be decoded; it may be cut"
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -56,7 +56,8 @@ def test_earlier_masks_are_refused_or_replaced(
     assert main([str(make_video("a.mp4", frames=5)), *common]) == 0
     (out / "notes.txt").write_text("mine")
     shorter = str(make_video("b.mp4", frames=2))
-    assert main([shorter, *common]) == 2
+    assert main([shorter, *common, "--overlay", str(tmp_path / "over.mp4")]) == 2
+    assert list(tmp_path.glob("*over*")) == []
     assert "holds the masks of an earlier run" in capsys.readouterr().err
     assert len(list(out.glob("*.png"))) == 5
     assert main([shorter, *common, "--overwrite"]) == 0

@@ -63,6 +63,24 @@ def test_official_camvid_layout_merges_32_colors(tmp_path: Path) -> None:
         dataset.read_label(0)
 
 
+def test_labels_in_the_classes_own_colors(yard: Path) -> None:
+    """A user's colour labels need no more than the layout to say so; further colours are void by name."""
+    path = yard / "dataset.toml"
+    by_id = LabelledSequences.open(yard, "val")
+    expected = [by_id.read_label(i) for i in range(len(by_id))]
+    palette = np.array([*by_id.spec.palette, (9, 9, 9)], np.uint8)
+    for frame, label in zip(by_id.frames, expected, strict=True):
+        Image.fromarray(palette[label.clamp(max=3).numpy()]).save(frame.label)
+    path.write_text(path.read_text() + '[[layouts]]\nlabel_encoding = "color"\n')
+    with pytest.raises(ValueError, match=r"has the colour \(9, 9, 9\)"):
+        LabelledSequences.open(yard, "val").read_label(0)
+    colors = {c.name: list(c.color) for c in by_id.spec.classes} | {"nothing": [9, 9, 9]}
+    path.write_text(path.read_text() + "[source_colors]\n" + "".join(f"{k} = {v}\n" for k, v in colors.items()))
+    by_color = LabelledSequences.open(yard, "val")
+    for index, label in enumerate(expected):
+        assert torch.equal(by_color.read_label(index), label)
+
+
 def test_padding_is_ignored(yard: Path) -> None:
     dataset = LabelledSequences.open(yard, "val")
     sample = dataset.read_clip(clip_at(dataset.segments[0], 0, 5))
@@ -85,7 +103,7 @@ def test_an_item_holds_its_anchor(yard: Path) -> None:
 def test_one_draw_for_a_whole_clip(yard: Path) -> None:
     """Five copies of one frame come out alike: crop, scale, flip and colour are drawn once."""
     augmentation = Augmentation((32, 40), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
-    dataset = LabelledSequences.open(yard, "train", transform=augmentation.build())
+    dataset = LabelledSequences.open(yard, "train", transform=augmentation)
     plain = LabelledSequences.open(yard, "train").read_clip(clip_at(range(0, 1), 0, 5))
     plain["labels"][1:] = plain["labels"][0]
     assert dataset.transform is not None
@@ -106,7 +124,7 @@ def test_labels_follow_the_image(yard: Path) -> None:
     dataset = LabelledSequences.open(yard, "train")
     sample = dataset.read_clip(clip_at(range(0, 3), 0, 3))
     sample["clip"] = (sample["labels"] % 255 * 80).to(torch.uint8)[:, None].expand(-1, 3, -1, -1).contiguous()
-    transform = Augmentation((64, 80), crop_area=(0.3, 1.0)).build()
+    transform = Augmentation((64, 80), crop_area=(0.3, 1.0))
     for seed in range(6):
         result = transform(sample, seed)
         same = result["clip"][:, 0] == (result["labels"] % 255 * 80).to(torch.uint8)
@@ -114,7 +132,7 @@ def test_labels_follow_the_image(yard: Path) -> None:
 
 
 def test_augmentation_leaves_the_global_random_state(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "train", transform=Augmentation((16, 16)).build())
+    dataset = LabelledSequences.open(yard, "train", transform=Augmentation((16, 16)))
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

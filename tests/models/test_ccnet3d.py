@@ -93,10 +93,11 @@ def test_named_architectures() -> None:
     assert light == ModelConfig()
     assert (paper.backbone, paper.output_stride, paper.channels, paper.reduction) == ("resnet101", 8, 512, 8)
     assert (paper.loops, paper.skip_levels, paper.dropout, paper.initial_gamma) == (3, (), 0.1, 0.0)
-    with torch.device("meta"):
-        model = CCNet3D(paper)
+    model = CCNet3D(paper).eval()
     assert tuple(model.head.attention.query_conv.weight.shape) == (64, 512, 1, 1, 1)
     assert tuple(model.head.fuse[0][0].weight.shape) == (512, 2048 + 512, 3, 3)
+    with torch.no_grad():
+        assert model(torch.rand(1, 2, 3, 33, 48)).shape == (1, 2, 11, 33, 48)
 
 
 def test_bad_configurations() -> None:

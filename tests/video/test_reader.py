@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
 
-from ccnet3d.video import VideoError, open_video
+from ccnet3d.video import VideoError, VideoFrame, open_video
 
 
 def read_all(path: Path, decoder: str = "auto"):
@@ -42,24 +44,45 @@ def test_uneven_times_are_kept(make_video: MakeVideo) -> None:
     assert [frame.pts_seconds for frame in frames] == pytest.approx([0, 0.1, 0.5, 0.6, 2.0], abs=1e-3)
 
 
-def test_rotation_in_the_metadata(make_video: MakeVideo, tmp_path: Path) -> None:
-    """Against ffmpeg, which turns such videos upright."""
-    pytest.importorskip("imageio_ffmpeg", reason="ffmpeg comes with imageio-ffmpeg")
-    import imageio_ffmpeg
+def ffmpeg(*arguments: object) -> bytes:
+    """Run the ffmpeg that comes with imageio-ffmpeg."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
 
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    plain, turned = make_video(frames=3), tmp_path / "turned.mp4"
-    subprocess.run([ffmpeg, "-v", "error", "-display_rotation", "90", "-i", plain, "-c", "copy", turned], check=True)
-    raw = subprocess.run(
-        [ffmpeg, "-v", "error", "-i", turned, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-        check=True,
-        capture_output=True,
-    ).stdout
-    expected = np.frombuffer(raw, np.uint8).reshape(3, 64, 48, 3)
-    frames, _ = read_all(turned)
+
+def ffmpeg_frames(path: Path, height: int, width: int) -> np.ndarray:
+    raw = ffmpeg("-i", path, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def assert_frames_are_ffmpegs(frames: list[VideoFrame], expected: np.ndarray) -> None:
+    assert len(frames) == len(expected)
     for frame, truth in zip(frames, expected, strict=True):
         assert frame.image.shape == truth.shape
         assert np.abs(frame.image.astype(int) - truth).mean() < 2  # two FFmpeg builds may round colours apart
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rotation_in_the_metadata(make_video: MakeVideo, tmp_path: Path, degrees: int) -> None:
+    plain, turned = make_video(frames=3), tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", degrees, "-i", plain, "-c", "copy", turned)
+    height, width = (48, 64) if degrees == 180 else (64, 48)
+    assert_frames_are_ffmpegs(read_all(turned)[0], ffmpeg_frames(turned, height, width))
+
+
+def test_an_edit_list_is_followed(make_video: MakeVideo, tmp_path: Path) -> None:
+    """A cut without re-encoding keeps frames from the keyframe on and hides those before the cut."""
+    cut = tmp_path / "cut.mp4"
+    ffmpeg("-ss", 1.5, "-i", make_video(frames=40), "-c", "copy", cut)
+    frames, info = read_all(cut)
+    assert_frames_are_ffmpegs(frames, ffmpeg_frames(cut, 48, 64))
+    assert len(frames) < 40
+    assert info.warnings == []
+    if importlib.util.find_spec("decord"):
+        with pytest.raises(
+            VideoError, match=rf"decord sees \d+ frames in .*, which has {len(frames)}; use --decoder av"
+        ):
+            open_video(cut, "decord")
 
 
 def test_a_cut_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
