@@ -72,8 +72,6 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
         return {key: _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
     elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    elif wanted is Path and isinstance(value, str):
-        return Path(value)
     elif isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
         return value
     expected = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from ccnet3d.cli.options import add_model_options, load_segmenter
+from ccnet3d.cli.options import add_model_options, load_segmenter, run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("CCNET3D_CAMVID", "data/camvid")),
+        default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
         help="data folder, data/camvid or what CCNET3D_CAMVID names by default; one with a dataset.toml is read as "
         "that says, any other as CamVid",
     )
@@ -30,40 +30,32 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ccnet3d.data import LabelledSequences
     from ccnet3d.evaluation import evaluate
     from ccnet3d.files import write_atomically
 
-    try:
-        if not arguments.data.is_dir():
-            raise ValueError(f"no data folder at {arguments.data}; give it with --data or CCNET3D_CAMVID")
-        dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
-        segmenter = load_segmenter(arguments)
-        result = evaluate(
-            segmenter, dataset, progress=lambda clips: tqdm(clips, desc=arguments.split, unit="clip", disable=None)
-        )
-        scores = result.to_table()
-        if arguments.json:
-            write_atomically(arguments.json, (json.dumps(scores, indent=1) + "\n").encode())
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
-        return 2
+    if not arguments.data.is_dir():
+        raise ValueError(f"no data folder at {arguments.data}; name it with --data or CCNET3D_CAMVID")
+    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
+    if dataset.missing:
+        print(f"evaluate.py: warning: {dataset.missing} frames of the split are not there", file=sys.stderr)
+    segmenter = load_segmenter(arguments)
+    result = evaluate(
+        segmenter, dataset, progress=lambda clips: tqdm(clips, desc=arguments.split, unit="clip", disable=None)
+    )
+    scores = result.to_table()
+    if arguments.json:
+        write_atomically(arguments.json, (json.dumps(scores, indent=1) + "\n").encode())
     settings = f"T={segmenter.clip_length}, {segmenter.input_size[0]}x{segmenter.input_size[1]}"
     print(f"{dataset.spec.name} {arguments.split}: {scores['frames']} frames of {scores['videos']} videos, {settings}")
-    rows = [*scores["per_class_iou"].items(), ("", None)]
-    rows += [
-        ("mIoU (pooled)", scores["miou"]),
-        ("per-frame mIoU", scores["per_frame_miou"]),
-        ("video mIoU", scores["video_miou"]),
-    ]
-    for name, value in rows:
-        print(f"{name:<16}" + ("" if value is None else f"{100 * value:6.2f}") if name else "-" * 22)
-    return 0
+    means = {"mIoU (pooled)": "miou", "per-frame mIoU": "per_frame_miou", "video mIoU": "video_miou"}
+    for name, share in [*scores["per_class_iou"].items(), *((name, scores[key]) for name, key in means.items())]:
+        print(f"{name:<16}{'     -' if share is None else f'{100 * share:6.2f}'}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    chosen = parse_arguments()
+    sys.exit(run_command("evaluate.py", lambda: run(chosen)))

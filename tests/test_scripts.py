@@ -74,6 +74,15 @@ def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     assert "evaluate with weights that were trained on it" in scoring.stderr
 
 
+def test_what_a_loader_process_says_is_one_line(yard: Path, tmp_path: Path) -> None:
+    (yard / "frames" / "walk" / "0003.png").write_bytes(b"damaged")
+    overrides = [item for override in SMALL for item in ("--set", override)]
+    training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides)
+    assert (training.returncode, training.stderr.count("\n")) == (2, 1)
+    assert training.stderr.startswith("train_camvid.py: error: cannot read the image ")
+    assert "0003.png" in training.stderr
+
+
 def test_attention_benchmark_checks_before_it_times() -> None:
     bench = run("bench_attention.py", "--size", "2x9x12", "--channels", "32", "--repeats", "1")
     assert bench.returncode == 0, bench.stderr

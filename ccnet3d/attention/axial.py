@@ -2,7 +2,8 @@
 
 Channels stay last, so that the D (or Dv) numbers of a position are contiguous and every product below
 runs on strided views of the inputs: nothing is permuted into a copy. A frame at a time keeps the
-scores, their softmax and the values they weigh in cache.
+scores, their softmax and the values they weigh in cache. Under autograd the weights of every frame, N x L in all,
+are kept for the backward pass.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ccnet3d import __version__
-from ccnet3d.cli.options import add_model_options, load_segmenter
+from ccnet3d.cli.options import add_model_options, load_segmenter, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,12 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 2 with one line on stderr where the input is at fault."""
     arguments = build_parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"ccnet3d-infer: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("ccnet3d-infer", lambda: run(arguments))
 
 
 if __name__ == "__main__":

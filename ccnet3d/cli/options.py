@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,22 @@ def positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line; of one from a DataLoader's worker, which holds a traceback, what the worker said."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].partition(": ")[2] if lines[0].startswith("Caught ") else lines[0]
+
+
+def run_command(name: str, command: Callable[[], None]) -> int:
+    """Run a command: exit code 0, or 2 with one line on stderr where what it was given is at fault."""
+    try:
+        command()
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"{name}: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +64,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_device(arguments: argparse.Namespace) -> str:
-    """The device that the options name, with the threads set."""
+    """The device that the options name, with the threads set.
+
+    Raises:
+        ValueError: torch has no such device here.
+    """
     import torch
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.device != "auto":
-        return str(arguments.device)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise ValueError(f"the device {arguments.device!r} cannot be used here: {first_line(error)}") from error
+    return str(arguments.device)
 
 
 def load_segmenter(arguments: argparse.Namespace) -> VideoSegmenter:

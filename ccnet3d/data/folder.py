@@ -44,6 +44,7 @@ class LabelledSequences(Dataset[ClipSample]):
         frames: its frames in order of sequence and number.
         layout: how the labels are encoded.
         transform: applied to each clip that is requested as an item; None leaves clips as they are.
+        missing: frames of the split that are not there.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class LabelledSequences(Dataset[ClipSample]):
         frames: list[LabelledFrame],
         layout: LayoutSpec,
         transform: ClipTransform | None = None,
+        missing: int = 0,
     ) -> None:
         self.spec = spec
         self.frames = frames
         self.layout = layout
         self.transform = transform
+        self.missing = missing
         self.segments = _segments(frames, spec.max_gap_frames)
         self._segment_of = {index: segment for segment in self.segments for index in segment}
         self._class_of_color = _color_table(spec) if layout.label_encoding == "color" else None
@@ -79,8 +82,8 @@ class LabelledSequences(Dataset[ClipSample]):
         own = root / "dataset.toml"
         path = own if own.is_file() or spec_file is None else spec_file
         spec = read_dataset_spec(path)
-        layout, frames = list_frames(spec, path.parent, root, split)
-        return cls(spec, frames, layout, transform)
+        found = list_frames(spec, path.parent, root, split)
+        return cls(spec, found.frames, found.layout, transform, missing=found.missing)
 
     def __len__(self) -> int:
         return len(self.frames)

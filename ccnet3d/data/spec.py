@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,17 @@ class LabelledFrame(NamedTuple):
     label: Path
 
 
+class Split(NamedTuple):
+    """What :func:`list_frames` finds."""
+
+    layout: LayoutSpec
+    """How the files lie and the labels are encoded."""
+    frames: list[LabelledFrame]
+    """By sequence and number."""
+    missing: int
+    """Frames of the layout's frame list that are not in the folder, as in a partial download."""
+
+
 @dataclass(frozen=True)
 class ClassSpec:
     """A class to predict; its id is its position in the list."""
@@ -30,7 +42,11 @@ class ClassSpec:
     color: tuple[int, int, int]
     """RGB in masks and overlays, 0 to 255."""
     merges: tuple[str, ...] = ()
-    """Names in ``source_colors`` that make up the class, for labels given as colours."""
+    """Names in ``source_colors`` that make up the class, for labels given as colours; its own when empty."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= channel <= 255 for channel in self.color):
+            raise ValueError(f"the colour of {self.name} must be RGB from 0 to 255, got {self.color}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class LayoutSpec:
     images: str = "frames"
     """Folder of the frames."""
     labels: str = "labels"
-    """Folder of the labels, with the frames' names below it."""
+    """Folder of the labels, PNGs with the frames' names below it."""
     label_suffix: str = ""
     """What a label's name has after the frame's, before the extension."""
     label_encoding: str = "id"
@@ -53,6 +69,9 @@ class LayoutSpec:
     def __post_init__(self) -> None:
         if self.label_encoding not in ("id", "color"):
             raise ValueError(f"label_encoding must be 'id' or 'color', got {self.label_encoding!r}")
+        for name in (self.pair_list, self.frame_list):
+            if name and "{split}" not in name:
+                raise ValueError(f"pair_list and frame_list need {{split}} in their name, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,8 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"{self.name} needs at least two classes, got {len(self.classes)}")
+        if len(self.classes) > 255:
+            raise ValueError(f"{self.name} has {len(self.classes)} classes; masks of one byte hold 255 and void")
         names = [c.name for c in self.classes]
         if len(set(names)) < len(names):
             raise ValueError(f"class names must differ, got {names}")
@@ -89,7 +110,11 @@ class DatasetSpec:
         for class_ in self.classes:
             if unknown := [name for name in class_.merges if name not in self.source_colors]:
                 raise ValueError(f"class {class_.name} merges {unknown[0]!r}, which source_colors does not have")
-        if self.frame_pattern and not {"sequence", "frame"} <= set(re.compile(self.frame_pattern).groupindex):
+        try:
+            groups = set(re.compile(self.frame_pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"frame_pattern is no regular expression ({error}): {self.frame_pattern!r}") from error
+        if self.frame_pattern and not {"sequence", "frame"} <= groups:
             raise ValueError(f"frame_pattern needs the groups 'sequence' and 'frame', got {self.frame_pattern!r}")
 
     @property
@@ -121,15 +146,15 @@ def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
     """
     wanted = []
     for layout in spec.layouts:
-        marks = [layout.pair_list.format(split=split)] if layout.pair_list else [layout.images, layout.labels]
+        marks = [layout.pair_list.replace("{split}", split)] if layout.pair_list else [layout.images, layout.labels]
         if all((root / mark).exists() for mark in marks):
             return layout
         wanted.append(" and ".join(marks))
     raise ValueError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(wanted)} there")
 
 
-def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> tuple[LayoutSpec, list[LabelledFrame]]:
-    """The labelled frames of a split, by sequence and number, and the layout that they lie in.
+def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
+    """The labelled frames of a split.
 
     Args:
         spec: the dataset.
@@ -138,35 +163,42 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         split: name of the split.
 
     Raises:
-        ValueError: no data, an unknown split, a file that is missing or whose name does not fit.
+        ValueError: no data, an unknown split, a listed pair that is not there, a name that does not fit.
     """
     layout = find_layout(spec, root, split)
+    pairs: list[tuple[Path, Path]] = []
+    missing = 0
     if layout.pair_list:
-        pairs = _read_pairs(root, root / layout.pair_list.format(split=split))
+        pairs = _read_pairs(root, root / layout.pair_list.replace("{split}", split))
     elif layout.frame_list:
-        names = _read_lines(spec_folder / layout.frame_list.format(split=split))
+        names = _read_lines(spec_folder / layout.frame_list.replace("{split}", split))
         images = {path.stem: path for path in _images_below(root / layout.images)}
         pairs = [(images[name], _label_of(layout, root, images[name])) for name in names if name in images]
+        missing = len(names) - len(pairs)
     else:
         if split not in spec.splits:
             raise ValueError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
         folder = root / layout.images
-        pairs = [
-            (path, _label_of(layout, root, path))
-            for sequence in spec.splits[split]
-            for path in _images_below(folder / sequence)
-            if _label_of(layout, root, path).is_file()  # a sequence may be labelled in part
-        ]
+        for sequence in spec.splits[split]:
+            labelled = [(path, _label_of(layout, root, path)) for path in _images_below(folder / sequence)]
+            labelled = [pair for pair in labelled if pair[1].is_file()]  # a sequence may be labelled in part
+            if not labelled:
+                raise ValueError(f"no frame in {folder / sequence} has a label in {root / layout.labels / sequence}")
+            pairs += labelled
     if not pairs:
         raise ValueError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
     for path in (path for pair in pairs for path in pair):
         if not path.is_file():
             raise ValueError(f"{path} is listed in the split {split!r} but is not there")
-    frames = [LabelledFrame(*_frame_identity(spec, image), image, label) for image, label in pairs]
-    return layout, sorted(frames)
+    folder = root / layout.images if not layout.pair_list else root
+    frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
+    for one, other in pairwise(frames):
+        if (one.sequence, one.number) == (other.sequence, other.number):
+            raise ValueError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
+    return Split(layout, frames, missing)
 
 
-def _frame_identity(spec: DatasetSpec, image: Path) -> tuple[str, int]:
+def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, int]:
     if spec.frame_pattern:
         match = re.fullmatch(spec.frame_pattern, image.stem)
         if match is None:
@@ -175,7 +207,7 @@ def _frame_identity(spec: DatasetSpec, image: Path) -> tuple[str, int]:
     numbers = re.findall(r"\d+", image.stem)
     if not numbers:
         raise ValueError(f"the name of {image} holds no frame number; number the frames or set frame_pattern")
-    return image.parent.name, int(numbers[-1])
+    return image.parent.relative_to(folder).as_posix(), int(numbers[-1])
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -34,6 +34,17 @@ class Augmentation:
     hue: float = 0.0
     """Strengths as in torchvision's ColorJitter."""
 
+    def __post_init__(self) -> None:
+        if min(self.crop_size) < 1:
+            raise ValueError(f"crop_size must be at least 1, got {self.crop_size}")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1 or not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ValueError(
+                "crop_area must be a range in (0, 1] and crop_aspect one above 0, "
+                f"got {self.crop_area} and {self.crop_aspect}"
+            )
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability, got {self.flip}")
+
     def __call__(self, sample: ClipSample, seed: int) -> ClipSample:
         """A variation of the sample that depends on nothing but the seed."""
         pipeline = v2.Compose(

@@ -66,7 +66,7 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make the output folder {folder}: {error.strerror}") from error
-    earlier = [path for path in folder.glob("*.png") if path.stem.isdecimal()]
+    earlier = [path for path in folder.glob("*.png") if _is_mask(path)]
     earlier += [path for path in (folder / SUMMARY_NAME,) if path.exists()]
     if earlier and not overwrite:
         raise ValueError(
@@ -74,6 +74,24 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
         )
     for path in earlier:
         path.unlink()
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether this module may have written the file: a number of six digits or more, and a palette image."""
+    if not (path.stem.isdecimal() and len(path.stem) >= 6):
+        return False
+    try:
+        with Image.open(path) as image:
+            return image.mode == "P"
+    except OSError:
+        return False
+
+
+def _check_overlay(overlay: Path, video: Path, *, overwrite: bool) -> None:
+    if overlay.exists() and video.exists() and overlay.samefile(video):
+        raise ValueError(f"the overlay {overlay} would replace the video itself; give it another name")
+    if overlay.exists() and not overwrite:
+        raise ValueError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
 
 
 def write_masks(
@@ -92,14 +110,14 @@ def write_masks(
         segmenter: gives the masks.
         folder: where they go; made if need be.
         overlay: an .mp4 file for the video with its masks painted over it.
-        overwrite: replace the masks of an earlier run.
+        overwrite: replace the masks and the overlay of an earlier run.
         progress: wraps the frames, as tqdm does.
 
     Returns:
         The summary, as written.
 
     Raises:
-        ValueError: a video that cannot be decoded, or a folder that cannot be used.
+        ValueError: a video that cannot be decoded, or an output that cannot be used.
     """
     palette = segmenter.info.palette
     pixels = np.zeros(len(palette), dtype=np.int64)
@@ -114,6 +132,8 @@ def write_masks(
             unanswered.append(frame)
             yield frame.image
 
+    if overlay:
+        _check_overlay(overlay, reader.info.path, overwrite=overwrite)
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(overlay, reader.info.frames_per_second)) if overlay else None
         prepare_folder(folder, overwrite=overwrite)

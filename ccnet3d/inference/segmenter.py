@@ -16,7 +16,7 @@ from ccnet3d.models import CCNet3D, ModelInfo
 def default_precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it natively, float32 elsewhere."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     # Older torch does not tell what the CPU can do.
     tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = tell() if device.type == "cpu" else {}

@@ -23,7 +23,7 @@ def cross_entropy(
     """Mean cross-entropy of the labelled pixels, or of the hard ones among them.
 
     With ``hard_pixels`` above 0 it is OHEM as CCNet's code has it: only pixels whose probability for the true
-    class is below ``hard_threshold`` count, and at least the ``hard_pixels`` hardest ones.
+    class is at most ``hard_threshold`` count, and at least the ``hard_pixels`` hardest ones.
 
     Args:
         logits: ``[N, K, H, W]``.
@@ -66,7 +66,7 @@ def lovasz_softmax(logits: Tensor, labels: Tensor, *, max_pixels: int = 65536) -
     """
     positions = torch.nonzero(labels.flatten() != IGNORE_INDEX).squeeze(1)
     if positions.numel() > max_pixels:
-        positions = positions[torch.randint(positions.numel(), (max_pixels,), device=positions.device)]
+        positions = positions[torch.randperm(positions.numel(), device=positions.device)[:max_pixels]]
     if positions.numel() == 0:
         return logits.sum() * 0
     pixels = labels[0].numel()

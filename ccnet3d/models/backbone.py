@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,13 +30,31 @@ def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
     """
     # Models whose stages cannot be dilated do not take the argument at all; 32 is the stride of most as they are.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
-    try:
-        return timm.create_model(name, features_only=True, **stride)
-    except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
-        raise ValueError(
-            f"timm cannot build {name!r} as a feature extractor at output stride {output_stride} ({error}); "
-            "timm.list_models() names the models, the strides are 8, 16 and 32"
-        ) from error
+    # Transformers insist on their training size unless told otherwise, by one of two names; others know neither.
+    for any_size in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
+        try:
+            return timm.create_model(name, features_only=True, **stride, **any_size)
+        except TypeError as error:
+            reason: Exception = error
+        except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
+            reason = error
+            break
+    raise ValueError(
+        f"timm cannot build {name!r} as a feature extractor at output stride {output_stride} ({reason}); "
+        "timm.list_models() names the models, the strides are 8, 16 and 32"
+    ) from reason
+
+
+def input_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB in [0, 1] that timm's weights of a model were trained with.
+
+    Raises:
+        ValueError: timm does not know the model.
+    """
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        raise ValueError(f"timm does not know the model {name!r}; timm.list_models() names those it has")
+    return tuple(config.mean), tuple(config.std)
 
 
 def feature_channels(backbone: nn.Module) -> list[int]:
@@ -56,29 +75,52 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     Raises:
         ValueError: no such file or package, or weights that are not this model's.
     """
-    state = timm.create_model(name, pretrained=True).state_dict() if source == "hub" else _read_state(source)
+    state = _hub_state(name) if source == "hub" else _read_state(source)
     wanted = backbone.state_dict()
     if "_conv_stem.weight" in state:
         state = _rename_efficientnet_lite(state, wanted)
+    names = {key: _name_in_classifier(key, state) for key in wanted}
     # The classifier and what else follows the last feature level have no place here; a gap is an error.
-    missing = [key for key, tensor in wanted.items() if key not in state or state[key].shape != tensor.shape]
+    missing = [
+        key for key, tensor in wanted.items() if names[key] not in state or state[names[key]].shape != tensor.shape
+    ]
     if missing:
         raise ValueError(
             f"{source} does not hold the weights of {name}: {len(missing)} of {len(wanted)} are missing or of another "
             f"shape, {missing[0]!r} for one; give the weights of this very model"
         )
-    backbone.load_state_dict({key: state[key] for key in wanted})
+    backbone.load_state_dict({key: state[name] for key, name in names.items()})
+
+
+def _hub_state(name: str) -> dict[str, Tensor]:
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights of {name} did not come from timm's hub ({str(error).splitlines()[0]}); "
+            "check the network, or give a weight file"
+        ) from error
+
+
+def _name_in_classifier(key: str, state: dict[str, Tensor]) -> str:
+    """A feature extractor's name of a weight as the classifier has it.
+
+    Where timm takes a model apart into its stages, ``stages.0.`` becomes ``stages_0.`` or the model stands under
+    ``model.``.
+    """
+    candidates = (key, key.removeprefix("model."), re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key))
+    return next((name for name in candidates if name in state), key)
 
 
 def _read_state(source: str) -> dict[str, Tensor]:
     path = _find_package_file(source.removeprefix("package:")) if source.startswith("package:") else Path(source)
     if not path.is_file():
         raise ValueError(f"no backbone weights at {path}; give a weight file, package:NAME or hub")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a file of nothing but tensors; give another one") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a dict of tensors by name")

@@ -30,7 +30,7 @@ class CCNet3D(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone, config.output_stride)
-        level_channels = self._level_channels = feature_channels(self.backbone)
+        level_channels = feature_channels(self.backbone)
         used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
         if not used <= set(range(len(level_channels))):
             raise ValueError(
@@ -72,11 +72,9 @@ class CCNet3D(nn.Module):
         """
         normalised = (frames - self.input_mean) / self.input_std
         levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
-        # Some transformers in timm put channels last.
-        return [
-            level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
-            for level, channels in zip(levels, self._level_channels, strict=True)
-        ]
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # some transformers in timm
+            return [level.permute(0, 3, 1, 2) for level in levels]
+        return list(levels)
 
     def segment_features(self, features: Sequence[Tensor], clip_length: int) -> Tensor:
         """Class logits from the backbone's levels of whole clips.

@@ -28,6 +28,7 @@ def save_checkpoint(path: Path, recipe: Recipe, step: int, parts: Mapping[str, S
                 "recipe": json.dumps(asdict(recipe)),
                 "step": step,
                 "random_state": torch.get_rng_state(),
+                "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             },
             temporary,
@@ -53,7 +54,12 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
         raise ValueError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model, as after other classes; give another --out") from error
     torch.set_rng_state(state["random_state"])
+    if torch.cuda.is_available() and len(state["cuda_random_states"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_random_states"])
     return int(state["step"])

@@ -10,6 +10,7 @@ from typing import Any
 from ccnet3d.config import apply_overrides, from_table, read_toml
 from ccnet3d.data import Augmentation
 from ccnet3d.models import ARCHITECTURES, ModelConfig
+from ccnet3d.models.backbone import input_normalisation
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,14 @@ class ModelRecipe:
             raise ValueError(f"unknown architecture {self.architecture!r}; choose one of {sorted(ARCHITECTURES)}")
 
     def build_config(self, num_classes: int) -> ModelConfig:
+        """The architecture with its overrides; another backbone brings its own input normalisation.
+
+        Raises:
+            ValueError: an override that does not fit.
+        """
         base = {key: getattr(ARCHITECTURES[self.architecture], key) for key in ModelConfig.__dataclass_fields__}
+        if "backbone" in self.overrides:
+            base["input_mean"], base["input_std"] = input_normalisation(str(self.overrides["backbone"]))
         return from_table(ModelConfig, {**base, **self.overrides, "num_classes": num_classes}, "model.overrides")
 
 
@@ -48,6 +56,11 @@ class DataRecipe:
     """Processes that prepare clips; 0 for none beside the training itself."""
 
     def __post_init__(self) -> None:
+        if self.frames_per_batch < 1 or min(self.input_size) < 1 or self.workers < 0:
+            raise ValueError(
+                "frames_per_batch and input_size must be at least 1 and workers at least 0, "
+                f"got {self.frames_per_batch}, {self.input_size} and {self.workers}"
+            )
         if bad := [t for t in self.clip_lengths if t < 1 or self.frames_per_batch % t]:
             raise ValueError(f"clip_lengths must divide frames_per_batch = {self.frames_per_batch}, got {bad[0]}")
         if not self.clip_lengths:
@@ -77,6 +90,7 @@ class OptimizerRecipe:
     name: str = "adamw"
     """``adamw`` or ``sgd`` (momentum 0.9)."""
     learning_rate: float = 1e-3
+    """At the end of the warm-up."""
     backbone_factor: float = 1.0
     """Learning rate of the backbone over that of the rest."""
     weight_decay: float = 0.01
@@ -84,6 +98,7 @@ class OptimizerRecipe:
     schedule: str = "poly"
     """``poly`` with power 0.9, or ``cosine``."""
     warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly."""
     clip_gradient_norm: float = 0.0
     """Largest norm of all gradients together; 0 for no limit."""
 
@@ -105,6 +120,7 @@ class Recipe:
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     seed: int = 0
+    """Of the initial weights and of all draws."""
     precision: str = "bf16"
     """``bf16`` (autocast) or ``fp32``."""
     ema_decay: float = 0.998
@@ -113,6 +129,7 @@ class Recipe:
     """T in evaluation, and in inference with the trained weights."""
     train_split: str = "train"
     val_split: str = "val"
+    """Names of the splits in the dataset's description."""
     evaluate_every: int = 5
     """Epochs between evaluations on the val split; the last epoch is always followed by one."""
     checkpoint_every: int = 1

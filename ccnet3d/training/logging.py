@@ -17,11 +17,11 @@ class RunLog:
 
     Args:
         folder: where the events go.
-        first_step: events of a run that is resumed are dropped from here on.
+        first_step: the next step; events from there on, which a run that is resumed writes again, are dropped.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def add_scalars(self, scalars: Mapping[str, float], step: int) -> None:
         for name, value in scalars.items():

@@ -86,7 +86,8 @@ class Trainer:
             The model file.
 
         Raises:
-            ValueError: nothing fit to resume from.
+            ValueError: nothing fit to resume from, or an earlier run in the folder.
+            FloatingPointError: the loss is no longer finite.
         """
         parts: dict[str, Stateful] = {
             "model": self.model,
@@ -95,9 +96,11 @@ class Trainer:
             "schedule": self.schedule,
         }
         checkpoint = self.out / CHECKPOINT_NAME
+        if checkpoint.exists() and not resume:
+            raise ValueError(f"{self.out} holds an earlier run; give --resume to go on with it, or another --out")
         done = load_checkpoint(checkpoint, self.recipe, parts) if resume else 0
         self.out.mkdir(parents=True, exist_ok=True)
-        log = RunLog(self.out, done)
+        log = RunLog(self.out, done + 1)
         data = self.recipe.data
         batches = ClipBatches(
             len(self.train_set), data.frames_per_batch, data.clip_lengths, self.recipe.seed, done, self.total_steps
@@ -108,9 +111,10 @@ class Trainer:
         )
         progress = tqdm(loader, initial=done, total=self.total_steps, desc="training", unit="step", disable=None)
         for step, batch in enumerate(progress, done + 1):
+            learning_rate = float(self.schedule.get_last_lr()[-1])
             losses = self.train_step(batch["clip"], batch["labels"])
             progress.set_postfix(loss=f"{losses['loss/total']:.3f}")
-            log.add_scalars({**losses, "learning_rate": float(self.schedule.get_last_lr()[-1])}, step)
+            log.add_scalars({**losses, "learning_rate": learning_rate}, step)
             epoch, rest = divmod(step, self.steps_per_epoch)
             if rest == 0:
                 last = step == self.total_steps

@@ -30,7 +30,7 @@ class VideoFrame:
 
 @dataclass
 class VideoInfo:
-    """What is known of a video; the counts grow while it is read."""
+    """What is known of a video; the warnings grow while it is read."""
 
     path: Path
     frames_per_second: float | None
@@ -77,46 +77,70 @@ def open_video(path: Path, decoder: str = "auto") -> VideoReader:
     raise ValueError(f"unknown decoder {decoder!r}; choose auto, av or decord")
 
 
+def import_av() -> Any:
+    """PyAV, imported when a video is opened.
+
+    Raises:
+        VideoError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise VideoError("videos need PyAV; run: pip install av") from error
+    return av
+
+
 class _AvReader:
     """Sequential decoding with PyAV."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise VideoError("reading videos needs PyAV; run: pip install av") from error
+        av = import_av()
         self._error: type[Exception] = av.error.FFmpegError
         try:
             # Metadata in another encoding than UTF-8 is no reason to refuse a video.
             self._container: Any = av.open(str(path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{path} cannot be read as a video ({_reason(error)}); give a video file") from error
-        if not self._container.streams.video:
+        name = self._container.format.name
+        # FFmpeg also opens still images, and renders plain text as a terminal.
+        if name in ("image2", "tty") or (name.endswith("_pipe") and name != "webp_pipe"):
             self._container.close()
-            raise VideoError(f"{path} has no video stream; give a file with pictures")
-        self._stream = self._container.streams.video[0]
+            raise VideoError(f"{path} is not a video but a still image or text (format {name}); give a video file")
+        cover = av.stream.Disposition.attached_pic
+        moving = [stream for stream in self._container.streams.video if not stream.disposition & cover]
+        if not moving:
+            self._container.close()
+            raise VideoError(f"{path} has no video stream; give a file with moving pictures")
+        self._stream = moving[0]
         self._stream.thread_type = "AUTO"
         rate = self._stream.average_rate
         self.info = VideoInfo(path, float(rate) if rate else None, self._stream.frames or None, "av")
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        count = corrupt = discarded = 0
-        try:
-            for packet in self._container.demux(self._stream):
-                discarded += packet.is_discard  # an edit list leaves it out of the presentation
-                for frame in packet.decode():
-                    image = frame.to_ndarray(format="rgb24")
-                    if frame.rotation:  # display rotation, in degrees counter-clockwise
-                        image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
-                    corrupt += bool(frame.is_corrupt)
-                    yield VideoFrame(count, frame.time, image)
-                    count += 1
-        except self._error as error:
+        count = corrupt = discarded = failed = 0
+        reason = ""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                frames = [] if packet is None else packet.decode()
+            except self._error as error:
+                failed, reason = failed + 1, _reason(error)
+                continue  # the next packet may be sound; after an error of the container there is none
+            if packet is None:
+                break
+            discarded += packet.is_discard  # an edit list leaves it out of the presentation
+            for frame in frames:
+                image = frame.to_ndarray(format="rgb24")
+                if frame.rotation:  # display rotation, in degrees counter-clockwise
+                    image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+                corrupt += bool(frame.is_corrupt)
+                yield VideoFrame(count, frame.time, image)
+                count += 1
+        if failed:
             if count == 0:
-                raise VideoError(
-                    f"no frame of {self.info.path} can be decoded ({_reason(error)}); the file is damaged"
-                ) from error
-            self.info.warnings.append(f"decoding stopped after {count} frames: {_reason(error)}")
+                raise VideoError(f"no frame of {self.info.path} can be decoded ({reason}); the file is damaged")
+            self.info.warnings.append(f"{failed} packets could not be decoded and their frames are lost: {reason}")
         if count == 0:
             raise VideoError(f"{self.info.path} holds no decodable frame; give a video with pictures")
         if corrupt:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ccnet3d.files import atomic_path
+from ccnet3d.video.reader import import_av
 
 _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
 
@@ -17,7 +18,8 @@ _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
 class VideoWriter:
     """Write frames with their times to an mp4 file, which appears when the block ends without an error.
 
-    All frames take the size of the first one; odd sizes are padded by one pixel, which yuv420p needs.
+    The first frame is at 0 seconds. All take the size of the first one; odd sizes are padded by one pixel, as yuv420p
+    needs it.
 
     Args:
         path: the file, ending in .mp4.
@@ -34,12 +36,12 @@ class VideoWriter:
         self._atomic = atomic_path(path)
         self._container: Any = None
         self._stream: Any = None
+        self._first_seconds = 0.0
         self._last_pts = -1
         self._count = 0
 
     def __enter__(self) -> VideoWriter:
-        import av
-
+        av = import_av()
         self._container = av.open(str(self._atomic.__enter__()), "w", options={"movflags": "+faststart"})
         return self
 
@@ -48,10 +50,9 @@ class VideoWriter:
 
         Args:
             image: uint8 ``[H, W, 3]``, RGB.
-            pts_seconds: its time; frame number over rate where None.
+            pts_seconds: its time, from the same start as the first one's; frame number over rate where None.
         """
-        import av
-
+        av = import_av()
         if self._stream is None:
             height, width = image.shape[:2]
             self._stream = self._container.add_stream(
@@ -64,7 +65,10 @@ class VideoWriter:
         padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
         image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        seconds = self._count / self._rate if pts_seconds is None else pts_seconds
+        seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
+        if self._count == 0:  # broadcasts and cameras may start hours into their clock
+            self._first_seconds = seconds
+        seconds -= self._first_seconds
         # Times must grow, also where the source repeats one.
         self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE

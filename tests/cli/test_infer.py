@@ -96,6 +96,8 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
     assert main([video, *out, *checkpoint, "--overlay", str(tmp_path / "over.avi")]) == 2
     assert "must be an .mp4 file" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
+    assert main([video, *out, *checkpoint, "--device", "abacus"]) == 2
+    assert "the device 'abacus' cannot be used here" in capsys.readouterr().err
     file = tmp_path / "file"
     file.write_text("")
     assert main([video, "-o", str(file / "masks"), *checkpoint]) == 2
@@ -104,6 +106,38 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
         with pytest.raises(SystemExit) as exit_info:
             main([video, *out, *option])
         assert exit_info.value.code == 2
+
+
+def test_an_overlay_replaces_nothing_unasked(
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    video = make_video(frames=2)
+    before = video.read_bytes()
+    common = [str(video), "-o", str(tmp_path / "masks"), "--checkpoint", str(tiny_checkpoint)]
+    assert main([*common, "--overlay", str(video), "--overwrite"]) == 2
+    assert "would replace the video itself" in capsys.readouterr().err
+    assert video.read_bytes() == before
+    (tmp_path / "other.mp4").write_bytes(b"mine")
+    assert main([*common, "--overlay", str(tmp_path / "other.mp4")]) == 2
+    assert "other.mp4 exists" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+    assert main([*common, "--overlay", str(tmp_path / "other.mp4"), "--overwrite"]) == 0
+
+
+def test_a_users_own_images_are_no_earlier_masks(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    own = tmp_path / "masks" / "000000_own.png"
+    numbered = tmp_path / "masks" / "000009.png"
+    own.parent.mkdir()
+    for path in (own, numbered):
+        Image.new("RGB", (3, 3)).save(path)
+    out = ["-o", str(own.parent), "--checkpoint", str(tiny_checkpoint), "-q", "--overwrite"]
+    assert main([str(make_video(frames=2)), *out]) == 0
+    assert sorted(p.name for p in own.parent.glob("*.png")) == [
+        "000000.png",
+        "000000_own.png",
+        "000001.png",
+        "000009.png",
+    ]
 
 
 def test_sample_with_the_default_weights(tmp_path: Path, capsys) -> None:

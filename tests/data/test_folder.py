@@ -46,6 +46,7 @@ def test_official_camvid_layout_merges_32_colors(tmp_path: Path) -> None:
     Image.fromarray(colors).save(labels / "0006R0_f00930_L.png")
     dataset = LabelledSequences.open(tmp_path, "train", spec_file=CAMVID_SPEC)
     assert [(f.sequence, f.number) for f in dataset.frames] == [("0006R0", 930)]
+    assert dataset.missing == 366  # of the 367 that the split lists
     by_name = dict(zip(names, dataset.read_label(0).flatten().tolist(), strict=True))
     merged = {
         "Sky": ["Sky"], "Building": ["Building", "Wall"], "Pole": ["Column_Pole"],

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,9 @@ def test_unlabelled_frames_are_left_out_and_make_gaps(yard: Path) -> None:
         ('val = ["night"]', 'val = "night"', "splits.val must be"),
         ('name = "yard"', 'name = "yard"\nvoid_ids = [2]', "void_ids must lie above"),
         ('name = "yard"', 'name = "yard"\nframe_pattern = "(.*)"', "needs the groups"),
+        ('name = "yard"', 'name = "yard"\nframe_pattern = "(("', "is no regular expression"),
+        ('name = "yard"', 'name = "yard"\nlayouts = [{ pair_list = "all.txt" }]', "need {split} in their name"),
+        ("color = [200, 40, 40]", "color = [300, 40, 40]", "colour of box must be RGB from 0 to 255"),
         ("[splits]", "[splits", "is not valid TOML"),
         ('color = [90, 140, 60] }', 'color = [90, 140, 60], merges = ["Grass"] }', "merges 'Grass'"),
     ],
@@ -72,6 +75,27 @@ def test_bad_descriptions(yard: Path, old: str, new: str, message: str) -> None:
     assert str(path) in str(error.value)
 
 
+def test_nested_sequences_are_told_apart(yard: Path) -> None:
+    for folder in ("frames", "labels"):
+        for day in ("day1", "day2"):
+            shutil.copytree(yard / folder / "night", yard / folder / day / "cam0")
+    path = yard / "dataset.toml"
+    path.write_text(path.read_text().replace('"walk"', '"day1/cam0", "day2/cam0"'))
+    dataset = LabelledSequences.open(yard, "train")
+    assert [f.sequence for f in dataset.frames] == ["day1/cam0"] * 3 + ["day2/cam0"] * 3 + ["yard_2"] * 4
+    assert dataset.segments[:2] == [range(0, 3), range(3, 6)]
+    shutil.copy(yard / "frames/day1/cam0/0003.png", yard / "frames/day1/cam0/x3.png")
+    shutil.copy(yard / "labels/day1/cam0/0003.png", yard / "labels/day1/cam0/x3.png")
+    with pytest.raises(ValueError, match="are both frame 3 of sequence day1/cam0"):
+        LabelledSequences.open(yard, "train")
+
+
+def test_a_sequence_without_labels_is_an_error(yard: Path) -> None:
+    shutil.rmtree(yard / "labels" / "walk")
+    with pytest.raises(ValueError, match="no frame in .*walk has a label in"):
+        LabelledSequences.open(yard, "train")
+
+
 def test_missing_data(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no split 'test', only \\['train', 'val'\\]"):
         LabelledSequences.open(yard, "test")
@@ -79,8 +103,6 @@ def test_missing_data(yard: Path, tmp_path: Path) -> None:
         LabelledSequences.open(tmp_path, "train")
     with pytest.raises(ValueError, match=r"no camvid data for the split 'train' .*expected train.txt, or 701_Stills"):
         LabelledSequences.open(tmp_path, "train", spec_file=CAMVID_SPEC)
-    spec = dataclasses.replace(read_dataset_spec(yard / "dataset.toml"), splits={"train": ("nowhere",)})
-    assert spec.splits["train"] == ("nowhere",)
     path = yard / "dataset.toml"
     path.write_text(path.read_text().replace('"walk"', '"nowhere"'))
     with pytest.raises(ValueError, match="the folder .*nowhere is not there"):

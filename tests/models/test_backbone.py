@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ccnet3d.models.backbone import build_backbone, load_backbone_weights
+from ccnet3d.models.backbone import build_backbone, input_normalisation, load_backbone_weights
 
 
 @pytest.fixture
@@ -66,6 +66,35 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, lite0_classifier: 
     backbone = build_backbone("tf_efficientnet_lite2")
     with pytest.raises(ValueError, match="does not hold the weights of tf_efficientnet_lite2"):
         load_backbone_weights(backbone, "tf_efficientnet_lite2", str(path))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
+def test_weights_of_models_that_timm_takes_apart(tmp_path: Path, name: str) -> None:
+    """ConvNeXt's ``stages.0.`` is ``stages_0.`` in its feature extractor."""
+    torch.manual_seed(0)
+    classifier = timm.create_model(name).eval()
+    path = tmp_path / "weights.safetensors"
+    save_file(classifier.state_dict(), path)
+    backbone = build_backbone(name).eval()
+    load_backbone_weights(backbone, name, str(path))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = classifier.forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(backbone(image)[-1], expected)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    for name in ("weights.safetensors", "weights.pth"):
+        (tmp_path / name).write_bytes(b"damaged")
+        with pytest.raises(ValueError, match="nothing but tensors"):
+            load_backbone_weights(build_backbone("test_efficientnet"), "test_efficientnet", str(tmp_path / name))
+
+
+def test_normalisation_of_a_backbone() -> None:
+    assert input_normalisation("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert input_normalisation("vit_base_patch16_224") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="timm does not know the model 'resnet51'"):
+        input_normalisation("resnet51")
 
 
 def test_missing_sources(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def test_channels_last_backbones_work() -> None:
     )  # fmt: skip
     model = CCNet3D(config).eval()
     with torch.no_grad():
-        assert model(torch.rand(1, 1, 3, 224, 224)).shape == (1, 1, 3, 224, 224)
+        assert model(torch.rand(1, 2, 3, 96, 128)).shape == (1, 2, 3, 96, 128)
+        levels = model.extract_features(torch.rand(2, 3, 96, 128))
+    assert [tuple(level.shape[1:]) for level in levels] == [(96, 24, 32), (192, 12, 16), (384, 6, 8), (768, 3, 4)]
 
 
 def test_named_architectures() -> None:

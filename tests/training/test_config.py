@@ -31,7 +31,15 @@ def test_overrides_and_errors() -> None:
     recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
     assert (recipe.epochs, recipe.data.clip_lengths) == (3, (5,))
     assert recipe.model.build_config(4).loops == 2
+    # Another backbone brings the normalisation of its own weights.
+    own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
+    assert own.input_std == (0.229, 0.224, 0.225)
     for override, message in [
+        ("data.frames_per_batch=0", "must be at least 1"),
+        ("data.input_size=[0, 480]", "must be at least 1"),
+        ("data.augmentation.crop_area=[0.5, 1.5]", "crop_area must be a range"),
+        ("data.augmentation.crop_size=[0, 5]", "crop_size must be at least 1"),
+        ("data.augmentation.flip=2.0", "flip must be a probability"),
         ("epochz=3", "unknown key 'epochz'"),
         ("data.clip_lengths=[3]", "must divide frames_per_batch = 10, got 3"),
         ("data.clip_lengths=[]", "at least one length"),

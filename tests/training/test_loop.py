@@ -73,6 +73,10 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == model_file.read_bytes()
+    events = EventAccumulator(str(tmp_path / "killed"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss/total")] == losses
+    assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
 
 
 def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
@@ -82,6 +86,8 @@ def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
     make_trainer(yard, tmp_path, one_epoch).run()
+    with pytest.raises(ValueError, match="holds an earlier run; give --resume"):
+        make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):
         make_trainer(yard, tmp_path, dataclasses.replace(RECIPE, seed=1)).run(resume=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")

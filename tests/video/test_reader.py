@@ -10,6 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
+from PIL import Image
 
 from ccnet3d.video import VideoError, VideoFrame, open_video
 
@@ -100,6 +101,41 @@ def test_a_cut_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
     assert any("decoded" in warning or "stopped" in warning for warning in info.warnings)
 
 
+def test_a_damaged_packet_loses_its_frame_only(make_video: MakeVideo, tmp_path: Path) -> None:
+    """Motion JPEG in AVI: every frame by itself, the seventh made unreadable."""
+    source, broken = make_video("sound.avi", frames=20, codec="mpeg4"), tmp_path / "broken.avi"
+    ffmpeg("-i", source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", tmp_path / "whole.avi")
+    data = bytearray((tmp_path / "whole.avi").read_bytes())
+    with av.open(str(tmp_path / "whole.avi")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    start = data.find(packets[6])
+    data[start : start + len(packets[6])] = bytes(len(packets[6]))
+    broken.write_bytes(data)
+    frames, info = read_all(broken)
+    assert len(frames) == 19
+    assert any("1 packets could not be decoded" in warning for warning in info.warnings)
+    expected = list(open_video(tmp_path / "whole.avi"))
+    for frame, whole in zip(frames, expected[:6] + expected[7:], strict=True):
+        assert np.array_equal(frame.image, whole.image)
+
+
+def test_still_images_text_and_cover_art_are_no_videos(tmp_path: Path) -> None:
+    image = Image.fromarray(draw_scene(0)[0])
+    for name in ("photo.jpg", "photo.png"):
+        image.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("some notes, which FFmpeg would draw as a terminal\n" * 20)
+    sound_only(tmp_path / "plain.m4a")
+    ffmpeg("-i", tmp_path / "plain.m4a", "-i", tmp_path / "photo.png", "-map", "0", "-map", "1", "-c:a", "copy",
+           "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", tmp_path / "song.m4a")  # fmt: skip
+    with av.open(str(tmp_path / "song.m4a")) as container:
+        assert len(container.streams.video) == 1
+    for name in ("photo.jpg", "photo.png", "notes.txt"):
+        with pytest.raises(VideoError, match="not a video but a still image or text"):
+            open_video(tmp_path / name)
+    with pytest.raises(VideoError, match="has no video stream"):
+        open_video(tmp_path / "song.m4a")
+
+
 def sound_only(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -149,4 +185,4 @@ def test_the_package_imports_without_av_and_decord() -> None:
         "except ValueError as error: print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "reading videos needs PyAV; run: pip install av"
+    assert run.stdout.strip() == "videos need PyAV; run: pip install av"

@@ -36,6 +36,16 @@ def test_frames_without_times_follow_the_rate(tmp_path: Path) -> None:
     assert [frame.pts_seconds for frame in open_video(path)] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
 
 
+def test_the_clock_starts_at_the_first_frame(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, 10.0) as writer:
+        for seconds in (50_000.0, 50_000.1, 50_000.3):
+            writer.write(draw_scene(0)[0], seconds)
+    with av.open(str(path)) as container:
+        assert container.duration / av.time_base < 1
+    assert [frame.pts_seconds for frame in open_video(path)] == pytest.approx([0, 0.1, 0.3], abs=1e-3)
+
+
 def test_a_change_of_size_keeps_the_first(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with VideoWriter(path, 10.0) as writer:
