@@ -26,6 +26,9 @@ def axial_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Te
     """
     batch, time, height, width, _ = query.shape
     frames = []
+    # Without autograd the frames are written in place: a copy of the whole output costs as much as a fifth of the rest.
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    output = None if differentiable else torch.empty_like(value, memory_format=torch.contiguous_format)
     for b in range(batch):
         # Scores along time for the whole clip: [H*W, T, D] x [H*W, D, T] -> [H*W, T, T].
         q_time, k_time, v_time = (x[b].flatten(1, 2).transpose(0, 1) for x in (query, key, value))
@@ -39,12 +42,13 @@ def axial_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Te
             if time_scores is not None:  # time: [H, W, T]
                 scores.append(time_scores[:, t].unflatten(0, (height, width)))
             weights = torch.cat(scores, dim=-1).softmax(dim=-1)  # [H, W, L]
-            out = weights[..., :width] @ v  # [H, W, Dv]
+            place = None if output is None else output[b, t]
+            frame = torch.bmm(weights[..., :width], v, out=place)  # [H, W, Dv]
             if height > 1:
                 column_weights = weights[..., width : width + height].transpose(0, 1)  # [W, H, H]
-                out = out + (column_weights @ v.transpose(0, 1)).transpose(0, 1)
+                frame += (column_weights @ v.transpose(0, 1)).transpose(0, 1)
             if time > 1:
                 time_weights = weights[..., -time:].flatten(0, 1).unsqueeze(1)  # [H*W, 1, T]
-                out = out + (time_weights @ v_time).reshape(out.shape)
-            frames.append(out)
-    return torch.stack(frames).unflatten(0, (batch, time))
+                frame += (time_weights @ v_time).view(frame.shape)
+            frames.append(frame)
+    return torch.stack(frames).unflatten(0, (batch, time)) if output is None else output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ccnet3d.attention.axial import axial_criss_cross_attention
@@ -52,13 +53,18 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
             ``"auto"``, which takes the fastest that exists here.
 
     Returns:
-        ``[B, T, H, W, Dv]``, in the dtype of the inputs.
+        ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's where that is on.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, an empty axis, an unknown backend.
     """
+    device_type = query.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        query, key, value = (x.to(dtype) for x in (query, key, value))
     _check_inputs(query, key, value)
     name = "axial" if backend == "auto" else backend
     if name not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose 'auto' or one of {sorted(_BACKENDS)}")
-    return _BACKENDS[name](query, key, value)
+    with torch.autocast(device_type, enabled=False):
+        return _BACKENDS[name](query, key, value)

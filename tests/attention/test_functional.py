@@ -126,6 +126,28 @@ def test_large_scores_stay_finite() -> None:
     assert all(x.isfinite().all() for x in output_and_gradients(criss_cross_attention, inputs))
 
 
+def test_the_value_does_not_depend_on_autograd() -> None:
+    inputs = random_inputs((2, 3, 4, 5, 4, 6))
+    with torch.no_grad():
+        plain = criss_cross_attention(*inputs)
+    torch.testing.assert_close(plain, criss_cross_attention(*inputs).detach(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["axial", "reference"])
+def test_autocast(backend: str) -> None:
+    """Inputs of any precision come out in autocast's, equal to having cast them oneself, gradients in their own."""
+    query, key, value = random_inputs((1, 2, 3, 4, 4, 5), torch.float32)
+    by_hand = criss_cross_attention(*(x.bfloat16() for x in (query, key, value)), backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        automatic = criss_cross_attention(query, key.bfloat16(), value, backend=backend)
+        with torch.no_grad():
+            without_grad = criss_cross_attention(query, key, value, backend=backend)
+    assert automatic.dtype == torch.bfloat16
+    torch.testing.assert_close(automatic, by_hand, rtol=0, atol=0)
+    torch.testing.assert_close(without_grad, by_hand, rtol=1e-2, atol=1e-2)
+    assert torch.autograd.grad(automatic.float().sum(), query)[0].dtype == torch.float32
+
+
 def test_permuted_views_give_the_same() -> None:
     inputs = [x.detach() for x in random_inputs((2, 3, 4, 5, 4, 6))]
     strided = [x.permute(0, 4, 1, 2, 3).contiguous().permute(0, 2, 3, 4, 1) for x in inputs]

@@ -57,7 +57,7 @@ def test_default_weights() -> None:
     assert DEFAULT_WEIGHTS.stat().st_size < 30_000_000
     model, info = load_model()
     assert len(info.class_names) == 11
-    assert info.input_size == (360, 480)
+    assert info.input_size == (480, 640)
     assert info.recipe["seed"] == 0
     # The attention is in use: without it the answer is another one.
     frames = np.stack([draw_sample_frame(number) for number in range(2)])
