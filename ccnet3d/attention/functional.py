@@ -37,7 +37,7 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend: str = "auto") -> Tensor:
-    """Attend from every position to the cross of positions that share two of its three coordinates.
+    """Attend from every position to the cross of positions that share at least two of its coordinates.
 
     ``out(u) = sum_i softmax_i(query(u) . key(i)) value(i)`` where i runs over the T + H + W - 2 positions
     that differ from u in at most one of (t, h, w); u itself is counted once and scores are not scaled

@@ -83,6 +83,7 @@ class DatasetSpec:
     description: str = ""
     homepage: str = ""
     terms: str = ""
+    """What it is, where it comes from and how it may be used, for who reads the file."""
     layouts: tuple[LayoutSpec, ...] = (LayoutSpec(),)
     """Tried in this order; the first whose files are there is taken."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -119,6 +119,7 @@ class Recipe:
     data: DataRecipe = DataRecipe()
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    """The sections of the file."""
     seed: int = 0
     """Of the initial weights and of all draws."""
     precision: str = "bf16"
