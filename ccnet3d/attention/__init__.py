@@ -1,12 +1,14 @@
 """3D criss-cross attention: the operator, its reference and its modules."""
 
-from ccnet3d.attention.functional import criss_cross_attention
+from ccnet3d.attention.functional import AttentionBackend, criss_cross_attention, criss_cross_attention_backends
 from ccnet3d.attention.modules import CrissCrossAttention, RecurrentCrissCrossAttention
 from ccnet3d.attention.reference import criss_cross_attention_reference
 
 __all__ = [
+    "AttentionBackend",
     "CrissCrossAttention",
     "RecurrentCrissCrossAttention",
     "criss_cross_attention",
+    "criss_cross_attention_backends",
     "criss_cross_attention_reference",
 ]

@@ -2,18 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ccnet3d.attention.axial import axial_criss_cross_attention
+from ccnet3d.attention.operator import attention_op
 from ccnet3d.attention.reference import criss_cross_attention_reference
 
-_BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "axial": axial_criss_cross_attention,
-    "reference": criss_cross_attention_reference,
-}
+BACKEND_VARIABLE = "CCNET3D_ATTENTION_BACKEND"
+_NAMES = ("triton", "tiled", "axial", "reference")
+_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class AttentionBackend:
+    """One way to compute :func:`criss_cross_attention`."""
+
+    name: str
+    available: bool
+    detail: str
+    """What it is, or why it cannot be used here."""
+
+
+def criss_cross_attention_backends() -> tuple[AttentionBackend, ...]:
+    """Say which backends exist here, fastest first, and why one does not."""
+    missing = _why_not_triton()
+    fused = "fused kernels for CUDA tensors in float16, bfloat16 and float32"
+    return (
+        AttentionBackend("triton", missing is None, missing or fused),
+        AttentionBackend("tiled", True, "stock PyTorch a tile at a time, any device and floating-point dtype"),
+        AttentionBackend(
+            "axial", True, "standard operators: exported graphs, double backward; keeps the N x L weights"
+        ),
+        AttentionBackend("reference", True, "the definition, O(N^2) memory: for tests"),
+    )
+
+
+def _interpreting() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _why_not_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if _interpreting():
+        return None
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"needs compute capability 8.0, {torch.cuda.get_device_name()} is older"
+    return None
+
+
+def _needs_standard_operators() -> bool:
+    """Whether a graph is exported, to run where this package is not, or torch.func or forward-mode autograd is at work.
+
+    The latter two have no rules for our operator: forward mode would lose the tangents without a word.
+    """
+    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    return exporting or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _choose_backend(requested: str, query: Tensor) -> str:
+    source = "backend"
+    if requested == "auto":
+        requested, source = os.environ.get(BACKEND_VARIABLE, "auto"), BACKEND_VARIABLE
+    if requested == "auto":
+        if _needs_standard_operators():
+            return "axial"
+        fused = query.is_cuda and query.dtype in _TRITON_DTYPES and _why_not_triton() is None
+        return "triton" if fused else "tiled"
+    if requested not in _NAMES:
+        raise ValueError(f"unknown {source} {requested!r}; choose 'auto' or one of {sorted(_NAMES)}")
+    if requested == "triton":
+        missing = _why_not_triton()
+        if missing is None and not query.is_cuda and not _interpreting():
+            missing = f"it takes CUDA tensors, got one on {query.device}"
+        if missing is None and query.dtype not in _TRITON_DTYPES:
+            missing = f"it computes in float16, bfloat16 and float32, got {query.dtype}"
+        if missing is not None:
+            raise ValueError(f"{source} 'triton' cannot be used: {missing}; choose 'auto' for the fastest that can")
+    return requested
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -34,6 +109,11 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
             "query, key and value must have one floating-point dtype, "
             f"got {query.dtype}, {key.dtype}, {value.dtype}; cast them first"
         )
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            "query, key and value must be on one device, "
+            f"got {query.device}, {key.device}, {value.device}; move them first"
+        )
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend: str = "auto") -> Tensor:
@@ -42,29 +122,38 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
     ``out(u) = sum_i softmax_i(query(u) . key(i)) value(i)`` where i runs over the T + H + W - 2 positions
     that differ from u in at most one of (t, h, w); u itself is counted once and scores are not scaled
     (CCNet, arXiv 1811.11721, equations 1 and 2; the third axis as in its CCNet3D). With T = 1 it is the 2D
-    operator of CCNet. Differentiable in all three arguments.
+    operator of CCNet. Differentiable in all three arguments, once with the fast backends and as often as
+    wanted with ``"axial"`` and ``"reference"``. Results and gradients are the same from run to run: no backend adds
+    in an order left to chance.
 
     Args:
         query: ``[B, T, H, W, D]``. Channels last is the layout that measures fastest; a permuted view of a
             ``torch.channels_last_3d`` tensor has it without a copy.
         key: ``[B, T, H, W, D]``.
         value: ``[B, T, H, W, Dv]``.
-        backend: ``"axial"`` (fast, stock PyTorch), ``"reference"`` (the definition, O(N^2) memory) or
-            ``"auto"``, which takes the fastest that exists here.
+        backend: ``"triton"`` (fused, CUDA), ``"tiled"`` (stock PyTorch, fastest on CPUs), ``"axial"`` (standard
+            operators), ``"reference"`` (the definition, O(N^2) memory) or ``"auto"``: what the environment variable
+            CCNET3D_ATTENTION_BACKEND names, else the fastest that exists here
+            (see :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
 
     Returns:
         ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's where that is on.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit together, an empty axis, an unknown backend.
+        ValueError: shapes, dtypes or devices that do not fit together, an empty axis, a backend that is unknown
+            or cannot be used.
+        NotImplementedError: a second derivative through a fast backend.
     """
     device_type = query.device.type
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         query, key, value = (x.to(dtype) for x in (query, key, value))
+        with torch.autocast(device_type, enabled=False):
+            return criss_cross_attention(query, key, value, backend=backend)
     _check_inputs(query, key, value)
-    name = "axial" if backend == "auto" else backend
-    if name not in _BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose 'auto' or one of {sorted(_BACKENDS)}")
-    with torch.autocast(device_type, enabled=False):
-        return _BACKENDS[name](query, key, value)
+    name = _choose_backend(backend, query)
+    if name == "reference":
+        return criss_cross_attention_reference(query, key, value)
+    if name == "axial":
+        return axial_criss_cross_attention(query, key, value)
+    return attention_op(query, key, value, name)[0]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccnet3d.attention.functional import criss_cross_attention
-
-
-def _project(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """Apply a 1x1x1 convolution to ``[..., channels]`` as the matrix product that it is."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class CrissCrossAttention(nn.Module):
@@ -45,11 +40,22 @@ class CrissCrossAttention(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """One criss-cross step in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
-        query, key, value = (_project(conv, x) for conv in (self.query_conv, self.key_conv, self.value_conv))
-        return torch.add(x, self.gamma * criss_cross_attention(query, key, value, backend=self.backend))
+        x = x.contiguous()  # which it is from the second loop on
+        convolutions = (self.query_conv, self.key_conv, self.value_conv)
+        weight = torch.cat([conv.weight for conv in convolutions]).squeeze(-1)  # [2D + C, C, 1, 1]
+        bias = torch.cat([cast(Tensor, conv.bias) for conv in convolutions])
+        # One matrix product for all three. As a convolution of an image T * H high, in whose channels-last format x lies
+        # already, it is oneDNN's on a CPU, on AMD in float32 twice as fast as the same through F.linear.
+        image = x.flatten(1, 2).permute(0, 3, 1, 2)  # [B, C, T * H, W]
+        projected = F.conv2d(image, weight, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)  # [B, T, H, W, 2D + C]
+        query, key, value = projected.split([conv.out_channels for conv in convolutions], dim=-1)
+        return torch.addcmul(x, self.gamma, criss_cross_attention(query, key, value, backend=self.backend))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2)."""
+        """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2).
+
+        The output lies in memory as ``torch.channels_last_3d``; an input that does too is not copied.
+        """
         return self.attend(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -1,0 +1,84 @@
+"""Criss-cross attention as a PyTorch operator, ``torch.ops.ccnet3d.criss_cross_attention``.
+
+The backends that compute gradients by hand are one operator to PyTorch: opaque to torch.compile, with a fake
+implementation for shapes and a formula for autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccnet3d.attention.tiled import tiled_backward, tiled_forward
+
+
+def _implementation(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a backend's forward and backward; Triton is imported when it is used."""
+    if backend == "triton":
+        from ccnet3d.attention.fused import fused_backward, fused_forward
+
+        return fused_forward, fused_backward
+    return tiled_forward, tiled_backward
+
+
+@torch.library.custom_op("ccnet3d::criss_cross_attention", mutates_args=())
+def attention_op(query: Tensor, key: Tensor, value: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """Return the output ``[B, T, H, W, Dv]`` and the scores' log-sum-exp ``[B, T, H, W]``, for the backward pass."""
+    return _implementation(backend)[0](query, key, value)
+
+
+@torch.library.custom_op("ccnet3d::criss_cross_attention_backward", mutates_args=())
+def backward_op(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value."""
+    return _implementation(backend)[1](grad, query, key, value, output, log_sum_exp)
+
+
+@attention_op.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, backend: str) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    return value.new_empty(value.shape), query.new_empty(query.shape[:4], dtype=dtype)
+
+
+@backward_op.register_fake
+def _(
+    grad: Tensor,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,  # noqa: ARG001
+    log_sum_exp: Tensor,  # noqa: ARG001
+    backend: str,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, ctx.backend = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, *output)
+
+
+def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *backward_op(grad, *ctx.saved_tensors, ctx.backend), None
+
+
+attention_op.register_autograd(_gradients, setup_context=_save_for_backward)
+
+
+def _refuse_double_backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        f"backend {ctx.backend!r} of criss_cross_attention has no second derivatives; "
+        "use backend='axial', which has them at the price of memory"
+    )
+
+
+def _remember_backend(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    ctx.backend = inputs[-1]
+
+
+backward_op.register_autograd(_refuse_double_backward, setup_context=_remember_backend)
