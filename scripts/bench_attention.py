@@ -1,100 +1,232 @@
 #!/usr/bin/env python3
-"""Time 3D criss-cross attention against a channels-first implementation, side by side in one process.
+"""Time criss-cross attention against its alternatives, side by side and interleaved in one process.
 
-The default is the paper's setting at 720x960 input: T=5, 90x120, 512 value and 64 query channels. Results are
-compared before anything is timed; runs are interleaved and the medians reported, ratios first.
+The default size is the paper's at 720x960 input: T=5, 90x120, 512 value and 64 query channels. Every backend is first
+compared with the float64 reference, output and gradients, then timed; medians are reported. On a CPU times are ratios
+to the backend that "auto" chooses, on a GPU milliseconds as well. --json and --plot keep what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
+import platform
 import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from attention_baselines import NonLocalBlock
+from attention_measure import (
+    DTYPES,
+    Size,
+    allocations_of,
+    check,
+    contenders,
+    fits,
+    flops_of,
+    gemm_runner,
+    interleave,
+    measured_bandwidth,
+    peak_memory,
+    runner,
+)
 
-from ccnet3d.attention import criss_cross_attention
+from ccnet3d.attention import RecurrentCrissCrossAttention, criss_cross_attention_backends
 
-
-def seed_style(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Criss-cross attention of ``[B, C, T, H, W]`` as public code writes it.
-
-    For each axis the tensors are permuted and copied so that the axis stands last, multiplied in one batch and
-    copied back; the scores of the three axes are concatenated under one softmax.
-    """
-    axes = (4, 3, 2)  # width, height, time
-    scores, rows = [], []
-    for axis in axes:
-        others = [a for a in (2, 3, 4) if a != axis]
-        order = [0, *others, axis, 1]
-        q, k, v = (x.permute(order).contiguous() for x in (query, key, value))
-        length = q.shape[3]
-        energy = torch.bmm(q.flatten(0, 2), k.flatten(0, 2).transpose(1, 2))
-        if axis != 4:  # the position itself counts along the width only
-            energy = energy + torch.diag(torch.full((length,), float("-inf")).to(energy))
-        # [B, others, axis, L] -> [B, T, H, W, L]
-        back = [0, *(1 + [*others, axis].index(a) for a in (2, 3, 4)), 4]
-        scores.append(energy.view(*q.shape[:4], length).permute(back).contiguous())
-        rows.append((v, [0, *(a - 1 for a in [*others, axis]), 4], [0, 4, *(b for b in back[1:4])]))
-    weights = torch.cat(scores, dim=-1).softmax(dim=-1)
-    output = torch.zeros_like(value)
-    for part, (v, to_rows, to_output) in zip(weights.split([s.shape[-1] for s in scores], -1), rows, strict=True):
-        along = part.permute(to_rows).contiguous()
-        product = torch.bmm(along.flatten(0, 2), v.flatten(0, 2)).view(v.shape)
-        output = output + product.permute(to_output).contiguous()
-    return output
+MIB = 2**20
+MODES = ("forward", "forward+backward")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--size", default="5x90x120", help="TxHxW")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="fp32 on a CPU, bf16 on a GPU unless given")
+    parser.add_argument("--size", nargs="+", help="TxHxW; 5x90x120, on a GPU 16x90x120 too, unless given")
     parser.add_argument("--channels", type=int, default=512, help="value channels C; queries have C // 8")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=["check", "table", "sweeps", "claim"], nargs="+", help="parts, unless all")
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--plot", type=Path, help="draw the sweeps here (needs matplotlib)")
     return parser.parse_args()
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: float | None) -> list[dict[str, Any]]:
+    """Time everybody that fits, forward and forward plus backward, and print a table."""
+    taking_part = [c for c in contenders(device, dtype) if fits(c, size, dtype, device)]
+    rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in taking_part}
+    gemm, gemm_flops = gemm_runner(dtype, device)
+    for mode in MODES:
+        work = {c.name: runner(c, size, dtype, device, backward=mode != "forward") for c in taking_part}
+        seconds = interleave({**work, "matrix product": gemm}, repeats, device)
+        rate = gemm_flops / seconds.pop("matrix product")
+        for c in taking_part:
+            meta = size.inputs(dtype, "meta", channels_first=c.channels_first)
+            row, elapsed = rows[c.name], seconds[c.name]
+            row[mode] = {"seconds": elapsed, "peak_bytes": peak_memory(c.name, mode, size, dtype, device)}
+            if mode == "forward":
+                row["flops"] = flops_of(c.function, meta)
+                row["of_gemm_time"] = elapsed / (row["flops"] / rate)
+                if bandwidth:  # query, key and value in, output out
+                    moved = 2 * (meta[0].nbytes + meta[2].nbytes)
+                    row["of_limit"] = elapsed / max(row["flops"] / rate, moved / bandwidth)
+    for c in contenders(device, dtype):
+        if c.name not in rows:
+            print(f"left out, does not fit: {c.name}")
+    print_table(list(rows.values()), taking_part[0].name, device)
+    return list(rows.values())
+
+
+def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
+    """Print ratios to ``base``: times and, in MiB, peak memory; ``x GEMM`` is time over that of its FLOPs' product."""
+    reference = next(row for row in rows if row["name"] == base)
+    print(f"\n{rows[0]['size']}; times relative to {base}")
+    print(f"{'':<16}{'forward':>9}{'fwd+bwd':>9}{'GFLOPs':>9}{'x GEMM':>8}{'MiB fwd':>9}{'MiB f+b':>9}", end="")
+    print(f"{'x limit':>9}{'fwd ms':>9}{'f+b ms':>9}" if device == "cuda" else "")
+    for row in rows:
+        modes = [row["forward"], row["forward+backward"]]
+        ratios = [
+            m["seconds"] / reference[k]["seconds"] for k, m in zip(("forward", "forward+backward"), modes, strict=True)
+        ]
+        memory = [f"{m['peak_bytes'] / MIB:9.0f}" if m["peak_bytes"] is not None else f"{'?':>9}" for m in modes]
+        line = f"{row['name']:<16}{ratios[0]:9.2f}{ratios[1]:9.2f}{row['flops'] / 1e9:9.1f}{row['of_gemm_time']:8.2f}"
+        print(line + "".join(memory), end="")
+        milliseconds = "".join(f"{m['seconds'] * 1e3:9.3f}" for m in modes)
+        print(f"{row['of_limit']:9.2f}{milliseconds}" if device == "cuda" else "")
+
+
+def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list[dict[str, Any]]:
+    """Time the forward pass over T at 45x60 and over H x W at T=5."""
+    sizes = [f"{t}x45x60" for t in (1, 2, 4, 5, 8, 16)] + [f"5x{hw}" for hw in ("12x15", "23x30", "68x90", "90x120")]
+    skipped = ("axial", "reference")  # the operator's own other forms
+    measured: list[dict[str, Any]] = []
+    print("\nforward, relative to the first at the same size")
+    for text in sizes:
+        size = Size.parse(text, channels)
+        taking_part = [c for c in contenders(device, dtype) if c.name not in skipped and fits(c, size, dtype, device)]
+        work = {c.name: runner(c, size, dtype, device, backward=False) for c in taking_part}
+        seconds = interleave(work, repeats, device)
+        base = seconds[taking_part[0].name]
+        measured.append({"time": size.time, "height": size.height, "width": size.width, "seconds": seconds})
+        print(f"{text:<10}" + ", ".join(f"{name} {s / base:.2f}" for name, s in seconds.items()))
+    own = contenders(device, dtype)[0].name
+    by_time = {m["time"]: m["seconds"][own] for m in measured if m["height"] == 45}
+    for frames in (2, 4, 8, 16):
+        print(f"{own}: T={frames} costs {by_time[frames] / by_time[frames // 2]:.2f} times T={frames // 2}")
+    return measured
+
+
+def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
+    """Repeat the paper's comparison at 97x97, C=512: a non-local block against R=2, and R=3 against it on a clip."""
+    results = []
+    print("\nwhole modules, projections included: FLOPs of the forward pass, peak memory beyond the input")
+    for text, loops in (("1x97x97", 2), ("5x97x97", 3)):
+        size = Size.parse(text, 512)
+        blocks = {"module non-local": NonLocalBlock(512), f"module R={loops}": RecurrentCrissCrossAttention(512, loops)}
+        x = torch.empty(1, 512, size.time, size.height, size.width, device="meta")
+        row: dict[str, Any] = {"size": str(size)}
+        for name, block in blocks.items():
+            row[name] = {"flops": flops_of(block.to("meta").eval(), [x])}
+            for mode in MODES:
+                whole_maps = 3 if mode == "forward" else 5
+                measurable = name != "module non-local" or whole_maps * size.positions**2 * 4 < 14 * 2**30
+                row[name][mode] = peak_memory(name, mode, size, dtype, device) if measurable else None
+        full, cross = row["module non-local"], row[f"module R={loops}"]
+        fewer = 1 - cross["flops"] / full["flops"]
+        print(f"{size}: GFLOPs {full['flops'] / 1e9:.1f} and {cross['flops'] / 1e9:.1f} (R={loops}), {fewer:.1%} fewer")
+        row["one_map_bytes"] = size.positions**2 * dtype.itemsize
+        for mode in MODES:
+            own = (cross[mode] or 0) / MIB
+            if full[mode] and own:
+                print(f"  {mode}: {full[mode] / MIB:.0f} and {own:.0f} MiB, {full[mode] / MIB / own:.1f} times less")
+            elif own:
+                print(f"  {mode}: one non-local map {row['one_map_bytes'] / MIB:.0f} MiB, all of ours {own:.0f} MiB")
+        results.append(row)
+    return results
+
+
+def plot(measured: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw how cost grows with the number of positions, log-log, relative to the smallest of our own times."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    own = next(iter(measured[0]["seconds"]))
+    unit = min(m["seconds"][own] for m in measured)
+    over_time = [m for m in measured if m["height"] == 45]
+    over_size = sorted((m for m in measured if m["time"] == 5), key=lambda m: m["height"])
+    for panel, series, label in zip(
+        panels, (over_time, over_size), ("frames T, at 45x60", "positions H x W, at T=5"), strict=True
+    ):
+        for name in dict.fromkeys(name for m in series for name in m["seconds"]):
+            points = [(m["time"] if series is over_time else m["height"] * m["width"], m["seconds"][name] / unit)
+                      for m in series if name in m["seconds"]]  # fmt: skip
+            panel.loglog(*zip(*points, strict=True), marker="o", label=name, base=2)
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("forward time, relative")
+    panels[0].legend()
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> int:
     arguments = parse_arguments()
+    device = arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
+        print("bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device", file=sys.stderr)
+        return 2
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    time_, height, width = map(int, arguments.size.split("x"))
-    channels = arguments.channels
-    # Scores of unit variance, and each implementation's inputs in its own layout.
-    query, key = (torch.randn(1, channels // 8, time_, height, width) * (channels // 8) ** -0.25 for _ in range(2))
-    value = torch.randn(1, channels, time_, height, width)
-    last = [x.permute(0, 2, 3, 4, 1).contiguous() for x in (query, key, value)]
-    positions, cross = time_ * height * width, time_ + height + width - 2
-    flops = 2 * positions * cross * (channels + channels // 8)
-    square = torch.randn(2048, 2048)
-    contenders: dict[str, Callable[[], Tensor]] = {
-        "seed-style": lambda: seed_style(query, key, value),
-        "axial": lambda: criss_cross_attention(*last, backend="axial"),
-        "matrix product": lambda: square @ square,
-    }
-    with torch.inference_mode():
-        difference = (contenders["seed-style"]() - contenders["axial"]().permute(0, 4, 1, 2, 3)).abs().max().item()
-        if not difference < 1e-4:
-            print(f"bench_attention.py: error: results differ by {difference:.1e}", file=sys.stderr)
-            return 1
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(arguments.repeats):
-            for name, contender in contenders.items():
-                start = time.perf_counter()
-                contender()
-                seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    # What the machine's own matrix product would need for the operator's FLOPs.
-    median["matrix product"] *= flops / (2 * 2048**3)
-    print(f"T={time_}, {height}x{width}, C={channels}, fp32, {arguments.threads} threads, torch {torch.__version__}")
-    print(f"largest difference of the results: {difference:.1e}")
-    print(f"axial is {median['seed-style'] / median['axial']:.2f} times as fast as seed-style and takes "
-          f"{median['axial'] / median['matrix product']:.2f} times its FLOPs' matrix product")  # fmt: skip
-    for name, value_ in median.items():
-        print(f"{name:<16}{value_ / median['axial']:8.2f} x axial")
+    dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
+    machine = (
+        torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor()}, {arguments.threads} threads"
+    )
+    parts = arguments.only or ["check", "table", "sweeps", "claim"]
+    report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
+    report["date"] = time.strftime("%Y-%m-%d")
+    print(f"{machine}, torch {torch.__version__}, {dtype}")
+    for backend in criss_cross_attention_backends():
+        print(f"  {backend.name}: {'' if backend.available else 'not here: '}{backend.detail}")
+    if "check" in parts:
+        report["errors"] = check(device)
+        print("largest errors against the float64 reference, output and gradients:")
+        print("\n".join(f"  {name}: {error:.1e}" for name, error in report["errors"].items()))
+    if "table" in parts:
+        bandwidth = measured_bandwidth() if device == "cuda" else None
+        report["bandwidth"] = bandwidth
+        texts = arguments.size or (["5x90x120", "16x90x120"] if device == "cuda" else ["5x90x120"])
+        sizes = [Size.parse(text, arguments.channels) for text in texts]
+        report["table"] = [table(size, dtype, device, arguments.repeats, bandwidth) for size in sizes]
+        if device == "cuda":
+            own = contenders(device, dtype)[0]
+            allocations = allocations_of(runner(own, sizes[0], dtype, device, backward=True))
+            map_numbers = sizes[0].positions * sizes[0].cross
+            report["allocations"] = allocations
+            whole = [a for a in allocations if a // dtype.itemsize == map_numbers or a // 4 == map_numbers]
+            print(f"{own.name} allocates {len(allocations)} times, N x L maps among them: {len(whole)}")
+    if "sweeps" in parts:
+        report["sweeps"] = sweeps(arguments.channels, dtype, device, max(3, arguments.repeats // 2))
+        if arguments.plot:
+            plot(report["sweeps"], arguments.plot, f"criss-cross attention, C={arguments.channels}, {dtype}, {machine}")
+    if "claim" in parts:
+        report["claim"] = claim(dtype, device)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 

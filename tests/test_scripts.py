@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
 
 SMALL = [
@@ -83,8 +84,23 @@ def test_what_a_loader_process_says_is_one_line(yard: Path, tmp_path: Path) -> N
     assert "0003.png" in training.stderr
 
 
-def test_attention_benchmark_checks_before_it_times() -> None:
-    bench = run("bench_attention.py", "--size", "2x9x12", "--channels", "32", "--repeats", "1")
+def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ["--size", "2x9x12", "--channels", "32", "--repeats", "1", "--only", "check", "table", "--json", out]
+    bench = run("bench_attention.py", *options)
     assert bench.returncode == 0, bench.stderr
-    assert "seed-style" in bench.stdout
-    assert "axial" in bench.stdout
+    report = json.loads(out.read_text())
+    assert report["errors"]["tiled torch.float32"] < 1e-5
+    rows = {row["name"]: row for row in report["table"][0]}
+    assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
+    positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
+    assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
+    assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
+    assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_attention_benchmark_wants_the_gpu_it_was_told() -> None:
+    bench = run("bench_attention.py", "--device", "cuda")
+    assert bench.returncode == 2
+    assert bench.stderr == "bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device\n"

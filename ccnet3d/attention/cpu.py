@@ -72,7 +72,7 @@ def fast_float32_products() -> Iterator[None]:
     finally:
         with _lock:
             _users -= 1
-            if _users == 0:
+            if _users == 0 and setting.fp32_precision == "bf16":  # else somebody has set it meanwhile
                 setting.fp32_precision = _precision_before
 
 

@@ -60,26 +60,31 @@ def _why_not_triton() -> str | None:
     return None
 
 
-def _needs_standard_operators() -> bool:
-    """Whether a graph is exported, to run where this package is not, or torch.func or forward-mode autograd is at work.
+def transformed() -> bool:
+    """Whether torch.func or forward-mode autograd is at work, which have no rules for our operator."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
-    The latter two have no rules for our operator: forward mode would lose the tangents without a word.
-    """
-    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-    return exporting or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+def traced() -> bool:
+    """Whether a graph is recorded that shall run where this package is not installed."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def _choose_backend(requested: str, query: Tensor) -> str:
     source = "backend"
     if requested == "auto":
-        requested, source = os.environ.get(BACKEND_VARIABLE, "auto"), BACKEND_VARIABLE
+        requested, source = os.environ.get(BACKEND_VARIABLE) or "auto", BACKEND_VARIABLE
     if requested == "auto":
-        if _needs_standard_operators():
+        if transformed() or traced():
             return "axial"
         fused = query.is_cuda and query.dtype in _TRITON_DTYPES and _why_not_triton() is None
         return "triton" if fused else "tiled"
     if requested not in _NAMES:
         raise ValueError(f"unknown {source} {requested!r}; choose 'auto' or one of {sorted(_NAMES)}")
+    if requested in ("tiled", "triton") and transformed():  # forward mode would lose the tangents without a word
+        raise NotImplementedError(
+            f"{source} {requested!r} has no rules for torch.func and forward-mode autograd; use 'auto' or 'axial'"
+        )
     if requested == "triton":
         missing = _why_not_triton()
         if missing is None and not query.is_cuda and not _interpreting():
@@ -142,10 +147,11 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together, an empty axis, a backend that is unknown
             or cannot be used.
-        NotImplementedError: a second derivative through a fast backend.
+        NotImplementedError: a second derivative, ``torch.func`` or forward mode through a fast backend that was
+            asked for by name.
     """
     device_type = query.device.type
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         query, key, value = (x.to(dtype) for x in (query, key, value))
         with torch.autocast(device_type, enabled=False):

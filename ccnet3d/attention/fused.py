@@ -35,7 +35,7 @@ class Tiling:
         half = dtype != torch.float32
         packed = length <= (32 if half else 16)  # rows // length lines share a tile
         if packed:
-            rows, columns, block_d, block_v, num_warps = (64, 64, 64, 64, 8) if half else (32, 32, 32, 32, 4)
+            rows, columns, block_d, block_v, num_warps = (64, 64, 32, 64, 8) if half else (32, 32, 32, 32, 4)
         elif half:
             rows, columns, block_d, block_v, num_warps = (
                 (64, 64, 128, 128, 4) if length <= 64 else (128, 64, 128, 128, 8)

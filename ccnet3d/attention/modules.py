@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet3d.attention.functional import criss_cross_attention
+from ccnet3d.attention.functional import criss_cross_attention, traced, transformed
 
 
 class CrissCrossAttention(nn.Module):
@@ -41,15 +42,22 @@ class CrissCrossAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """One criss-cross step in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
         x = x.contiguous()  # which it is from the second loop on
+        attended = criss_cross_attention(*self._project(x), backend=self.backend)
+        # Touching fresh memory costs more than the sum; autocast's attention differs in dtype.
+        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or traced() or transformed()
+        in_place = not recorded and attended.dtype == x.dtype
+        return torch.addcmul(x, self.gamma, attended, out=attended if in_place else None)
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Return query, key and value of ``[B, T, H, W, C]``, slices of one matrix product."""
         convolutions = (self.query_conv, self.key_conv, self.value_conv)
         weight = torch.cat([conv.weight for conv in convolutions]).squeeze(-1)  # [2D + C, C, 1, 1]
         bias = torch.cat([cast(Tensor, conv.bias) for conv in convolutions])
-        # One matrix product for all three. As a convolution of an image T * H high, in whose channels-last format x lies
-        # already, it is oneDNN's on a CPU, on AMD in float32 twice as fast as the same through F.linear.
+        # A convolution of an image T * H high, in whose channels-last format x lies already, is oneDNN's on a CPU: on
+        # AMD, in float32, twice as fast as the same through F.linear.
         image = x.flatten(1, 2).permute(0, 3, 1, 2)  # [B, C, T * H, W]
-        projected = F.conv2d(image, weight, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)  # [B, T, H, W, 2D + C]
-        query, key, value = projected.split([conv.out_channels for conv in convolutions], dim=-1)
-        return torch.addcmul(x, self.gamma, criss_cross_attention(query, key, value, backend=self.backend))
+        projected = F.conv2d(image, weight, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)  # [B, T, H, W, .]
+        return projected.split([conv.out_channels for conv in convolutions], dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2).

@@ -27,7 +27,8 @@ def cross_mask(time: int, height: int, width: int, device: torch.device | None =
 def criss_cross_weights_reference(query: Tensor, key: Tensor) -> Tensor:
     """Attention of every position over all positions, zero off its cross: ``[B, N, N]``, rows sum to 1."""
     _, time, height, width, _ = query.shape
-    scores = query.flatten(1, 3) @ key.flatten(1, 3).transpose(1, 2)  # [B, N, N]
+    q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (query, key))  # float16 would overflow
+    scores = q.flatten(1, 3) @ k.flatten(1, 3).transpose(1, 2)  # [B, N, N]
     off_cross = ~cross_mask(time, height, width, query.device)
     return scores.masked_fill(off_cross, float("-inf")).softmax(dim=-1)
 
@@ -41,4 +42,4 @@ def criss_cross_attention_reference(query: Tensor, key: Tensor, value: Tensor) -
     Shapes and errors are those of :func:`ccnet3d.attention.criss_cross_attention`.
     """
     weights = criss_cross_weights_reference(query, key)
-    return (weights @ value.flatten(1, 3)).unflatten(1, value.shape[1:4])
+    return (weights.to(value.dtype) @ value.flatten(1, 3)).unflatten(1, value.shape[1:4])

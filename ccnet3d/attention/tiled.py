@@ -135,20 +135,23 @@ def tiled_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value from the output's and what the forward pass returned.
 
-    With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``: ``dS = P (dP - grad . output)``, whose products
-    with key and query are their gradients; the value's is ``P`` transposed times grad (as in FlashAttention,
-    arXiv 2205.14135, appendix B.4).
+    With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``: ``dS = P (dP - delta)``, whose products with
+    key and query are their gradients; the value's is ``P`` transposed times grad. ``delta`` is the sum of ``P dP``
+    over the cross. That equals ``grad . output`` (FlashAttention, arXiv 2205.14135, appendix B.4), but in half
+    precision only the sum of the very ``dP`` that it is subtracted from cancels what rounding did to them.
     """
+    del output
     scores_in = log_sum_exp.dtype
     # Query's and key's gradients add up in the scores' precision, they are small; the value's in its own.
     grad_query, grad_key = (cpu.empty(*query.shape, like=query, dtype=scores_in) for _ in range(2))
     grad_value = cpu.empty(*value.shape, like=value, dtype=value.dtype)
-    product = cpu.empty(*value.shape[2:], like=value, dtype=scores_in)
     for b in range(len(query)):
-        delta = torch.stack([torch.mul(g, o, out=product).sum(-1) for g, o in zip(grad[b], output[b], strict=True)])
-        inputs = grad[b], query[b], key[b], value[b], log_sum_exp[b], delta
-        _time_backward(*inputs, grad_query[b], grad_key[b], grad_value[b])
-        _space_backward(*inputs, grad_query[b], grad_key[b], grad_value[b])
+        inputs = grad[b], query[b], key[b], value[b], log_sum_exp[b]
+        gradients = grad_query[b], grad_key[b], grad_value[b]
+        delta = torch.zeros_like(log_sum_exp[b])  # [T, H, W]
+        _time_backward(*inputs, delta, *gradients, first=True)
+        _space_backward(*inputs, delta, *gradients)
+        _time_backward(*inputs, delta, *gradients, first=False)
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
 
 
@@ -162,8 +165,10 @@ def _time_backward(
     grad_query: Tensor,
     grad_key: Tensor,
     grad_value: Tensor,
+    *,
+    first: bool,
 ) -> None:
-    """Write the time axis' share of the gradients, ``[T, H, W, .]``."""
+    """Write the time axis' share of delta and of the value's gradient first, and add that of query and key last."""
     time, height, width, _ = query.shape
     if time == 1:
         return
@@ -174,12 +179,16 @@ def _time_backward(
     for some in tiles:
         q, k = (_positions(x, some).to(scores_in) for x in (query, key))  # [P, T, D]
         v, g = (_positions(x, some).to(values_in) for x in (value, grad))  # [P, T, Dv]
-        lse, d = (_positions(x, some) for x in (log_sum_exp, delta))  # [P, T]
-        weights, grad_scores = _axis_weights(g, q, k, v, lse, d, mask)
-        grad_query.flatten(1, 2)[:, some] = torch.bmm(grad_scores, k).transpose(0, 1)
-        grad_key.flatten(1, 2)[:, some] = torch.bmm(grad_scores.transpose(1, 2), q).transpose(0, 1)
-        attended = torch.bmm(weights.transpose(1, 2), g, out=tile[: len(weights)])
-        grad_value.flatten(1, 2)[:, some] = attended.transpose(0, 1)
+        weights, grad_weights = (torch.empty(len(q), time, time, dtype=scores_in, device=q.device) for _ in range(2))
+        _axis_weights(g, q, k, v, _positions(log_sum_exp, some), weights, grad_weights, mask)  # [P, T, T]
+        if first:
+            delta.flatten(1, 2)[:, some] = (weights * grad_weights).sum(-1).t()
+            attended = torch.bmm(weights.to(values_in).transpose(1, 2), g, out=tile[: len(weights)])
+            grad_value.flatten(1, 2)[:, some] = attended.transpose(0, 1)
+        else:
+            grad_scores = grad_weights.sub_(_positions(delta, some).unsqueeze(-1)).mul_(weights)
+            grad_query.flatten(1, 2)[:, some] += torch.bmm(grad_scores, k).transpose(0, 1)
+            grad_key.flatten(1, 2)[:, some] += torch.bmm(grad_scores.transpose(1, 2), q).transpose(0, 1)
 
 
 @cpu.fast_float32_products()
@@ -194,27 +203,45 @@ def _space_backward(
     grad_key: Tensor,
     grad_value: Tensor,
 ) -> None:
-    """Add the rows' and columns' share to the time axis' of the gradients, ``[T, H, W, .]``."""
+    """Complete delta; write the rows' and columns' share of the gradients, ``[T, H, W, .]``, the value's on top."""
     time, height, width, _ = query.shape
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
-    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height)
-    tile = cpu.empty(columns[0].stop, height, value.shape[-1], like=value, dtype=values_in)
+    new = functools.partial(cpu.empty, like=value, dtype=scores_in)
+    row_weights, row_grads, row_product = (new(height, width, width) for _ in range(3))
+    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height) if height > 1 else []
+    column_weights, column_grads, column_product = (new(width if columns else 0, height, height) for _ in range(3))
+    column_query, column_key, column_part = (new(width if columns else 0, height, query.shape[-1]) for _ in range(3))
+    tile_shape = columns[0].stop if columns else 0, height, value.shape[-1]
+    tiles = [cpu.empty(*tile_shape, like=value, dtype=values_in) for _ in range(3)]
     mask = _self_mask(height, query, scores_in)
-    beta = int(time > 1)
     for t in range(time):
         q, k = query[t].to(scores_in), key[t].to(scores_in)
         v, g, gv = (x[t].to(values_in) for x in (value, grad, grad_value))
         lse, d, gq, gk = log_sum_exp[t], delta[t], grad_query[t], grad_key[t]
-        weights, grad_scores = _axis_weights(g, q, k, v, lse, d)  # [H, W, W]
-        torch.baddbmm(gq, grad_scores, k, beta=beta, out=gq)
-        torch.baddbmm(gk, grad_scores.transpose(1, 2), q, beta=beta, out=gk)
-        torch.baddbmm(gv, weights.transpose(1, 2), g, beta=beta, out=gv)
-        for some in columns if height > 1 else ():
-            qc, kc, vc, gc = (x[:, some].transpose(0, 1).contiguous() for x in (q, k, v, g))  # [W', H, D or Dv]
-            weights, grad_scores = _axis_weights(gc, qc, kc, vc, lse[:, some].t(), d[:, some].t(), mask)  # [W', H, H]
-            gq[:, some] += torch.bmm(grad_scores, kc).transpose(0, 1)
-            gk[:, some] += torch.bmm(grad_scores.transpose(1, 2), qc).transpose(0, 1)
-            gv[:, some] += torch.bmm(weights.transpose(1, 2), gc, out=tile[: len(weights)]).transpose(0, 1)
+        _axis_weights(g, q, k, v, lse, row_weights, row_grads)  # [H, W, W]
+        torch.baddbmm(gv, row_weights.to(values_in).transpose(1, 2), g, beta=int(time > 1), out=gv)
+        d += torch.mul(row_weights, row_grads, out=row_product).sum(-1)
+        if columns:
+            column_query.copy_(q.transpose(0, 1))
+            column_key.copy_(k.transpose(0, 1))
+        for some in columns:
+            weights = column_weights[some]
+            vc, gc, attended = (tile[: len(weights)] for tile in tiles)  # [W', H, Dv]
+            vc.copy_(v[:, some].transpose(0, 1))
+            gc.copy_(g[:, some].transpose(0, 1))
+            _axis_weights(
+                gc, column_query[some], column_key[some], vc, lse[:, some].t(), weights, column_grads[some], mask
+            )  # [W', H, H]
+            gv[:, some] += torch.bmm(weights.to(values_in).transpose(1, 2), gc, out=attended).transpose(0, 1)
+        if columns:
+            d += torch.mul(column_weights, column_grads, out=column_product).sum(-1).t()
+        grad_scores = row_grads.sub_(d.unsqueeze(-1)).mul_(row_weights)
+        torch.bmm(grad_scores, k, out=gq)
+        torch.bmm(grad_scores.transpose(1, 2), q, out=gk)
+        if columns:
+            grad_scores = column_grads.sub_(d.t().unsqueeze(-1)).mul_(column_weights)
+            gq += torch.bmm(grad_scores, column_key, out=column_part).transpose(0, 1)
+            gk += torch.bmm(grad_scores.transpose(1, 2), column_query, out=column_part).transpose(0, 1)
         if gv.dtype != grad_value.dtype:
             grad_value[t] = gv
 
@@ -225,14 +252,16 @@ def _axis_weights(
     key: Tensor,
     value: Tensor,
     log_sum_exp: Tensor,
-    delta: Tensor,
+    weights: Tensor,
+    grad_weights: Tensor,
     mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Recompute the weights of lines ``[lines, n, .]``, in grad's precision, and the gradient of their scores."""
-    scores = torch.bmm(query, key.transpose(1, 2))  # [lines, n, n]
+) -> None:
+    """Recompute the weights of lines ``[lines, n, .]`` and their gradient into ``[lines, n, n]``."""
+    torch.bmm(query, key.transpose(1, 2), out=weights)
     if mask is not None:
-        scores += mask
-    weights = scores.sub_(log_sum_exp.unsqueeze(-1)).exp_()
-    grad_weights = torch.bmm(grad, value.transpose(1, 2)).to(weights.dtype)
-    grad_scores = grad_weights.sub_(delta.unsqueeze(-1)).mul_(weights)
-    return weights.to(grad.dtype), grad_scores
+        weights += mask
+    weights.sub_(log_sum_exp.unsqueeze(-1)).exp_()
+    if grad.dtype == grad_weights.dtype:
+        torch.bmm(grad, value.transpose(1, 2), out=grad_weights)
+    else:
+        grad_weights.copy_(torch.bmm(grad, value.transpose(1, 2)))

@@ -1,0 +1,80 @@
+"""What bench_attention.py compares criss-cross attention with, written from the definitions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.attention import criss_cross_attention
+
+
+def seed_style(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Criss-cross attention of ``[B, C, T, H, W]`` as public code writes it.
+
+    For each axis the tensors are permuted and copied so that the axis stands last, multiplied in one batch and
+    copied back; the scores of the three axes are concatenated under one softmax.
+    """
+    axes = (4, 3, 2)  # width, height, time
+    scores, rows = [], []
+    for axis in axes:
+        others = [a for a in (2, 3, 4) if a != axis]
+        order = [0, *others, axis, 1]
+        q, k, v = (x.permute(order).contiguous() for x in (query, key, value))
+        length = q.shape[3]
+        energy = torch.bmm(q.flatten(0, 2), k.flatten(0, 2).transpose(1, 2))
+        if axis != 4:  # the position itself counts along the width only
+            energy = energy + torch.diag(torch.full((length,), float("-inf"), device=energy.device)).to(energy.dtype)
+        # [B, others, axis, L] -> [B, T, H, W, L]
+        back = [0, *(1 + [*others, axis].index(a) for a in (2, 3, 4)), 4]
+        scores.append(energy.view(*q.shape[:4], length).permute(back).contiguous())
+        rows.append((v, [0, *(a - 1 for a in [*others, axis]), 4], [0, 4, *(b for b in back[1:4])]))
+    weights = torch.cat(scores, dim=-1).softmax(dim=-1)
+    output = torch.zeros_like(value)
+    for part, (v, to_rows, to_output) in zip(weights.split([s.shape[-1] for s in scores], -1), rows, strict=True):
+        along = part.permute(to_rows).contiguous()
+        product = torch.bmm(along.flatten(0, 2), v.flatten(0, 2)).view(v.shape)
+        output = output + product.permute(to_output).contiguous()
+    return output
+
+
+def per_frame(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """2D criss-cross attention of every frame for itself, ``[B, T, H, W, .]``: what time costs on top of it."""
+    frames = criss_cross_attention(*(x.flatten(0, 1).unsqueeze(1) for x in (query, key, value)))
+    return frames.view(value.shape)
+
+
+def non_local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend from every position of ``[B, T, H, W, .]`` to every other (Wang et al., CVPR 2018)."""
+    q, k, v = (x.flatten(1, 3).unsqueeze(1) for x in (query, key, value))  # [B, 1, N, .]
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1).unflatten(1, value.shape[1:4])
+
+
+def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Sum of three attentions along one axis each, ``[B, T, H, W, .]``, every one with its own softmax.
+
+    The axial attention of Ho et al. (arXiv 1912.12180), its axes side by side.
+    """
+    output = torch.zeros_like(value)
+    for axis in (1, 2, 3):
+        lines = [x.movedim(axis, 3).contiguous() for x in (query, key, value)]  # [B, ., ., axis, .]
+        q, k, v = (x.flatten(0, 2).unsqueeze(1) for x in lines)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        output = output + attended.view(lines[2].shape).movedim(3, axis)
+    return output
+
+
+class NonLocalBlock(nn.Module):
+    """``gamma * attention(x) + x`` over all positions of ``[B, C, T, H, W]``, the paper's comparison."""
+
+    def __init__(self, channels: int, reduction: int = 8) -> None:
+        super().__init__()
+        self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
+        self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
+        self.value_conv = nn.Conv3d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (conv(x).flatten(2) for conv in (self.query_conv, self.key_conv, self.value_conv))
+        weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B, N, N]
+        return self.gamma * (value @ weights.transpose(1, 2)).view_as(x) + x
