@@ -124,7 +124,9 @@ def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list
     own = contenders(device, dtype)[0].name
     by_time = {m["time"]: m["seconds"][own] for m in measured if m["height"] == 45}
     for frames in (2, 4, 8, 16):
-        print(f"{own}: T={frames} costs {by_time[frames] / by_time[frames // 2]:.2f} times T={frames // 2}")
+        expected = 2 * (frames + 103) / (frames // 2 + 103)  # N (T + H + W - 2), H + W = 105
+        ratio = by_time[frames] / by_time[frames // 2]
+        print(f"{own}: T={frames} costs {ratio:.2f} times T={frames // 2}, the formula says {expected:.2f}")
     return measured
 
 
@@ -153,6 +155,14 @@ def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
                 print(f"  {mode}: {full[mode] / MIB:.0f} and {own:.0f} MiB, {full[mode] / MIB / own:.1f} times less")
             elif own:
                 print(f"  {mode}: one non-local map {row['one_map_bytes'] / MIB:.0f} MiB, all of ours {own:.0f} MiB")
+        if size.time == 1:
+            alone = contenders(device, dtype)[0].name
+            for mode in MODES:
+                pair = [peak_memory(name, mode, size, dtype, device) for name in ("non-local", alone)]
+                row[f"attention alone, {mode}"] = pair
+                if pair[0] and pair[1]:
+                    print(f"  attention alone, {mode}: {pair[0] / MIB:.0f} and {pair[1] / MIB:.0f} MiB, "
+                          f"{pair[0] / pair[1]:.1f} times less")  # fmt: skip
         results.append(row)
     return results
 
@@ -193,9 +203,8 @@ def main() -> int:
         return 2
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
-    machine = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor()}, {arguments.threads} threads"
-    )
+    cpu = f"{cpu_name()}, {arguments.threads} threads"
+    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
     parts = arguments.only or ["check", "table", "sweeps", "claim"]
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")

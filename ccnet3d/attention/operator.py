@@ -33,9 +33,9 @@ def attention_op(query: Tensor, key: Tensor, value: Tensor, backend: str) -> tup
 
 @torch.library.custom_op("ccnet3d::criss_cross_attention_backward", mutates_args=())
 def backward_op(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor, backend: str
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor | None, log_sum_exp: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value."""
+    """Return the gradients of query, key and value; only triton reads the output."""
     return _implementation(backend)[1](grad, query, key, value, output, log_sum_exp)
 
 
@@ -51,7 +51,7 @@ def _(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    output: Tensor,  # noqa: ARG001
+    output: Tensor | None,  # noqa: ARG001
     log_sum_exp: Tensor,  # noqa: ARG001
     backend: str,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +61,8 @@ def _(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, *output)
+    # What is saved stays in memory: tiled does without the output.
+    ctx.save_for_backward(query, key, value, output[0] if ctx.backend == "triton" else None, output[1])
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

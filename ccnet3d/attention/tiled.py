@@ -131,16 +131,15 @@ def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, lo
 
 
 def tiled_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, log_sum_exp: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value from the output's and what the forward pass returned.
+    """Return the gradients of query, key and value from the output's and the log-sum-exp of the forward pass.
 
     With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``: ``dS = P (dP - delta)``, whose products with
     key and query are their gradients; the value's is ``P`` transposed times grad. ``delta`` is the sum of ``P dP``
     over the cross. That equals ``grad . output`` (FlashAttention, arXiv 2205.14135, appendix B.4), but in half
     precision only the sum of the very ``dP`` that it is subtracted from cancels what rounding did to them.
     """
-    del output
     scores_in = log_sum_exp.dtype
     # Query's and key's gradients add up in the scores' precision, they are small; the value's in its own.
     grad_query, grad_key = (cpu.empty(*query.shape, like=query, dtype=scores_in) for _ in range(2))
@@ -229,9 +228,8 @@ def _space_backward(
             vc, gc, attended = (tile[: len(weights)] for tile in tiles)  # [W', H, Dv]
             vc.copy_(v[:, some].transpose(0, 1))
             gc.copy_(g[:, some].transpose(0, 1))
-            _axis_weights(
-                gc, column_query[some], column_key[some], vc, lse[:, some].t(), weights, column_grads[some], mask
-            )  # [W', H, H]
+            qc, kc, lse_c, grads = column_query[some], column_key[some], lse[:, some].t(), column_grads[some]
+            _axis_weights(gc, qc, kc, vc, lse_c, weights, grads, mask)  # [W', H, H]
             gv[:, some] += torch.bmm(weights.to(values_in).transpose(1, 2), gc, out=attended).transpose(0, 1)
         if columns:
             d += torch.mul(column_weights, column_grads, out=column_product).sum(-1).t()

@@ -119,13 +119,12 @@ def test_gradients_of_some_inputs_alone(wanted: tuple[int, ...]) -> None:
         torch.testing.assert_close(mine, expected[i], rtol=1e-12, atol=1e-12)
 
 
-def test_changing_the_output_in_place_is_noticed() -> None:
-    """The backward pass needs the output as it was."""
-    inputs = random_inputs(SIZES[0])
-    output = tiled(*inputs)
-    output.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        output.sum().backward()
+def test_the_output_may_be_changed_in_place() -> None:
+    """The tiled backward pass does without it."""
+    inputs, plain = random_inputs(SIZES[0]), random_inputs(SIZES[0])
+    (2 * tiled(*plain)).sum().backward()
+    tiled(*inputs).mul_(2).sum().backward()
+    assert all(torch.equal(x.grad, y.grad) for x, y in zip(inputs, plain, strict=True))
 
 
 def test_second_derivatives_of_a_fast_backend_are_refused() -> None:
@@ -154,12 +153,12 @@ def saved_for_backward(backend: str, inputs: list[Tensor]) -> list[int]:
 
 
 def test_nothing_as_large_as_the_weights_is_kept() -> None:
-    """Inputs, output and log-sum-exp are; the axial backend's N x L weights show that the test would see them."""
+    """Inputs and log-sum-exp are; the axial backend's N x L weights show that the test would see them."""
     batch, *grid, channels, value_channels = 1, 5, 12, 14, 2, 3
     positions, cross = batch * 5 * 12 * 14, 5 + 12 + 14 - 2
     inputs = random_inputs((batch, *grid, channels, value_channels))
     kept = saved_for_backward("tiled", inputs)
-    assert sorted(kept) == sorted(positions * n for n in (channels, channels, value_channels, value_channels, 1))
+    assert sorted(kept) == sorted(positions * n for n in (channels, channels, value_channels, 1))
     assert max(saved_for_backward("axial", inputs)) >= positions * cross
 
 
