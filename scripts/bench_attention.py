@@ -189,7 +189,7 @@ def plot(measured: list[dict[str, Any]], path: Path, title: str) -> None:
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("forward time, relative")
-    panels[0].legend()
+    panels[1].legend(loc="upper left")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
