@@ -3,8 +3,8 @@
 A softmax over the union of three axes is the axial attentions merged by their log-sum-exp. The forward pass therefore
 first finishes the time axis, positions by the hundred, and then treats its result as one more key of a position,
 with the log-sum-exp as its score, when a frame's rows and columns are done under one softmax. Nothing larger than a
-frame's scores, ``H * W * (H + W + 1)`` numbers, lives at any moment. The backward pass knows the joint
-log-sum-exp, so the axes no longer need each other: each recomputes its weights, tile by tile.
+frame's scores, ``H * W * (H + W + 1)`` numbers, lives at any moment besides inputs and results. The backward pass knows
+the joint log-sum-exp and recomputes weights from it, axis by axis; what the axes share is one number a position.
 
 Channels stay last: the D (or Dv) numbers of a position are contiguous and every product below runs on strided views.
 Scores, their softmax and the gradients of query and key are computed in float32 (float64 for float64),
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ccnet3d.attention import cpu
 
-# A tile's values stay in the last cache level: 256 positions of T=5 frames and 512 channels are 2.6 MB.
+# A tile's values stay in cache: 256 positions of T = 5 frames and 512 float32 channels are 2.6 MB, and so are 1280
+# positions of columns. Twice or half as many measure alike.
 _TILE_POSITIONS = 256
 _TILE_COLUMN_POSITIONS = 1280
 
