@@ -46,9 +46,12 @@ class Tiling:
         block_v = min(block_v, max(16, triton.next_power_of_2(value_channels)))
         return cls(rows, columns, block_d, block_v, packed, num_warps)
 
-    def tiles(self, lines: int, length: int) -> int:
-        """Count the tiles of an axis."""
-        return triton.cdiv(lines, self.rows // length) if self.packed else lines * triton.cdiv(length, self.rows)
+    def tiles(self, axis: Axis) -> int:
+        """Count the tiles of an axis; clips share none."""
+        clips, length = axis.shape[0], axis.length
+        lines = axis.lines_per_clip
+        per_clip = triton.cdiv(lines, self.rows // length) if self.packed else lines * triton.cdiv(length, self.rows)
+        return clips * per_clip
 
     def constants(self) -> dict[str, Any]:
         """Give the kernels' arguments of these names."""
@@ -75,13 +78,13 @@ class Axis:
         return outer, middle, inner
 
     @property
-    def lines(self) -> int:
-        outer, middle, inner = (self.shape[d] for d in self.others)
-        return outer * middle * inner
+    def lines_per_clip(self) -> int:
+        _, middle, inner = (self.shape[d] for d in self.others)
+        return middle * inner
 
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Lines, length, middle and inner size, as the kernels take them."""
-        return self.lines, self.length, self.shape[self.others[1]], self.shape[self.others[2]]
+    def sizes(self) -> tuple[int, int, int]:
+        """Length, middle and inner size, as the kernels take them."""
+        return self.length, self.shape[self.others[1]], self.shape[self.others[2]]
 
     def strides(self, x: Tensor) -> tuple[int, ...]:
         """Strides of ``[B, T, H, W, ...]`` along outer, middle, inner and axis."""
@@ -124,7 +127,7 @@ def fused_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     with _on_device(query):
         for i, axis in enumerate(_axes(query)):
             tiling = Tiling.of(query.dtype, axis.length, channels, value_channels)
-            grid = (tiling.tiles(axis.lines, axis.length), triton.cdiv(value_channels, tiling.block_v))
+            grid = (tiling.tiles(axis), triton.cdiv(value_channels, tiling.block_v))
             kernels.forward_kernel[grid](
                 query, key, value, output, before, after, *axis.sizes(), channels, value_channels,
                 *axis.strides(query), *axis.strides(key), *axis.strides(value), *axis.strides(after),
@@ -154,7 +157,7 @@ def fused_backward(
         )  # fmt: skip
         for i, axis in enumerate(_axes(query)):
             tiling = Tiling.of(query.dtype, axis.length, channels, value_channels)
-            tiles = tiling.tiles(axis.lines, axis.length)
+            tiles = tiling.tiles(axis)
             constants = tiling.constants() | {
                 "EXCLUDE_SELF": axis.dim != 3, "MERGE": i > 0, "PRECISION": _precision(query),
             }  # fmt: skip

@@ -25,14 +25,17 @@ _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
 @triton.jit
-def _row_slots(tile, lines, length, BLOCK: tl.constexpr, PACKED: tl.constexpr):
-    """Return line, position on it and validity of the slots that a tile owns."""
+def _row_slots(tile, length, per_clip, BLOCK: tl.constexpr, PACKED: tl.constexpr):
+    """Return line, position on it and validity of the slots that a tile owns, of clips with ``per_clip`` lines."""
     slot = tl.arange(0, BLOCK)
     if PACKED:
+        # Clips share no tile: what is in one changes nothing in another.
         per_tile = BLOCK // length
-        line = tile * per_tile + slot // length
+        tiles = tl.cdiv(per_clip, per_tile)
+        line = (tile % tiles) * per_tile + slot // length
         position = slot % length
-        valid = (slot < per_tile * length) & (line < lines)
+        valid = (slot < per_tile * length) & (line < per_clip)
+        line += (tile // tiles) * per_clip
     else:
         blocks = tl.cdiv(length, BLOCK)
         line = tile // blocks + slot * 0
@@ -42,10 +45,10 @@ def _row_slots(tile, lines, length, BLOCK: tl.constexpr, PACKED: tl.constexpr):
 
 
 @triton.jit
-def _column_slots(tile, start, lines, length, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
+def _column_slots(tile, start, length, per_clip, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
     """Return the same of the slots that it loops over: its own if packed, else a stretch of its line."""
     if PACKED:
-        line, position, valid = _row_slots(tile, lines, length, COLUMNS, PACKED)
+        line, position, valid = _row_slots(tile, length, per_clip, COLUMNS, PACKED)
     else:
         slot = tl.arange(0, COLUMNS)
         line = tile // tl.cdiv(length, ROWS) + slot * 0
@@ -110,7 +113,7 @@ def _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF: 
 @triton.jit
 def forward_kernel(
     query, key, value, output, lse_before, lse_after,
-    lines, length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
+    length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
     SQ_o, SQ_m, SQ_i, SQ_a, SK_o, SK_m, SK_i, SK_a, SV_o, SV_m, SV_i, SV_a, SP_o, SP_m, SP_i, SP_a,
     EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
@@ -121,14 +124,14 @@ def forward_kernel(
     """
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_V
-    line, position, valid = _row_slots(tile, lines, length, ROWS, PACKED)
+    line, position, valid = _row_slots(tile, length, middle * inner, ROWS, PACKED)
     rows = _offsets(line, position, middle, inner, SQ_o, SQ_m, SQ_i, SQ_a)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     attended = tl.zeros((ROWS, BLOCK_V), tl.float32)
     extent = COLUMNS if PACKED else length
     for start in range(0, extent, COLUMNS):
-        line_c, position_c, valid_c = _column_slots(tile, start, lines, length, ROWS, COLUMNS, PACKED)
+        line_c, position_c, valid_c = _column_slots(tile, start, length, middle * inner, ROWS, COLUMNS, PACKED)
         columns = _offsets(line_c, position_c, middle, inner, SK_o, SK_m, SK_i, SK_a)
         scores = _products(query, rows, valid, key, columns, valid_c, channels, ROWS, COLUMNS, BLOCK_D, PRECISION)
         mask = _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF)
@@ -184,7 +187,7 @@ def delta_kernel(
 @triton.jit
 def score_gradient_kernel(
     own, other, own_value, other_value, log_sum_exp, delta, gradient,
-    lines, length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
+    length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
     SX_o, SX_m, SX_i, SX_a, SY_o, SY_m, SY_i, SY_a, SU_o, SU_m, SU_i, SU_a, SW_o, SW_m, SW_i, SW_a,
     SP_o, SP_m, SP_i, SP_a,
     OWN_QUERIES: tl.constexpr, EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr,
@@ -197,14 +200,14 @@ def score_gradient_kernel(
     """
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_D
-    line, position, valid = _row_slots(tile, lines, length, ROWS, PACKED)
+    line, position, valid = _row_slots(tile, length, middle * inner, ROWS, PACKED)
     rows = _offsets(line, position, middle, inner, SX_o, SX_m, SX_i, SX_a)
     row_values = _offsets(line, position, middle, inner, SU_o, SU_m, SU_i, SU_a)
     place = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
     result = tl.zeros((ROWS, BLOCK_D), tl.float32)
     extent = COLUMNS if PACKED else length
     for start in range(0, extent, COLUMNS):
-        line_c, position_c, valid_c = _column_slots(tile, start, lines, length, ROWS, COLUMNS, PACKED)
+        line_c, position_c, valid_c = _column_slots(tile, start, length, middle * inner, ROWS, COLUMNS, PACKED)
         columns = _offsets(line_c, position_c, middle, inner, SY_o, SY_m, SY_i, SY_a)
         values = _offsets(line_c, position_c, middle, inner, SW_o, SW_m, SW_i, SW_a)
         scores = _products(own, rows, valid, other, columns, valid_c, channels, ROWS, COLUMNS, BLOCK_D, PRECISION)
@@ -236,7 +239,7 @@ def score_gradient_kernel(
 @triton.jit
 def value_gradient_kernel(
     query, key, grad, log_sum_exp, gradient,
-    lines, length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
+    length, middle, inner, channels: tl.constexpr, value_channels: tl.constexpr,
     SQ_o, SQ_m, SQ_i, SQ_a, SK_o, SK_m, SK_i, SK_a, SG_o, SG_m, SG_i, SG_a, SP_o, SP_m, SP_i, SP_a,
     EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
@@ -244,12 +247,12 @@ def value_gradient_kernel(
     """Add one axis' share to the gradient of value: a tile of keys (rows), one block of value channels."""
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_V
-    line, position, valid = _row_slots(tile, lines, length, ROWS, PACKED)
+    line, position, valid = _row_slots(tile, length, middle * inner, ROWS, PACKED)
     rows = _offsets(line, position, middle, inner, SK_o, SK_m, SK_i, SK_a)
     result = tl.zeros((ROWS, BLOCK_V), tl.float32)
     extent = COLUMNS if PACKED else length
     for start in range(0, extent, COLUMNS):
-        line_c, position_c, valid_c = _column_slots(tile, start, lines, length, ROWS, COLUMNS, PACKED)
+        line_c, position_c, valid_c = _column_slots(tile, start, length, middle * inner, ROWS, COLUMNS, PACKED)
         columns = _offsets(line_c, position_c, middle, inner, SQ_o, SQ_m, SQ_i, SQ_a)
         scores = _products(key, rows, valid, query, columns, valid_c, channels, ROWS, COLUMNS, BLOCK_D, PRECISION)
         mask = _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF)

@@ -183,29 +183,23 @@ def test_expanded_gradients_equal_contiguous_ones() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(results, expected, strict=True))
 
 
-# A weight of 0 for another line does not undo NaN: 0 * NaN is NaN.
-mixes_lines = pytest.mark.xfail(strict=True, reason="lines that share a tile share what is not finite")
-
-
 def beside(one: Tensor, other: Tensor) -> Tensor:
     return torch.cat([one.detach(), other.detach(), one.detach()]).requires_grad_(one.requires_grad)
 
 
 @pytest.mark.parametrize("size", [(1, 3, 2, 4, 4, 6), (1, 1, 2, 17, 4, 6)], ids=str)
 def test_results_do_not_depend_on_the_rest_of_the_batch(size) -> None:
-    """Not to the last bit: where in a tile a line lies decides in which order its products add up."""
     one, other = clip(size, torch.float32), clip(size, torch.float32, seed=7)
     alone = output_and_gradients(triton_attention, one)
     grad = gradient_of(alone[0])
     batch = [beside(*pair) for pair in zip(one, other, strict=True)]
     together = output_and_gradients(triton_attention, batch, lambda _: beside(grad, -grad))
     for place in (slice(0, 1), slice(2, 3)):
-        errors = relative_errors([x[place] for x in together], [x.cpu().double() for x in alone])
-        assert max(errors) <= TOLERANCES[torch.float32]
+        assert all(torch.equal(mine[place], own) for mine, own in zip(together, alone, strict=True))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("size", [pytest.param((1, 3, 2, 4, 4, 6), marks=mixes_lines), (1, 1, 1, 17, 4, 6)], ids=str)
+@pytest.mark.parametrize("size", [(1, 3, 2, 4, 4, 6), (1, 1, 1, 17, 4, 6)], ids=str)
 def test_a_clip_does_not_see_what_is_wrong_with_another(size, bad: float) -> None:
     one = clip(size, torch.float32)
     alone = output_and_gradients(triton_attention, one)
@@ -213,11 +207,11 @@ def test_a_clip_does_not_see_what_is_wrong_with_another(size, bad: float) -> Non
     batch = [beside(x, torch.full_like(x, bad)) for x in one]
     together = output_and_gradients(triton_attention, batch, lambda _: beside(grad, torch.full_like(grad, bad)))
     for place in (slice(0, 1), slice(2, 3)):
-        errors = relative_errors([x[place] for x in together], [x.cpu().double() for x in alone])
-        assert max(errors) <= TOLERANCES[torch.float32]
+        assert all(torch.equal(mine[place], own) for mine, own in zip(together, alone, strict=True))
 
 
-@mixes_lines
+# A weight of 0 for another line does not undo NaN: 0 * NaN is NaN.
+@pytest.mark.xfail(strict=True, reason="lines of a clip that share a tile share what is not finite")
 def test_a_position_sees_its_cross_alone() -> None:
     """NaN at one position reaches the 10 positions of its cross (3 + 4 + 5 - 2), and no other."""
     inputs = [x.detach() for x in clip((1, 3, 4, 5, 4, 6), torch.float32)]

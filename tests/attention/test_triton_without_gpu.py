@@ -65,7 +65,7 @@ def test_interpreted_on_the_cpu(interpreted, group: str) -> None:
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 120: 101_376}
 CHANNELS, VALUE_CHANNELS = 64, 512  # the paper's
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
-SIZES = {"lines", "length", "middle", "inner", "positions", "time", "height", "width"}
+SIZES = {"length", "middle", "inner", "positions", "time", "height", "width"}
 IN_FLOAT32 = {"lse_before", "lse_after", "log_sum_exp", "delta"}
 
 
