@@ -13,6 +13,7 @@ import json
 import platform
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: float | None) -> list[dict[str, Any]]:
@@ -96,15 +94,23 @@ def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
     print(f"{'':<16}{'forward':>9}{'fwd+bwd':>9}{'GFLOPs':>9}{'x GEMM':>8}{'MiB fwd':>9}{'MiB f+b':>9}", end="")
     print(f"{'x limit':>9}{'fwd ms':>9}{'f+b ms':>9}" if device == "cuda" else "")
     for row in rows:
-        modes = [row["forward"], row["forward+backward"]]
-        ratios = [
-            m["seconds"] / reference[k]["seconds"] for k, m in zip(("forward", "forward+backward"), modes, strict=True)
-        ]
+        modes = [row[mode] for mode in MODES]
+        ratios = [row[mode]["seconds"] / reference[mode]["seconds"] for mode in MODES]
         memory = [f"{m['peak_bytes'] / MIB:9.0f}" if m["peak_bytes"] is not None else f"{'?':>9}" for m in modes]
         line = f"{row['name']:<16}{ratios[0]:9.2f}{ratios[1]:9.2f}{row['flops'] / 1e9:9.1f}{row['of_gemm_time']:8.2f}"
         print(line + "".join(memory), end="")
         milliseconds = "".join(f"{m['seconds'] * 1e3:9.3f}" for m in modes)
         print(f"{row['of_limit']:9.2f}{milliseconds}" if device == "cuda" else "")
+
+
+def is_map(allocated: int, size: Size, dtype: torch.dtype) -> bool:
+    """Say whether an allocation, rounded up to 512 bytes, holds one number for every pair of the cross."""
+    pairs = size.positions * (size.cross + 2)  # axial's weights count the position itself on every axis
+    return any(
+        0 <= allocated - n * itemsize < 512
+        for n in (pairs, size.positions * size.cross)
+        for itemsize in {dtype.itemsize, 4}
+    )
 
 
 def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list[dict[str, Any]]:
@@ -201,6 +207,13 @@ def main() -> int:
     if device == "cuda" and not torch.cuda.is_available():
         print("bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device", file=sys.stderr)
         return 2
+    if arguments.plot and find_spec("matplotlib") is None:
+        print("bench_attention.py: error: --plot needs matplotlib; pip install 'ccnet3d[plot]'", file=sys.stderr)
+        return 2
+    for path in (arguments.json, arguments.plot):
+        if path and not path.parent.is_dir():
+            print(f"bench_attention.py: error: no folder {path.parent} for {path.name}; make it first", file=sys.stderr)
+            return 2
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
     cpu = f"{cpu_name()}, {arguments.threads} threads"
@@ -222,12 +235,13 @@ def main() -> int:
         sizes = [Size.parse(text, arguments.channels) for text in texts]
         report["table"] = [table(size, dtype, device, arguments.repeats, bandwidth) for size in sizes]
         if device == "cuda":
-            own = contenders(device, dtype)[0]
-            allocations = allocations_of(runner(own, sizes[0], dtype, device, backward=True))
-            map_numbers = sizes[0].positions * sizes[0].cross
-            report["allocations"] = allocations
-            whole = [a for a in allocations if a // dtype.itemsize == map_numbers or a // 4 == map_numbers]
-            print(f"{own.name} allocates {len(allocations)} times, N x L maps among them: {len(whole)}")
+            report["allocations"] = {}
+            for c in contenders(device, dtype):
+                if c.name in ("triton", "axial"):  # axial keeps such maps: the count can be other than 0
+                    allocations = allocations_of(runner(c, sizes[0], dtype, device, backward=True))
+                    report["allocations"][c.name] = allocations
+                    maps = sum(is_map(bytes_, sizes[0], dtype) for bytes_ in allocations)
+                    print(f"{c.name} allocates {len(allocations)} times, N x L maps among them: {maps}")
     if "sweeps" in parts:
         report["sweeps"] = sweeps(arguments.channels, dtype, device, max(3, arguments.repeats // 2))
         if arguments.plot:

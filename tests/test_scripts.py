@@ -104,3 +104,11 @@ def test_attention_benchmark_wants_the_gpu_it_was_told() -> None:
     bench = run("bench_attention.py", "--device", "cuda")
     assert bench.returncode == 2
     assert bench.stderr == "bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device\n"
+
+
+def test_attention_benchmark_looks_at_its_outputs_before_it_measures(tmp_path: Path) -> None:
+    bench = run("bench_attention.py", "--json", tmp_path / "missing" / "bench.json")
+    assert bench.returncode == 2
+    assert bench.stderr == (
+        f"bench_attention.py: error: no folder {tmp_path / 'missing'} for bench.json; make it first\n"
+    )
