@@ -1,7 +1,9 @@
-"""RGB frames to an H.264 video that players and browsers open."""
+"""RGB frames to an H.264 video that players and browsers open, and masks to a lossless one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +15,59 @@ from ccnet3d.files import atomic_path
 from ccnet3d.video.reader import import_av
 
 _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
+_DEFAULT_RATE = 25.0
 
 
-class VideoWriter:
+class _Writer:
+    """A file with one video stream, which appears under its name when the block ends without an error."""
+
+    def __init__(self, path: Path, container_format: str, frames_per_second: float | None) -> None:
+        self._path = path
+        self._format = container_format
+        self._rate = Fraction(frames_per_second or _DEFAULT_RATE).limit_denominator(1001)
+        self._atomic = atomic_path(path)
+        self._container: Any = None
+        self._stream: Any = None
+        self._count = 0
+
+    def __enter__(self) -> Any:
+        av = import_av()
+        temporary = str(self._atomic.__enter__())
+        options = {"movflags": "+faststart"} if self._format == "mp4" else {}
+        # Without the bit-exact flag, Matroska files carry a random identity.
+        self._container = av.open(temporary, "w", format=self._format, options=options)
+        self._container.flags |= av.container.Flags.bitexact.value
+        return self
+
+    def _encode(self, frame: Any) -> None:
+        with self._os_errors():
+            self._container.mux(self._stream.encode(frame))
+
+    @contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        """FFmpeg's errors are not OSError, a full disk among them."""
+        try:
+            yield
+        except import_av().error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._stream is not None:
+                self._encode(None)
+            with self._os_errors():
+                self._container.close()
+        except OSError as failure:
+            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
+            if error is None:
+                raise
+        else:
+            self._atomic.__exit__(kind, error, trace)
+
+
+class VideoWriter(_Writer):
     """Write frames with their times to an mp4 file, which appears when the block ends without an error.
 
     The first frame is at 0 seconds. All take the size of the first one; odd sizes are padded by one pixel, as yuv420p
@@ -27,23 +79,15 @@ class VideoWriter:
 
     Raises:
         ValueError: another ending than .mp4.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"the overlay must be an .mp4 file, got {path}")
-        self._rate = Fraction(frames_per_second or 25.0).limit_denominator(1001)
-        self._atomic = atomic_path(path)
-        self._container: Any = None
-        self._stream: Any = None
+        super().__init__(path, "mp4", frames_per_second)
         self._first_seconds = 0.0
         self._last_pts = -1
-        self._count = 0
-
-    def __enter__(self) -> VideoWriter:
-        av = import_av()
-        self._container = av.open(str(self._atomic.__enter__()), "w", options={"movflags": "+faststart"})
-        return self
 
     def write(self, image: np.ndarray, pts_seconds: float | None) -> None:
         """Add a frame.
@@ -62,8 +106,9 @@ class VideoWriter:
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = _TIME_BASE
         wanted = (self._stream.height, self._stream.width)
-        padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
-        image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
+        if image.shape[:2] != wanted:
+            padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
+            image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
         if self._count == 0:  # broadcasts and cameras may start hours into their clock
@@ -72,13 +117,32 @@ class VideoWriter:
         # Times must grow, also where the source repeats one.
         self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE
-        self._container.mux(self._stream.encode(frame))
+        self._encode(frame)
         self._count += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None and self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._atomic.__exit__(kind, error, trace)
+
+class GrayVideoWriter(_Writer):
+    """Write planes of bytes, without loss, as FFV1 in Matroska at a constant rate.
+
+    Args:
+        path: the file.
+        frames_per_second: 25 when None.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float | None) -> None:
+        super().__init__(path, "matroska", frames_per_second)
+
+    def write(self, plane: np.ndarray) -> None:
+        """Add a plane, uint8 ``[H, W]``, of the size of the first."""
+        av = import_av()
+        if self._stream is None:
+            self._stream = self._container.add_stream("ffv1", rate=self._rate)
+            self._stream.height, self._stream.width = plane.shape
+            self._stream.pix_fmt = "gray"
+        frame = av.VideoFrame.from_ndarray(plane, format="gray")
+        frame.pts, frame.time_base = self._count, 1 / self._rate
+        self._encode(frame)
+        self._count += 1

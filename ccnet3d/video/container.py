@@ -1,0 +1,138 @@
+"""Opening a source with PyAV, and its frames as RGB arrays.
+
+PyAV keeps FFmpeg's own messages off the terminal; that setting belongs to the whole process and is left alone. What
+went wrong is read from errors, from the flags of packets and frames, and from counts.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ccnet3d.video.structure import starts_with_media_data
+from ccnet3d.video.types import VideoError, first_line
+
+_ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph wants one; the times are not used
+
+
+def import_av() -> Any:
+    """PyAV, imported when a video is opened.
+
+    Raises:
+        VideoError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise VideoError("videos need PyAV; run: pip install av") from error
+    return av
+
+
+class PipeHead(io.RawIOBase):
+    """A binary stream that is read once, of which the first bytes were looked at."""
+
+    def __init__(self, source: BinaryIO, name: str) -> None:
+        self._source, self._head = source, b""
+        while len(self._head) < 4096:
+            more = source.read(4096 - len(self._head))
+            if not more:
+                break
+            self._head += more
+        if not self._head:
+            raise VideoError(f"{name} is empty; pipe a video into it")
+        if starts_with_media_data(self._head):
+            raise VideoError(
+                f"{name} is an mp4 with its index at the end, which a pipe cannot be searched for; "
+                "give the file itself, or rewrite it: ffmpeg -i in.mp4 -c copy -movflags +faststart out.mp4"
+            )
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        head, self._head = self._head, b""
+        if 0 <= size < len(head):
+            head, self._head = head[:size], head[size:]
+        return head or self._source.read(size)
+
+
+def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
+    """A container and its first video stream that is no cover picture; decoding uses several threads.
+
+    Raises:
+        VideoError: no video, or one that cannot be read.
+    """
+    av = import_av()
+    try:
+        # Metadata in another encoding than UTF-8 is no reason to refuse a video.
+        target = str(source) if isinstance(source, Path) else source
+        container = av.open(target, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
+        raise VideoError(f"{name} cannot be read as a video ({first_line(error)}); give a video file") from error
+    kind = container.format.name
+    # FFmpeg also opens still images, and renders plain text as a terminal.
+    if kind in ("image2", "tty") or (kind.endswith("_pipe") and kind != "webp_pipe"):
+        container.close()
+        raise VideoError(f"{name} is not a video but a still image or text (format {kind}); give a video file")
+    cover = av.stream.Disposition.attached_pic
+    moving = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not moving:
+        container.close()
+        raise VideoError(f"{name} has no video stream; give a file with moving pictures")
+    if moving[0].codec_context is None:
+        container.close()
+        raise VideoError(f"{name} holds a video of an unknown codec; convert it with ffmpeg")
+    moving[0].thread_type = "AUTO"
+    return container, moving[0]
+
+
+def claimed_frames(container: Any, stream: Any) -> int | None:
+    """Frames to present by the container's header, None where it does not say.
+
+    The index of an mp4 knows which frames an edit list leaves out; the plain count does not.
+    """
+    if not stream.frames:
+        return None
+    if "mp4" in container.format.name.split(","):
+        entries = stream.index_entries
+        shown = sum(not entry.is_discard and entry.size > 0 for entry in entries)
+        return shown or stream.frames
+    return stream.frames
+
+
+class RgbConverter:
+    """Frames to RGB by FFmpeg's own ``format`` filter, which equals its command line bit for bit.
+
+    The scaler alone (``frame.to_ndarray``) puts the chroma of 10-bit and odd-sized frames elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._graph: Any = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """The picture upright, uint8 ``[H, W, 3]``, contiguous."""
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if key != self._key:
+            self._graph, self._key = self._build(frame), key
+        self._graph.push(frame)
+        image = self._graph.pull().to_ndarray()
+        # The display rotation, in degrees counter-clockwise.
+        return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+
+    def _build(self, frame: Any) -> Any:
+        graph = import_av().filter.Graph()
+        # Graphs are part of reference cycles: one of the parent's may be freed in a forked child, long after it was
+        # dropped, and would wait there for threads that did not come along.
+        if hasattr(graph, "threads"):
+            graph.threads = 1
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME_BASE)
+        rgb, sink = graph.add("format", "rgb24"), graph.add("buffersink")
+        source.link_to(rgb)
+        rgb.link_to(sink)
+        graph.configure()
+        return graph

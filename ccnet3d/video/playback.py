@@ -1,0 +1,196 @@
+"""One pass over a video with PyAV from its first frame: numbered frames, and what was wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container
+from ccnet3d.video.ffv1 import Ffv1Check
+from ccnet3d.video.forks import keep_over_forks
+from ccnet3d.video.index import ONE_TO_ONE_CODECS, Numbering, PacketIndex, is_hidden, is_ranked
+from ccnet3d.video.structure import broken_at, missing_bytes
+from ccnet3d.video.types import VideoError, VideoFrame, first_line, frame_ranges
+
+
+def seconds(frame: Any, stream: Any) -> float | None:
+    """When a frame is shown; frames that a decoder held back to the end do not know their own time base."""
+    return None if frame.pts is None else float(frame.pts * stream.time_base)
+
+
+class Playback:
+    """Decode a source from its start.
+
+    Args:
+        source: a file, or a stream that is read once.
+        name: for messages.
+        opened: the container and stream of ``source`` if they are open already.
+    """
+
+    def __init__(self, source: Path | BinaryIO, name: str, opened: tuple[Any, Any] | None = None) -> None:
+        self._source, self._name = source, name
+        self._opened_by = os.getpid()
+        keep_over_forks(self)
+        self.container, self.stream = opened or open_container(source, name)
+        self._canonical = self.stream.codec_context.codec.canonical_name
+        rate, reordered = self.stream.average_rate, self.stream.codec_context.has_b_frames
+        # AVI has no presentation times but a constant rate; what FFmpeg makes up for B-frames is out of order.
+        self._constant_rate = float(rate) if rate and reordered and self.container.format.name == "avi" else None
+        self._rgb = RgbConverter()
+        self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
+        self.numbering = Numbering(is_ranked(self.container.format.name, self._canonical))
+        self._failed = self._discarded = self._corrupt_packets = self._empty = 0
+        self._reason = self._read_error = ""
+        self._damaged: list[int] = []
+        self._unconverted: list[int] = []
+        self._sizes: list[tuple[int, int, int]] = []  # first frame, width, height
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Numbered PyAV frames."""
+        packets, checksums = self.container.demux(self.stream), Ffv1Check(self._canonical)
+        while True:
+            try:
+                packet = next(packets, None)
+            except self._ffmpeg_error as error:
+                self._read_error, packet = first_line(error), None
+            if packet is None:
+                break
+            if packet.size == 0:  # a repeated picture, or the mark of the end
+                self._empty += packet.dts is not None
+                continue
+            self._corrupt_packets += bool(packet.is_corrupt)
+            if packet.is_discard:  # an edit list leaves it out of the presentation
+                self._discarded += 1
+            elif not is_hidden(self._canonical, bytes(memoryview(packet)[:1])):
+                self.numbering.send(packet.pts)
+            if checksums.is_bad(memoryview(packet), packet.is_keyframe):
+                self._failed, self._reason = self._failed + 1, "a checksum of FFV1 is wrong"
+            else:
+                yield from self._number(packet)
+        yield from self._number(None)
+        self.numbering.finish()
+
+    def _number(self, packet: Any) -> Iterator[tuple[int, Any]]:
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except self._ffmpeg_error as error:
+            self._failed, self._reason = self._failed + 1, first_line(error)
+            return  # the next packet may be sound
+        for frame in frames:
+            index = self.numbering.show(frame.pts)
+            if index is not None:
+                yield index, frame
+
+    def to_video_frame(self, index: int, frame: Any) -> VideoFrame | None:
+        """The frame in RGB; None where FFmpeg cannot convert it, as with some damage."""
+        try:
+            image = self._rgb(frame)
+        except (self._ffmpeg_error, ValueError):
+            self._unconverted.append(index)
+            return None
+        damaged = bool(frame.is_corrupt)
+        if damaged:
+            self._damaged.append(index)
+        if not self._sizes or self._sizes[-1][1:] != (image.shape[1], image.shape[0]):
+            self._sizes.append((index, image.shape[1], image.shape[0]))
+        return VideoFrame(index, self._seconds(index, frame), image, damaged)
+
+    def _seconds(self, index: int, frame: Any) -> float | None:
+        return index / self._constant_rate if self._constant_rate else seconds(frame, self.stream)
+
+    def report(self) -> list[str]:
+        """What was wrong, after all frames went by.
+
+        Raises:
+            VideoError: no frame came.
+        """
+        numbering, name = self.numbering, self._name
+        count = numbering.shown - len(self._unconverted)
+        if count == 0:
+            if self._failed or self._read_error or numbering.sent:
+                reason = self._reason or self._read_error or "the decoder gives none"
+                raise VideoError(f"no frame of {name} can be decoded ({reason}); the file is damaged")
+            raise VideoError(f"{name} holds no decodable frame; give a video with pictures")
+        found = []
+        if self._read_error:
+            found.append(f"reading stopped before the end of the file, after {count} frames: {self._read_error}")
+        if self._failed:
+            found.append(f"{self._failed} packets could not be decoded and their frames are lost: {self._reason}")
+        if lost := sorted(numbering.lost + self._unconverted):
+            found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
+        if numbering.misplaced:
+            found.append(f"{numbering.misplaced} frames came out of their order and were dropped")
+        missing = numbering.sent - numbering.shown
+        if not numbering.ranked and missing > 0 and self._canonical in ONE_TO_ONE_CODECS:
+            found.append(f"{missing} of {numbering.sent} packets gave no frame; numbers count those that came")
+        if self._damaged:
+            found.append(
+                f"{len(self._damaged)} of {count} frames are damaged in the file and were concealed by the decoder: "
+                f"{frame_ranges(self._damaged)}; those that follow up to a keyframe may show it"
+            )
+        if self._corrupt_packets:
+            found.append(f"{self._corrupt_packets} packets are damaged or incomplete in the file")
+        found += self._check_length(count, len(lost))
+        if len(self._sizes) > 1:
+            steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in self._sizes[:4])
+            more = f" and {len(self._sizes) - 4} times more" if len(self._sizes) > 4 else ""
+            found.append(f"the size of the picture changes: {steps}{more}")
+        return found
+
+    def _check_length(self, count: int, lost: int) -> list[str]:
+        """A cut file can end early without an error: compare with what it claims."""
+        found = []
+        expected = claimed_frames(self.container, self.stream) or 0
+        if "mp4" not in self.container.format.name.split(","):
+            expected -= self._discarded + self._empty
+        if count + lost + self.numbering.misplaced < expected:
+            found.append(f"only {count} of the {expected} frames that the file claims could be decoded; it may be cut")
+        if isinstance(self._source, Path) and (missing := missing_bytes(self._source)):
+            found.append(f"the file is {missing} bytes shorter than its header says; it may be cut")
+        if isinstance(self._source, Path) and (place := broken_at(self._source)) is not None:
+            found.append(f"the file is damaged at byte {place}; frames may be missing there")
+        return found
+
+    def close(self) -> None:
+        if self._opened_by == os.getpid():
+            self.container.close()
+
+
+def index_packets(path: Path, name: str) -> PacketIndex:
+    """Read a file without decoding it.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+    container, stream = open_container(path, name)
+    # Read before closing: PyAV's stream is no more than a view of the container.
+    codec, kind, tick = stream.codec_context.codec.canonical_name, container.format.name, float(stream.time_base)
+    pts: list[int | None] = []
+    keyframes: list[int] = []
+    corrupt, read_error, checksums = 0, "", Ffv1Check(codec)
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0 or is_hidden(codec, bytes(memoryview(packet)[:1])):
+                continue
+            corrupt += bool(packet.is_corrupt) or checksums.is_bad(memoryview(packet), packet.is_keyframe)
+            if packet.is_keyframe and packet.pts is not None:
+                keyframes.append(packet.pts)
+            if not packet.is_discard:
+                pts.append(packet.pts)
+    except import_av().error.FFmpegError as error:
+        read_error = first_line(error)
+    finally:
+        container.close()
+    times = sorted(time for time in pts if time is not None)
+    ranked = is_ranked(kind, codec) and len(set(times)) == len(pts) > 0
+    return PacketIndex(
+        tuple(times),
+        tuple(sorted(keyframes)),
+        ranked,
+        tick,
+        len(pts),
+        corrupt,
+        read_error,
+    )

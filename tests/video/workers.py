@@ -1,0 +1,23 @@
+"""A data set that worker processes can import."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+from video.corpus import read_code
+
+from ccnet3d.video import VideoReader
+
+
+class Clips(Dataset):  # type: ignore[type-arg]
+    """The numbers that are drawn in three frames of a video."""
+
+    def __init__(self, reader: VideoReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        frames = self.reader.clip([number, 3 * number, 39 - number])
+        return torch.tensor([read_code(frame.image) for frame in frames])
