@@ -2,6 +2,6 @@
 
 from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.config import ModelConfig
-from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, load_model, save_model
+from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model
 
-__all__ = ["ARCHITECTURES", "CCNet3D", "ModelConfig", "ModelInfo", "load_model", "save_model"]
+__all__ = ["ARCHITECTURES", "CCNet3D", "ModelConfig", "ModelInfo", "fingerprint", "load_model", "save_model"]

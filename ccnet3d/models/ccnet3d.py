@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,31 @@ from torch import Tensor, nn
 from ccnet3d.models.backbone import build_backbone, feature_channels
 from ccnet3d.models.config import ModelConfig
 from ccnet3d.models.head import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
+
+
+class FrameFeatures(NamedTuple):
+    """What the head keeps of N frames; the first axis of each is N."""
+
+    context: Tensor
+    """``[N, C_in, H, W]``, the joined context levels."""
+    reduced: Tensor
+    """``[N, C, H, W]``, input of the attention."""
+    skips: tuple[Tensor, ...]
+    """``[N, C_l, H_l, W_l]``, the decoder's finer levels."""
+
+    def frame(self, n: int) -> FrameFeatures:
+        """Those of one frame, as a batch of 1."""
+        return FrameFeatures(self.context[n : n + 1], self.reduced[n : n + 1], tuple(s[n : n + 1] for s in self.skips))
+
+    @staticmethod
+    def join(frames: Sequence[FrameFeatures]) -> FrameFeatures:
+        """The inverse of taking frames apart; a single one is returned as it is."""
+        if len(frames) == 1:
+            return frames[0]
+        context, reduced, skips = zip(*frames, strict=True)
+        return FrameFeatures(
+            torch.cat(context), torch.cat(reduced), tuple(torch.cat(level) for level in zip(*skips, strict=True))
+        )
 
 
 class CCNet3D(nn.Module):
@@ -76,21 +102,32 @@ class CCNet3D(nn.Module):
             return [level.permute(0, 3, 1, 2) for level in levels]
         return list(levels)
 
-    def segment_features(self, features: Sequence[Tensor], clip_length: int) -> Tensor:
-        """Class logits from the backbone's levels of whole clips.
+    def frame_features(self, levels: Sequence[Tensor]) -> FrameFeatures:
+        """What the head needs of each frame, whatever the clips that it will be part of.
 
         Args:
-            features: levels ``[B*T, C_l, H_l, W_l]`` as :meth:`extract_features` gives them.
+            levels: ``[N, C_l, H_l, W_l]`` as :meth:`extract_features` gives them.
+        """
+        context = [levels[level] for level in self.config.context_levels]
+        joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
+        return FrameFeatures(joined, self.head.reduce(joined), tuple(levels[i] for i in self.config.skip_levels))
+
+    def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
+        """Criss-cross attention over clips, the only step in which frames meet.
+
+        Args:
+            reduced: ``[B*T, C, H, W]``, frames of a clip one after the other.
             clip_length: T.
 
         Returns:
-            ``[B*T, K, h, w]`` at the decoder's stride.
+            ``[B*T, C, H, W]``.
         """
-        context = [features[level] for level in self.config.context_levels]
-        joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
-        attended = self.head(joined, clip_length)
-        decoded = self.decoder(attended, [features[level] for level in self.config.skip_levels])
-        return self.classifier(decoded)
+        return self.head.attend(reduced, clip_length)
+
+    def frame_logits(self, features: FrameFeatures, attended: Tensor) -> Tensor:
+        """Class logits of frames ``[N, K, h, w]`` at the decoder's stride, from what the attention gave for each."""
+        fused = self.head.finish(features.context, attended)
+        return self.classifier(self.decoder(fused, features.skips))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Class logits of every pixel of a clip.
@@ -118,7 +155,9 @@ class CCNet3D(nn.Module):
                 "scale uint8 frames by 1/255 and add the missing axes"
             )
         features = self.extract_features(clip.flatten(0, 1))
-        return self._upsample(self.segment_features(features, clip.shape[1]), clip), features
+        frames = self.frame_features(features)
+        logits = self.frame_logits(frames, self.attend(frames.reduced, clip.shape[1]))
+        return self._upsample(logits, clip), features
 
     @staticmethod
     def _upsample(logits: Tensor, clip: Tensor) -> Tensor:

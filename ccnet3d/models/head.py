@@ -47,10 +47,16 @@ class CrissCrossHead(nn.Module):
 
     def forward(self, features: Tensor, clip_length: int) -> Tensor:
         """Map ``[B*T, in, H, W]`` to ``[B*T, C, H, W]``, frames of ``clip_length`` = T a clip."""
-        reduced = self.reduce(features)
+        return self.finish(features, self.attend(self.reduce(features), clip_length))
+
+    def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
+        """The only step in which frames meet: ``[B*T, C, H, W]`` to the same."""
         # [B*T, C, H, W] -> [B, T, H, W, C], a view where the convolution works channels-last; no copy between loops.
         clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
-        attended = self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
+        return self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
+
+    def finish(self, features: Tensor, attended: Tensor) -> Tensor:
+        """Refine and fuse with the input, frame by frame: ``[N, in, H, W]`` and ``[N, C, H, W]`` to the latter."""
         return self.fuse(torch.cat([features, self.refine(attended)], dim=1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -120,3 +121,12 @@ def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
             f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote"
         ) from error
     return model.float().eval(), info
+
+
+def fingerprint(model: CCNet3D) -> str:
+    """SHA-256 of the weights' names, types and bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

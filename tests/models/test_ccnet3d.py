@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from ccnet3d.models.ccnet3d import FrameFeatures
 from ccnet3d.models import ARCHITECTURES, CCNet3D, ModelConfig
 
 PAPER_LIKE = ModelConfig(  # the paper's shape on a small backbone: stride 8, no skips
@@ -59,9 +60,9 @@ def test_a_frame_sees_the_other_frames_of_its_clip_only(tiny_model: CCNet3D) -> 
 def test_features_and_head_apart_equal_the_whole(tiny_model: CCNet3D) -> None:
     clip = torch.rand(1, 3, 3, 40, 56)
     with torch.no_grad():
-        frames = [tiny_model.extract_features(clip[:, t]) for t in range(3)]
-        levels = [torch.cat(level) for level in zip(*frames, strict=True)]
-        coarse = tiny_model.segment_features(levels, clip_length=3)
+        frames = [tiny_model.frame_features(tiny_model.extract_features(clip[:, t])) for t in range(3)]
+        joined = FrameFeatures.join(frames)
+        coarse = tiny_model.frame_logits(joined, tiny_model.attend(joined.reduced, clip_length=3))
         expected = tiny_model(clip)
     full = torch.nn.functional.interpolate(coarse, size=(40, 56), mode="bilinear")
     torch.testing.assert_close(full[None], expected, rtol=1e-4, atol=1e-5)
