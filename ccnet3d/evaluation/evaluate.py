@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ccnet3d.data import LabelledSequences
-from ccnet3d.data.clips import Clip
-from ccnet3d.inference.segmenter import VideoSegmenter, classify_at_size
-from ccnet3d.metrics import class_iou, confusion_matrix, mean_iou
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.metrics import TemporalConsistency, VideoConsistency, class_iou, confusion_matrix, mean_iou
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Evaluation:
     """Sequence of each frame."""
     confusions: Tensor
     """int64 ``[F, K, K]``, one for each frame, row the true class."""
+    consistency: Mapping[str, float] = field(default_factory=dict)
+    """Scores over time by name: ``vc8_strict`` and so on, ``tc``."""
 
     @property
     def miou(self) -> float:
@@ -55,6 +56,7 @@ class Evaluation:
             "video_miou": self.video_miou,
             "frames": len(self.sequences),
             "videos": len(set(self.sequences)),
+            **({"consistency": dict(self.consistency)} if self.consistency else {}),
         }
         return _without_nan(scores)
 
@@ -69,14 +71,18 @@ def evaluate(
     segmenter: VideoSegmenter,
     dataset: LabelledSequences,
     *,
-    progress: Callable[[Sequence[Clip]], Sequence[Clip]] = lambda clips: clips,
+    video_consistency: Sequence[VideoConsistency] = (),
+    temporal_consistency: TemporalConsistency | None = None,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Evaluation:
     """Segment every labelled frame once, at its labels' size.
 
     Args:
         segmenter: the model with its clip length and working size.
         dataset: the split.
-        progress: wraps the list of clips, as tqdm does.
+        video_consistency: VC_n to compute besides; no window crosses a gap between labelled frames.
+        temporal_consistency: TC to compute besides, between neighbouring labelled frames without a gap.
+        progress: wraps the frames of each run without a gap, as tqdm does.
 
     Raises:
         ValueError: the dataset has other classes than the model.
@@ -86,17 +92,30 @@ def evaluate(
             f"the model's classes are {', '.join(segmenter.info.class_names)} and those of {dataset.spec.name} are "
             f"{', '.join(dataset.spec.class_names)}; evaluate with weights that were trained on it"
         )
-    confusions: dict[int, Tensor] = {}
-    for clip in progress(dataset.covering_clips(segmenter.clip_length)):
-        sample = dataset.read_clip(clip)
-        logits = segmenter.clip_logits(sample["clip"])
-        for place, index in enumerate(clip.indices):
-            if clip.counted[place]:
-                labels = sample["labels"][place]
-                prediction = classify_at_size(logits[place], (labels.shape[0], labels.shape[1])).cpu()
-                confusions[index] = confusion_matrix(prediction, labels, len(dataset.spec.classes))
-    return Evaluation(
-        dataset.spec.class_names,
-        tuple(dataset.frames[i].sequence for i in sorted(confusions)),
-        torch.stack([confusions[i] for i in sorted(confusions)]),
-    )
+    confusions: list[Tensor] = []
+    sequence = None
+    for segment in dataset.segments:
+        for meter in video_consistency:
+            meter.start_video()
+        if temporal_consistency and dataset.frames[segment[0]].sequence == sequence:
+            temporal_consistency.skip_gap()
+        elif temporal_consistency:
+            temporal_consistency.start_video()
+        sequence = dataset.frames[segment[0]].sequence
+        images = (dataset.read_image(index).permute(1, 2, 0).numpy() for index in progress(segment))
+        for index, mask in zip(segment, segmenter.segment(images), strict=True):
+            labels = dataset.read_label(index)
+            if labels.shape != mask.shape:
+                image = dataset.frames[index].image
+                raise ValueError(f"{image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
+            prediction = torch.from_numpy(mask).long()
+            confusions.append(confusion_matrix(prediction, labels, len(dataset.spec.classes)))
+            for meter in video_consistency:
+                meter.update(prediction, labels)
+            if temporal_consistency:
+                temporal_consistency.update(dataset.read_image(index), prediction)
+    sequences = tuple(dataset.frames[index].sequence for segment in dataset.segments for index in segment)
+    scores = {f"vc{m.window_frames}_{'strict' if m.strict else 'reference'}": m.score for m in video_consistency}
+    if temporal_consistency:
+        scores["tc"] = temporal_consistency.score
+    return Evaluation(dataset.spec.class_names, sequences, torch.stack(confusions), scores)

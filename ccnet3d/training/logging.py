@@ -9,7 +9,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
-from ccnet3d.inference.segmenter import VideoSegmenter, classify_at_size, resize_frame
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference.pixels import resize_frame
 
 
 class RunLog:
@@ -31,13 +32,10 @@ class RunLog:
         """Image, label and prediction side by side, one row for each of up to four frames of the split."""
         palette = torch.zeros(IGNORE_INDEX + 1, 3, dtype=torch.uint8)  # void is black
         palette[: len(dataset.spec.classes)] = torch.tensor(dataset.spec.palette, dtype=torch.uint8)
-        clips = dataset.covering_clips(segmenter.clip_length)
         rows = []
-        for clip in clips[:: -(-len(clips) // 4)]:
-            sample = dataset.read_clip(clip)
-            image, label = sample["clip"][0], sample["labels"][0]
-            logits = segmenter.clip_logits(sample["clip"])[0]
-            prediction = classify_at_size(logits, (label.shape[0], label.shape[1])).cpu().long()
+        for index in range(0, len(dataset), -(-len(dataset) // 4)):
+            image, label = dataset.read_image(index), dataset.read_label(index)
+            prediction = torch.from_numpy(next(segmenter.segment([image.permute(1, 2, 0).numpy()]))).long()
             row = torch.cat([image, *(palette[ids].permute(2, 0, 1) for ids in (label, prediction))], dim=2)
             rows.append(resize_frame(row, (segmenter.input_size[0], 3 * segmenter.input_size[1])))
         self.writer.add_image("val/image, label, prediction", torch.cat(rows, dim=1), step)

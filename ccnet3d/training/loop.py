@@ -170,7 +170,7 @@ class Trainer:
             dataset=f"{spec.name}, split {self.recipe.train_split}",
             recipe=asdict(self.recipe),
         )
-        segmenter = VideoSegmenter(model, info, precision=self.precision)
+        segmenter = VideoSegmenter(model, info, dtype=self.precision)
         miou = evaluate(segmenter, self.val_set).miou
         log.add_scalars({"val/miou": miou, "val/gamma": model.head.attention.gamma.item()}, step)
         log.add_strip(segmenter, self.val_set, step)

@@ -36,7 +36,7 @@ def test_nothing_of_a_class_is_null_in_json() -> None:
 
 def test_every_labelled_frame_counts_once(yard: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
     dataset = LabelledSequences.open(yard, "train")
-    segmenter = VideoSegmenter(tiny_model, tiny_info, precision=torch.float32)
+    segmenter = VideoSegmenter(tiny_model, tiny_info, dtype=torch.float32)
     result = evaluate(segmenter, dataset)
     assert result.sequences == tuple(frame.sequence for frame in dataset.frames)
     # The streaming segmenter over each sequence gives the same masks.
@@ -59,5 +59,5 @@ def test_default_weights_on_real_camvid(camvid: Path) -> None:
     model, info = load_model()
     result = evaluate(VideoSegmenter(model, info), LabelledSequences.open(camvid, "val", spec_file=CAMVID_SPEC))
     assert len(result.sequences) == 101
-    # The model card's score; precision and library versions move it by less.
+    # The model card's score; the dtype and library versions move it by less.
     assert result.miou == pytest.approx(info.scores["val_miou"], abs=0.005)
