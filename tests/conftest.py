@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,7 @@ def make_video(tmp_path: Path) -> MakeVideo:
         height: int = 48,
         width: int = 64,
         codec: str = "libx264",
-        pts: list[int] | None = None,
+        pts: Sequence[int] | None = None,
     ) -> Path:
         import av
 

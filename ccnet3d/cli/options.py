@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ccnet3d.inference import VideoSegmenter
 
 
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 def input_size(text: str) -> tuple[int, int]:
     """Parse ``HEIGHTxWIDTH``."""
     height, _, width = text.partition("x")
@@ -27,39 +30,78 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def non_negative(text: str) -> int:
+    """Parse a count of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a share in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
 def first_line(error: BaseException) -> str:
     """An error in one line; of one from a DataLoader's worker, which holds a traceback, what the worker said."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].partition(": ")[2] if lines[0].startswith("Caught ") else lines[0]
 
 
-def run_command(name: str, command: Callable[[], None]) -> int:
-    """Run a command: exit code 0, or 2 with one line on stderr where what it was given is at fault."""
+def run_command(name: str, command: Callable[[], None], interrupted: str = "") -> int:
+    """Run a command: exit code 0, 2 with one line on stderr where what it was given is at fault, 130 on Ctrl-C."""
     try:
         command()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"{name}: error: {first_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
+        return 130
     return 0
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: argparse._ActionsContainer) -> None:
     """Where and with how many threads the model runs."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
     parser.add_argument("--threads", type=positive, help="CPU threads of the model")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse._ActionsContainer) -> None:
     """Which model, and how it is run."""
     parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames of a clip; the model's by default")
     parser.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="auto is bf16 where the device has it natively",
+        "--clip-stride",
+        type=positive,
+        metavar="S",
+        help="frames from the start of a clip to that of the next, 1 to T; T - 1 by default",
     )
+    parser.add_argument(
+        "--causal", action="store_true", help="answer each frame from itself and those before it, for live streams"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPE_NAMES),
+        default="auto",
+        help="of the network's products; auto is bf16 where the device has it natively, else fp32",
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        metavar="N",
+        help="frames that pass the backbone together, 8 by default; a CPU takes them one by one",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add_device_options(parser)
 
 
@@ -82,11 +124,11 @@ def choose_device(arguments: argparse.Namespace) -> str:
     return str(arguments.device)
 
 
-def load_segmenter(arguments: argparse.Namespace) -> VideoSegmenter:
+def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSegmenter:
     """The model that the options describe.
 
     Raises:
-        ValueError: the checkpoint is no model file.
+        ValueError: the checkpoint is no model file, or the options do not go together.
     """
     import torch
 
@@ -98,6 +140,11 @@ def load_segmenter(arguments: argparse.Namespace) -> VideoSegmenter:
         model.to(choose_device(arguments)),
         info,
         clip_length=arguments.clip_length,
+        clip_stride=arguments.clip_stride,
+        causal=arguments.causal,
+        smoothing=smoothing,
         input_size=arguments.input_size,
-        precision={"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[arguments.precision],
+        dtype=None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),
+        batch_size=arguments.batch,
+        compile_model=arguments.compile,
     )

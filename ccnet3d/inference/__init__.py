@@ -1,6 +1,18 @@
 """Inference on videos."""
 
-from ccnet3d.inference.output import write_masks
-from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.inference.options import RunOptions
+from ccnet3d.inference.run import segment_video
+from ccnet3d.inference.saved import SavedMasks, open_masks
+from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
+from ccnet3d.inference.selection import Selection, parse_position
 
-__all__ = ["VideoSegmenter", "write_masks"]
+__all__ = [
+    "Prediction",
+    "RunOptions",
+    "SavedMasks",
+    "Selection",
+    "VideoSegmenter",
+    "open_masks",
+    "parse_position",
+    "segment_video",
+]

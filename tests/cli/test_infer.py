@@ -11,7 +11,7 @@ from conftest import MakeVideo
 from PIL import Image
 
 from ccnet3d.cli.infer import main
-from ccnet3d.inference.output import blend
+from ccnet3d.inference.formats import paint
 from ccnet3d.models import ModelInfo
 from ccnet3d.video import open_video
 
@@ -29,23 +29,23 @@ def test_a_mask_for_every_frame(
     painted = list(open_video(overlay))
     frames = list(open_video(video))
     assert len(painted) == 7
-    for frame, paint, name in zip(frames, painted, names, strict=True):
+    for frame, shown, name in zip(frames, painted, names, strict=True):
         with Image.open(out / name) as mask:
             assert (mask.mode, mask.size) == ("P", (66, 50))
             assert mask.getpalette()[:9] == [90, 140, 60, 200, 40, 40, 40, 40, 220]
             ids = np.array(mask)
         counts += np.bincount(ids.ravel(), minlength=3)
         expected = 0.5 * frame.image + 0.5 * np.array(tiny_info.palette)[ids]
-        assert np.abs(blend(frame.image, ids, tiny_info.palette) - expected).max() <= 0.5
-        assert np.abs(paint.image - expected).mean() < 10
-        assert paint.pts_seconds == pytest.approx(frame.pts_seconds, abs=1e-3)
+        assert np.abs(paint(frame.image, ids, tiny_info.palette) - expected).max() <= 0.5
+        assert np.abs(shown.image - expected).mean() < 10
+        assert shown.pts_seconds == pytest.approx(frame.pts_seconds, abs=1e-3)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["frames"], summary["width"], summary["height"]) == (7, 66, 50)
     assert summary["frames_per_second"] == pytest.approx(10)
     assert summary["pts_seconds"] == pytest.approx([n / 10 for n in range(7)], abs=1e-3)
     assert [c["name"] for c in summary["classes"]] == ["ground", "box", "rail"]
     assert [c["pixel_share"] for c in summary["classes"]] == pytest.approx(list(counts / counts.sum()))
-    assert (summary["clip_length"], summary["input_size"]) == (3, [32, 48])
+    assert (summary["settings"]["clip_length"], summary["settings"]["input_size"]) == (3, [32, 48])
 
 
 def test_earlier_masks_are_refused_or_replaced(
@@ -101,7 +101,7 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
     file = tmp_path / "file"
     file.write_text("")
     assert main([video, "-o", str(file / "masks"), *checkpoint]) == 2
-    assert "cannot make the output folder" in capsys.readouterr().err
+    assert "cannot use the output folder" in capsys.readouterr().err
     for option in (["--input-size", "360"], ["--input-size", "0x4"], ["--clip-length", "0"], ["--threads", "x"]):
         with pytest.raises(SystemExit) as exit_info:
             main([video, *out, *option])
@@ -146,5 +146,5 @@ def test_sample_with_the_default_weights(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out == f"30 masks of 480x360 in {out} from a synthetic clip\n"
     assert len(list(out.glob("*.png"))) == 30
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["input_size"] == [90, 120]
+    assert summary["settings"]["input_size"] == [90, 120]
     assert summary["video"] == "synthetic_sample.mp4"

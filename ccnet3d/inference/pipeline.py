@@ -1,0 +1,114 @@
+"""Stages of a run in threads of their own, with bounded queues between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from queue import Empty, Full, Queue
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_END: Any = object()
+_POLL_SECONDS = 0.1
+"""How often a stage that waits looks whether it should stop."""
+
+
+def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+    """Iterate over ``source`` in a thread, at most ``depth`` items ahead of who asks.
+
+    An error of the source comes up here, behind the items before it. Closing the iterator ends the thread.
+    """
+    queue: Queue[Item] = Queue(depth)
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def put(item: Item) -> bool:
+        while not stop.is_set():
+            try:
+                queue.put(item, timeout=_POLL_SECONDS)
+            except Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in source:
+                if not put(item):
+                    return
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            put(_END)
+
+    thread = threading.Thread(target=work, name="ccnet3d-decode", daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not _END:
+            yield item
+        if errors:
+            raise errors[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Sink(Generic[Item]):
+    """Give items to a function that runs in a thread, at most ``depth`` of them waiting.
+
+    The block ends when all are done; if it ends with an error, those that wait are dropped. An error of the function
+    comes up in the next :meth:`put` or at the end of the block, and no item after it is taken.
+
+    Args:
+        consume: called with one item at a time, in order.
+        depth: items that may wait.
+    """
+
+    def __init__(self, consume: Callable[[Item], None], depth: int) -> None:
+        self._consume = consume
+        self._queue: Queue[Item] = Queue(depth)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="ccnet3d-encode", daemon=True)
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    item = self._queue.get(timeout=_POLL_SECONDS)
+                except Empty:
+                    continue
+                if item is _END:
+                    return
+                self._consume(item)
+        except BaseException as error:
+            self._error = error
+            self._stop.set()
+
+    def put(self, item: Item) -> None:
+        """Hand over an item; waits while ``depth`` others do."""
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_SECONDS)
+            except Full:
+                continue
+            return
+        if self._error:
+            raise self._error
+
+    def __enter__(self) -> Sink[Item]:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stop.set()
+        else:
+            self.put(_END)
+        self._thread.join()
+        if self._error and error is None:
+            raise self._error

@@ -1,0 +1,220 @@
+"""Runs that are killed, and go on; disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MakeVideo
+
+from ccnet3d.cli.infer import main
+from ccnet3d.files import write_atomically
+
+SERVER = """
+import os, signal, sys, time
+import ccnet3d.cli.infer as infer
+import ccnet3d.inference.run, ccnet3d.models, av, tqdm  # once, so that a run begins within milliseconds
+print("ready", flush=True)
+for line in sys.stdin:
+    seconds, *arguments = line.split()
+    begin = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        import torch
+        torch.set_num_threads(1)
+        os._exit(infer.main(arguments))
+    if float(seconds):
+        time.sleep(float(seconds))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    print(os.waitstatus_to_exitcode(status), time.monotonic() - begin, flush=True)
+"""
+
+
+class Runs:
+    """Runs of ccnet3d-infer, each in a process of its own that can be killed."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._read() == ["ready"]
+
+    def _read(self) -> list[str]:
+        assert self._server.stdout
+        return self._server.stdout.readline().split()
+
+    def __call__(self, arguments: list[str], kill_after_seconds: float = 0) -> tuple[int, float]:
+        """Exit code (-9 where it was killed) and seconds of a run."""
+        assert self._server.stdin
+        print(kill_after_seconds, *arguments, file=self._server.stdin, flush=True)
+        code, seconds = self._read()
+        return int(code), float(seconds)
+
+    def close(self) -> None:
+        self._server.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    server = Runs()
+    yield server
+    server.close()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OPTIONS = [
+    ["--overlay", "{out}/over.mp4", "--save-probabilities", "--clip-stride", "2"],
+    ["--format", "npz", "--smooth", "1"],
+    ["--format", "ffv1", "--causal", "--start", "3"],
+    ["--format", "cvat", "--frame-stride", "2", "--overlay", "{out}/over.mp4"],
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options[:2]).replace("{out}/", ""))
+def test_killed_at_random_and_resumed_is_as_never_killed(
+    runs: Runs, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str]
+) -> None:
+    """Five kills for each of four sets of options; then one run that is killed over and over until it is done."""
+    video = make_video(frames=40)
+
+    def command(out: Path) -> list[str]:
+        chosen = [option.format(out=out) for option in options]
+        return [str(video), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q", *chosen]
+
+    code, seconds = runs(command(tmp_path / "whole"))
+    assert code == 0
+    expected = tree(tmp_path / "whole")
+    moment = random.Random(" ".join(options))
+    interrupted = 0
+    for number in range(5):
+        out = tmp_path / f"killed_{number}"
+        code, _ = runs(command(out), moment.uniform(0.05, 1) * seconds)
+        assert code in (-signal.SIGKILL, 0)
+        interrupted += code != 0
+        assert runs([*command(out), "--resume"])[0] == 0
+        assert tree(out) == expected
+    assert interrupted >= 3
+    out, code, tries = tmp_path / "killed_often", 1, 0
+    while code != 0:
+        tries += 1
+        # Each try may last a little longer, so that one comes to the end.
+        code, _ = runs([*command(out), "--resume"], seconds * moment.uniform(0.3, 0.5 + 0.1 * tries))
+    assert tree(out) == expected
+
+
+def test_a_complete_run_is_left_as_it_is(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "masks"
+    common = [str(make_video(frames=4)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "--resume"]
+    assert main(common) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert main(common) == 0
+    assert capsys.readouterr().out == f"4 masks of 64x48 in {out}\n"
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert main([*common, "--clip-stride", "1"]) == 2
+    assert f"the run in {out} had clip_stride = 2, now it is 1; resume with the options" in capsys.readouterr().err
+    assert main([*common, "--overlay", str(tmp_path / "over.mp4")]) == 2
+    assert "had overlay = null" in capsys.readouterr().err
+
+
+def interrupt(out: Path, keep: int) -> None:
+    """Bring a complete run back to where ``keep`` masks were done."""
+    summary = json.loads((out / "summary.json").read_text())
+    write_atomically(out / ".ccnet3d-run.json", json.dumps({**summary["settings"], "overlay_file": None}).encode())
+    (out / "summary.json").unlink()
+    for number in range(keep, summary["frames"]):
+        (out / f"{number:06d}.png").unlink()
+
+
+def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "masks"
+    common = [str(make_video(frames=6)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q"]
+    assert main(common) == 0
+    expected = tree(out)
+    interrupt(out, 4)
+    assert main(common) == 2
+    assert "holds the masks of a run that was interrupted; give --resume" in capsys.readouterr().err
+    (out / ".000004.png.0123abcd.partial").write_bytes(b"half of")  # what a kill leaves
+    assert main([*common, "--resume", "--dtype", "fp16"]) == 2
+    assert "had dtype = " in capsys.readouterr().err
+    (out / "000001.png").unlink()
+    assert main([*common, "--resume"]) == 2
+    assert "holds the mask of frame 2 where the video has frame 1" in capsys.readouterr().err
+    assert main([*common, "--overwrite"]) == 0
+    assert tree(out) == expected
+    interrupt(out, 4)
+    (out / "000003.png").write_bytes((out / "000003.png").read_bytes()[:-30])
+    assert main([*common, "--resume"]) == 2
+    assert "cannot read the mask" in capsys.readouterr().err
+    (out / ".ccnet3d-run.json").write_text("{")
+    assert main([*common, "--resume"]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "limit_bytes"), [([], 150), (["--format", "npz"], 1500), (["--overlay", "{out}/over.mp4"], 5000)]
+)
+def test_a_limit_of_file_sizes_stands_for_a_full_disk(
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str], limit_bytes: int
+) -> None:
+    """The limits are too small for the journal, for the summary, and for the overlay."""
+    out = tmp_path / "masks"
+    command = [str(make_video(frames=30)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q"]
+    command += [option.format(out=out) for option in options]
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    run = subprocess.run(
+        [sys.executable, "-m", "ccnet3d.cli.infer", *command],
+        preexec_fn=limit, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith("ccnet3d-infer: error: ")
+    assert run.stderr.count("\n") == 1
+    assert "File too large" in run.stderr
+    assert not (out / "summary.json").exists()
+    assert [path for path in out.rglob("*") if path.suffix in (".partial", ".mp4")] == []
+    assert main([*command, "--resume"]) == 0
+    whole = tmp_path / "whole"
+    assert main([part.replace(str(out), str(whole)) for part in command]) == 0
+    assert tree(out) == tree(whole)
+
+
+def test_a_full_disk(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    """A file system of 64 KiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        common = ["--checkpoint", str(tiny_checkpoint), "-o", str(disk / "masks"), "-q"]
+        assert main([str(make_video(frames=60)), *common, "--overlay", str(disk / "over.mp4")]) == 2
+        assert f"{disk}/" in (error := capsys.readouterr().err)
+        assert "No space left on device" in error
+        left = [path.name for path in disk.rglob("*") if path.is_file()]
+        assert [name for name in left if name.endswith((".partial", ".mp4")) or name == "summary.json"] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_errors_of_a_file_name_the_file_that_was_wanted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        write_atomically(tmp_path / "file" / "mask.png", b"")
+    assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
