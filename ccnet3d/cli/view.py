@@ -1,0 +1,85 @@
+"""``ccnet3d-view``: a video and its masks in, one HTML page out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccnet3d import __version__
+from ccnet3d.cli.options import positive, run_command
+
+if TYPE_CHECKING:
+    from ccnet3d.viewer.page import Matched
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ccnet3d-view",
+        description="Write a page to look through the masks of a video: one HTML file that any browser opens.",
+    )
+    parser.add_argument("masks", type=Path, help="the output folder of ccnet3d-infer")
+    parser.add_argument("video", help="the video that the masks were made from")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help="the page")
+    parser.add_argument("--title", help="the page's title; the name of the video by default")
+    parser.add_argument(
+        "--width", type=positive, default=640, metavar="PIXELS", help="scale wider pictures down to it (default: 640)"
+    )
+    parser.add_argument(
+        "--max-frames",
+        type=positive,
+        default=600,
+        metavar="N",
+        help="pictures in the page, evenly spread over a longer video; the timeline covers all (default: 600)",
+    )
+    parser.add_argument("--quality", type=positive, default=80, help="of the JPEGs, 1 to 95 (default: 80)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from ccnet3d.inference.saved import open_masks
+    from ccnet3d.video import open_video
+    from ccnet3d.viewer import write_page
+
+    def progress(pairs: Iterable[Matched]) -> Iterable[Matched]:
+        hidden = True if arguments.quiet else None  # None: on a terminal only
+        return tqdm(pairs, total=len(masks), unit="frame", disable=hidden)
+
+    masks = open_masks(arguments.masks)
+    # What is no path may be a pattern of file names.
+    video = Path(arguments.video) if Path(arguments.video).exists() else arguments.video
+    with closing(open_video(video)) as reader:
+        pictures = write_page(
+            masks,
+            reader,
+            arguments.output,
+            title=arguments.title,
+            max_width=arguments.width,
+            max_frames=arguments.max_frames,
+            quality=arguments.quality,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
+    for warning in reader.info.warnings:
+        print(f"ccnet3d-view: warning: {warning}", file=sys.stderr)
+    if not arguments.quiet:
+        megabytes = arguments.output.stat().st_size / 1e6
+        print(f"{pictures} of {len(masks)} masks as pictures in {arguments.output} ({megabytes:.1f} MB)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 with one line on stderr where the input is at fault."""
+    arguments = build_parser().parse_args(argv)
+    return run_command("ccnet3d-view", lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
