@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, MakeVideo
 
 SMALL = [
     "epochs=2", "evaluate_every=1", "model.backbone_weights=", "model.overrides.backbone=test_efficientnet",
@@ -49,6 +49,34 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert (scores["frames"], scores["videos"]) == (3, 1)
     assert 0 <= scores["miou"] <= 1
     assert f"mIoU (pooled)   {100 * scores['miou']:6.2f}" in scoring.stdout
+
+
+@pytest.mark.real_data
+def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> None:
+    """On real CamVid, whose classes the default weights know; random flow weights make TC a number, not a truth."""
+    from safetensors.torch import save_file
+    from torchvision.models.optical_flow import raft_small
+
+    save_file(raft_small(weights=None).state_dict(), tmp_path / "raft.safetensors")
+    data = tmp_path / "data"
+    for folder in ("val", "valannot"):
+        (data / folder).mkdir(parents=True)
+        for image in sorted((camvid / folder).iterdir())[:9]:
+            (data / folder / image.name).symlink_to(image)
+    (data / "val.txt").write_text(
+        "".join(f"val/{p.name} valannot/{p.name}\n" for p in sorted((data / "val").iterdir()))
+    )
+    options = ["--consistency", "--flow", tmp_path / "raft.safetensors", "--smooth", "1", "--input-size", "96x128"]
+    scoring = run("evaluate.py", "--data", data, *options, "--json", tmp_path / "scores.json")
+    assert scoring.returncode == 0, scoring.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())["consistency"]
+    assert set(scores) == {"vc8_strict", "vc8_reference", "vc16_strict", "vc16_reference", "tc"}
+    assert 0 < scores["vc8_strict"] <= 1
+    assert scores["vc16_strict"] is None  # nine frames have no window of 16
+    assert "vc8_strict" in scoring.stdout
+    wrong = run("evaluate.py", "--data", data, "--flow", data / "val.txt")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "does not hold weights of torchvision's raft_small" in wrong.stderr
 
 
 def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
@@ -112,3 +140,42 @@ def test_attention_benchmark_looks_at_its_outputs_before_it_measures(tmp_path: P
     assert bench.stderr == (
         f"bench_attention.py: error: no folder {tmp_path / 'missing'} for bench.json; make it first\n"
     )
+
+
+def test_inference_benchmark(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ["--parts", "clips", "deeplab", "command", "--frames", "2", "--rounds", "1", "--command-frames", "4"]
+    bench = run("bench_inference.py", *options, "--input-size", "64x96", "--json", out)
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads(out.read_text())
+    for dtype in ("torch.float32", "torch.bfloat16"):
+        assert figures["clips"][dtype]["T=1"] == 1
+        assert all(ratio > 0 for ratio in figures["clips"][dtype].values())
+        assert figures["deeplab"][dtype] > 0
+    assert figures["command"]["frames"] == 4
+    assert figures["command"]["command"] > 1  # it loads what the model in memory has loaded
+
+
+def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    """Two actors, three videos and a broken one; a second call finds all done."""
+    pytest.importorskip("ray", reason="ray is an optional extra")
+    (tmp_path / "videos").mkdir()
+    for name in "abc":
+        make_video(f"{name}.mp4", frames=6).rename(tmp_path / "videos" / f"{name}.mp4")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video" * 100)
+    common = [tmp_path / "videos", "--checkpoint", tiny_checkpoint, "--smooth", "1"]
+    for _ in range(2):
+        pool = run("infer_with_ray.py", *common, "-o", tmp_path / "ray", "--actors", "2", "--device", "cpu")
+        assert pool.returncode == 2
+        assert "infer_with_ray.py: error: 1 of 4 videos failed; their lines say why" in pool.stderr
+        rows = {Path(row["source"]).stem: row for row in map(json.loads, pool.stdout.splitlines())}
+        assert {name: row["frames"] for name, row in rows.items()} == {"a": 6, "b": 6, "c": 6, "broken": 0}
+        assert "cannot be read as a video" in rows["broken"]["error"]
+    infer = [sys.executable, "-m", "ccnet3d.cli.infer", *common, "-o", tmp_path / "command", "--threads", "1"]
+    subprocess.run([*map(str, infer)], check=False, capture_output=True)
+    trees = [
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("ray", "command")
+    ]
+    assert trees[0] == trees[1]
+    assert len(trees[0]) == 3 * 7
