@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
-from ccnet3d.cli.options import input_size, positive, run_command
+from ccnet3d.cli.options import choose_device, input_size, positive, run_command
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.inference.pixels import resize_frame
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--video", type=Path, help="a video to measure with; a drawn one of 480x360 by default")
     parser.add_argument("--frames", type=positive, default=24, help="frames of one timed run of the model")
     parser.add_argument("--rounds", type=positive, default=7, help="runs of each, interleaved; the median counts")
-    parser.add_argument("--command-frames", type=positive, default=1500, help="frames of the video for the command")
+    parser.add_argument("--command-frames", type=positive, default=3000, help="frames of the video for the command")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=positive)
@@ -154,23 +154,28 @@ def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace,
         options += ["--threads", str(arguments.threads)]
     command = [sys.executable, "-m", "ccnet3d.cli.infer", str(video), "-o", str(folder / "masks"), *options]
 
+    def in_memory() -> Iterator[np.ndarray]:
+        return itertools.islice(itertools.cycle([frame.image for frame in decoded]), count)
+
     def run_model() -> None:
-        drain(segmenter.predict(itertools.islice(itertools.cycle([frame.image for frame in decoded]), count)))
+        drain(segmenter.predict(in_memory()))
 
-    def run_overlay() -> None:
-        subprocess.run([*command, "--overlay", str(folder / "over.mp4"), "--overwrite"], check=True)
+    def run_masks() -> None:
+        drain(segmenter.segment(in_memory()))
 
-    runs: dict[str, Callable[[], object]] = {
-        "model": run_model,
-        "command": lambda: subprocess.run([*command, "--overwrite"], check=True),
-        "command with overlay": run_overlay,
-    }
-    seconds: dict[str, float] = {}
-    for name in ("command", "model", "command with overlay"):
+    def run_command() -> None:
+        subprocess.run(command, check=True)
+
+    # The machine's speed drifts over minutes, so the model is timed before and after.
+    runs = {"model": run_model, "model to masks": run_masks, "command": run_command}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name in ("model", "command", "model to masks", "model"):
         begin = time.perf_counter()
         runs[name]()
-        seconds[name] = time.perf_counter() - begin
-    return {name: value / seconds["model"] for name, value in seconds.items()} | {"frames": count}
+        seconds[name].append(time.perf_counter() - begin)
+    model_seconds = statistics.mean(seconds["model"])
+    ratios = {name: statistics.mean(values) / model_seconds for name, values in seconds.items()}
+    return ratios | {"frames": count, "model, spread": max(seconds["model"]) / min(seconds["model"])}
 
 
 def measure_memory(folder: Path) -> dict[str, Any]:
@@ -192,8 +197,7 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    choose_device(arguments)  # and what the command does for the CPU's sake, for all that is measured
     if arguments.video:
         with open_video(arguments.video) as reader:
             frames = [frame.image for frame in itertools.islice(reader, arguments.frames)]

@@ -163,7 +163,6 @@ def segment_job(job: Job, segmenter: VideoSegmenter, arguments: argparse.Namespa
         open_video(source, arguments.decoder) as reader,
         tqdm(total=reader.info.expected_frames, unit="frame", disable=hidden, desc=reader.info.name) as bar,
     ):
-
         segmenter.smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
 
         def on_frame(event: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def input_size(text: str) -> tuple[int, int]:
@@ -105,6 +109,18 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
     add_device_options(parser)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep memory that is freed, for this process.
+
+    By default every block above 32 MB goes back to the system and comes anew, page by page; on a CPU that is up to a
+    fifth of a network's time. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def choose_device(arguments: argparse.Namespace) -> str:
     """The device that the options name, with the threads set.
 
@@ -115,6 +131,7 @@ def choose_device(arguments: argparse.Namespace) -> str:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     if arguments.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

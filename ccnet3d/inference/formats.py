@@ -52,6 +52,8 @@ def decode_mask(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            image.verify()  # the checksums, which reading alone does not look at
+        with Image.open(path) as image:
             if image.mode == "P":
                 return np.array(image)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG

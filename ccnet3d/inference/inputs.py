@@ -75,21 +75,37 @@ def _is_pattern(text: str) -> bool:
 
 
 def _find(text: str) -> list[Path | str]:
+    """Sources that an input stands for.
+
+    Raises:
+        ValueError: a folder or a pattern without any.
+    """
     if text == STDIN:
         return [text]
     path = Path(text)
-    if _is_pattern(text):
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
-        if not matches:
-            raise ValueError(f"no file matches the pattern {text}")
-        if all(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
-            return [text]  # one video whose frames these are
-        return list(matches)
+    if not _is_pattern(text) and not path.is_dir():
+        return [path]
     if path.is_dir():
-        videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith("."))
-        if videos:
-            return list(videos)
-    return [path]
+        files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        whole: Path | str = path
+    else:
+        files = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - it may be absolute
+        whole = text
+        if not files:
+            raise ValueError(f"no file matches the pattern {text}")
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        return list(videos)
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+        return [whole]  # one video whose frames these are
+    what = "pattern" if whole == text else "folder"
+    raise ValueError(f"no video and no image is in the {what} {text}; give another, or the file by its name")
+
+
+def _fixed_part(pattern: Path) -> Path:
+    while _is_pattern(str(pattern)):
+        pattern = pattern.parent
+    return pattern
 
 
 def _names(sources: Sequence[Path | str]) -> list[str]:
@@ -99,7 +115,9 @@ def _names(sources: Sequence[Path | str]) -> list[str]:
         ValueError: two sources that no name tells apart.
     """
     paths = [Path("stdin") if source == STDIN else Path(source) for source in sources]
-    paths = [path.parent if _is_pattern(str(path)) else path for path in paths]
+    # The folder of a pattern, without its own wildcards; resolved, so that . and .. have their names.
+    paths = [_fixed_part(path) if _is_pattern(str(path)) else path for path in paths]
+    paths = [path.resolve() if path.is_dir() else path for path in paths]
     names = [path.name if path.is_dir() else path.stem for path in paths]
     for longer in (lambda p: p.name, lambda p: f"{p.absolute().parent.name}_{p.name}"):
         # Two names that differ in case only are one on some file systems.

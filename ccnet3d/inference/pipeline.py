@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.1
 
 
 def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Iterate over ``source`` in a thread, at most ``depth`` items ahead of who asks.
+    """Iterate over ``source`` in a thread; ``depth`` items wait at most, and one more is in its hands.
 
     An error of the source comes up here, behind the items before it. Closing the iterator ends the thread.
     """
@@ -71,6 +71,7 @@ class Sink(Generic[Item]):
         self._queue: Queue[Item] = Queue(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ccnet3d-encode", daemon=True)
 
     def _work(self) -> None:
@@ -86,6 +87,8 @@ class Sink(Generic[Item]):
         except BaseException as error:
             self._error = error
             self._stop.set()
+        finally:
+            self._done.set()
 
     def put(self, item: Item) -> None:
         """Hand over an item; waits while ``depth`` others do."""
@@ -105,10 +108,13 @@ class Sink(Generic[Item]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        try:
+            if error is None:
+                self.put(_END)
+                self._done.wait()  # an interrupted join() would take the thread for ended
+        finally:
             self._stop.set()
-        else:
-            self.put(_END)
-        self._thread.join()
+            self._done.wait()
+            self._thread.join()
         if self._error and error is None:
             raise self._error

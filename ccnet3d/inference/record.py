@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import formats
@@ -82,7 +83,7 @@ class Record:
                 write_atomically(path, formats.encode_probabilities(answer.probabilities))
             # The mask comes last: where it is, all of its frame is.
             write_atomically(self._path(frame.index), formats.encode_mask(mask, self._info.palette))
-        pixels = np.bincount(mask.ravel(), minlength=256)
+        pixels = np.array(Image.fromarray(mask).histogram())  # faster than bincount, which wants 64-bit ids
         self._pixels += pixels
         self._numbers.append(frame.index)
         self._times.append(frame.pts_seconds)

@@ -64,8 +64,8 @@ class VideoSegmenter:
             where the picture stands still; see :func:`ccnet3d.inference.smoothing.smooth`. 0 for none.
         input_size: working size (height, width) in pixels to which frames are resized; the model's own when None.
         dtype: of the network's products, float32, bfloat16 or float16; see :func:`default_dtype` when None.
-        batch_size: frames that pass the backbone, and then the decoder, together; 8 when None. On a CPU they pass one by
-            one whatever it says, which is faster there, and convolutions of more round differently.
+        batch_size: frames that pass the backbone, and then the decoder, together; 8 when None. On a CPU they pass one
+            by one whatever it says, which is faster there, and convolutions of more round differently.
         compile_model: let ``torch.compile`` make the network's code, which takes minutes once; needs a C++ compiler.
 
     Raises:

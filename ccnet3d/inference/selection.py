@@ -61,11 +61,11 @@ class Selection:
         for frame in frames:
             if first_seconds is None:
                 first_seconds = frame.pts_seconds
+            if self.end is not None and self._reached(self.end, frame, first_seconds):
+                break
             if not self._reached(self.start, frame, first_seconds):
                 last = frame.index
                 continue
-            if self.end is not None and self._reached(self.end, frame, first_seconds):
-                break
             first_number = frame.index if first_number is None else first_number
             if (frame.index - first_number) % self.stride == 0:
                 yield frame

@@ -59,7 +59,7 @@ def test_an_absolute_path(place: Path) -> None:
         (["lonely", "one.mp4"], {"lonely/only.mp4": "out/only", "one.mp4": "out/one"}),
         # Folders of images are a video each.
         (["run", "walk"], {"run": "out/run", "walk": "out/walk"}),
-        (["run.2", "run"], {"run.2": "out/run.2", "run": "out/run"}),
+        (["run.2", "walk"], {"run.2": "out/run.2", "walk": "out/walk"}),
         # A pattern of images is one video, one of videos are several, even where it matches one only.
         (["walk/*.png", "run/*.jpg"], {"walk/*.png": "out/walk", "run/*.jpg": "out/run"}),
         (["videos/*.mp4"], {"videos/a.mp4": "out/a", "videos/b.mp4": "out/b"}),
