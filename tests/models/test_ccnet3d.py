@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from ccnet3d.models.ccnet3d import FrameFeatures
 from ccnet3d.models import ARCHITECTURES, CCNet3D, ModelConfig
+from ccnet3d.models.ccnet3d import FrameFeatures
 
 PAPER_LIKE = ModelConfig(  # the paper's shape on a small backbone: stride 8, no skips
     num_classes=5,
