@@ -110,6 +110,8 @@ class VideoWriter(_Writer):
             padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
             image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        # Left to the encoder, this step at times gives other bytes for the same frames.
+        frame = frame.reformat(format="yuv420p")
         seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
         if self._count == 0:  # broadcasts and cameras may start hours into their clock
             self._first_seconds = seconds

@@ -193,7 +193,11 @@ def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp
 def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
     video, out = make_video(frames=300), tmp_path / "masks"
     command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    # What runs in the background of a shell ignores Ctrl-C, and its children with it.
+    process = subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while len(list(out.glob("*.png"))) < 3:
         assert process.poll() is None
         time.sleep(0.02)

@@ -311,7 +311,7 @@ def test_an_error_in_the_block_drops_what_waits(error: BaseException) -> None:
     assert consume.taken == [0]
 
 
-def test_an_interrupt_at_the_end_of_the_block_drops_what_waits() -> None:
+def test_an_interrupt_at_the_end_of_the_block_drops_what_waits(request: pytest.FixtureRequest) -> None:
     """Ctrl-C while the last items are written: whoever catches it may close the file that they are written to."""
     taken: list[int] = []
 
@@ -321,6 +321,9 @@ def test_an_interrupt_at_the_end_of_the_block_drops_what_waits() -> None:
 
     main = threading.main_thread().ident
     assert main is not None
+    # What runs in the background of a shell ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     timer = threading.Timer(0.15, signal.pthread_kill, (main, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt), Sink(consume, 8) as sink:
         for item in range(8):
