@@ -41,8 +41,9 @@ class Truth:
 
 def ffmpegs(path: Path) -> Truth:
     """The frames by ffmpeg at their own sizes, and their times."""
-    _, log = ffmpeg("-i", path, "-map", "0:v:0", "-vf", "showinfo", "-fps_mode", "passthrough", "-f", "null", "-",
-                    level="info", check=False)  # fmt: skip
+    # One thread, as messages of others may fall into the middle of a line.
+    _, log = ffmpeg("-threads", 1, "-i", path, "-map", "0:v:0", "-vf", "showinfo",
+                    "-fps_mode", "passthrough", "-f", "null", "-", level="info", check=False)  # fmt: skip
     shown = re.findall(r"\] n: *\d+ pts: *\S+ pts_time:(\S+) .*? s:(\d+)x(\d+) ", log)
     sizes = [(int(height), int(width)) for _, width, height in shown]
     images: list[np.ndarray] = []
