@@ -122,7 +122,8 @@ class RgbConverter:
         self._graph.push(frame)
         image = self._graph.pull().to_ndarray()
         # The display rotation, in degrees counter-clockwise.
-        return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+        # A copy of its own: the array may be a view of memory that the graph gives to a later frame.
+        return np.array(np.rot90(image, frame.rotation // 90), order="C")
 
     def _build(self, frame: Any) -> Any:
         graph = import_av().filter.Graph()

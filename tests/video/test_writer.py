@@ -69,14 +69,3 @@ def test_the_synthetic_sample(tmp_path: Path) -> None:
     frames = list(open_video(path))
     assert len(frames) == 5
     assert np.abs(frames[2].image.astype(int) - draw_sample_frame(2)).mean() < 5
-
-
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    """As a run that was resumed must; with conversion left to the encoder, a few files in a hundred differed."""
-    contents = set()
-    for number in range(40):
-        with VideoWriter(tmp_path / f"{number}.mp4", 10) as writer:
-            for index in range(20):
-                writer.write(draw_scene(index)[0], index / 10)
-        contents.add((tmp_path / f"{number}.mp4").read_bytes())
-    assert len(contents) == 1
