@@ -99,20 +99,18 @@ class VideoWriter(_Writer):
         av = import_av()
         if self._stream is None:
             height, width = image.shape[:2]
-            self._stream = self._container.add_stream(
-                "libx264", rate=self._rate, options={"crf": "20", "preset": "veryfast"}
-            )
+            # x264's macroblock tree (165, AVX-512) gives other bytes for the same frames now and then.
+            options = {"crf": "20", "preset": "veryfast", "mbtree": "0"}
+            self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = _TIME_BASE
-            self._stream.codec_context.thread_count = 1  # so that a file does not depend on the machine either
+            self._stream.codec_context.thread_count = 1  # x264's files depend on their number
         wanted = (self._stream.height, self._stream.width)
         if image.shape[:2] != wanted:
             padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
             image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        # By several threads, or left to the encoder, this at times gives other bytes for the same frames.
-        frame = av.video.reformatter.VideoReformatter().reformat(frame, format="yuv420p", threads=1)
         seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
         if self._count == 0:  # broadcasts and cameras may start hours into their clock
             self._first_seconds = seconds
