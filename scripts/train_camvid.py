@@ -22,6 +22,9 @@ def parse_arguments() -> argparse.Namespace:
         default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
         help="data folder; one with a dataset.toml is read as that says, any other as CamVid",
     )
+    parser.add_argument("--detail", type=Path,
+                        help="data folder with training frames at a higher resolution, such as the official 960x720 "
+                        "download, for recipes with data.detail_share")  # fmt: skip
     parser.add_argument("--pipeline", type=Path, default=REPOSITORY / "pipelines" / "camvid_lite.toml", help="recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4")  # fmt: skip
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments)
     out = arguments.out or Path("runs") / arguments.pipeline.stem
     recipe = read_recipe(arguments.pipeline, arguments.overrides)
-    trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device))
+    trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device), arguments.detail)
     frames = len(trainer.train_set)
     missing = f" ({trainer.train_set.missing} of the split are not there)" if trainer.train_set.missing else ""
     print(f"{frames} training frames{missing}, {trainer.total_steps} steps on {device}; the run goes to {out}")

@@ -54,6 +54,19 @@ def clip_at(segment: range, start: int, length: int) -> Clip:
     )
 
 
+def clip_around(segment: range, anchor: int, offset: int, length: int, stride: int) -> Clip:
+    """The clip of ``length`` frames, ``stride`` apart, whose frame number ``offset`` is ``anchor``.
+
+    Where that would leave the segment, the frames lie nearer to each other, and at last the clip is moved as
+    :func:`clip_at` does; it holds the anchor all the same.
+    """
+    for step in range(stride, 0, -1):
+        places = range(anchor - offset * step, anchor + (length - offset) * step, step)
+        if segment.start <= places[0] and places[-1] < segment.stop:
+            return Clip(tuple(places), (True,) * length)
+    return clip_at(segment, anchor - offset, length)
+
+
 def covering_clips(segment: range, length: int) -> list[Clip]:
     """Clips that count every frame of a segment exactly once.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ccnet3d.data.clips import Clip, clip_at, covering_clips, split_at_gaps
+from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
 from ccnet3d.data.spec import DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
 from ccnet3d.data.transforms import ClipTransform
 
@@ -20,13 +20,15 @@ IGNORE_INDEX = 255
 
 
 class ClipRequest(NamedTuple):
-    """Which clip to make: it begins ``offset`` frames before the frame ``anchor``."""
+    """Which clip to make: the frame ``anchor`` is its frame number ``offset``."""
 
     anchor: int
     offset: int
     length: int
     seed: int
     """Of the clip's random draw."""
+    stride: int = 1
+    """Labelled frames from one frame of the clip to the next."""
 
 
 class ClipSample(TypedDict):
@@ -45,6 +47,8 @@ class LabelledSequences(Dataset[ClipSample]):
         layout: how the labels are encoded.
         transform: applied to each clip that is requested as an item; None leaves clips as they are.
         missing: frames of the split that are not there.
+        detail: the same frames at a higher resolution, or some of them.
+        detail_share: probability that a clip requested as an item comes from ``detail``, if all of it is there.
     """
 
     def __init__(
@@ -54,19 +58,32 @@ class LabelledSequences(Dataset[ClipSample]):
         layout: LayoutSpec,
         transform: ClipTransform | None = None,
         missing: int = 0,
+        detail: LabelledSequences | None = None,
+        detail_share: float = 0.0,
     ) -> None:
         self.spec = spec
         self.frames = frames
         self.layout = layout
         self.transform = transform
         self.missing = missing
+        self.detail_share = detail_share
+        self._detail = detail
+        places = {frame[:2]: place for place, frame in enumerate(detail.frames)} if detail else {}
+        self._detail_place = [places.get(frame[:2]) for frame in frames]
         self.segments = _segments(frames, spec.max_gap_frames)
         self._segment_of = {index: segment for segment in self.segments for index in segment}
         self._class_of_color = _color_table(spec) if layout.label_encoding == "color" else None
 
     @classmethod
     def open(
-        cls, root: Path, split: str, *, spec_file: Path | None = None, transform: ClipTransform | None = None
+        cls,
+        root: Path,
+        split: str,
+        *,
+        spec_file: Path | None = None,
+        transform: ClipTransform | None = None,
+        detail_root: Path | None = None,
+        detail_share: float = 0.0,
     ) -> LabelledSequences:
         """Open a split of the data in ``root``.
 
@@ -75,15 +92,18 @@ class LabelledSequences(Dataset[ClipSample]):
             split: name of the split.
             spec_file: the dataset's ``dataset.toml``, where it does not lie in ``root``.
             transform: see the class.
+            detail_root: a data folder with the same frames at a higher resolution, or some of them.
+            detail_share: see the class.
 
         Raises:
             ValueError: no such data, or a description that does not fit it.
         """
+        detail = None if detail_root is None else cls.open(detail_root, split, spec_file=spec_file)
         own = root / "dataset.toml"
         path = own if own.is_file() or spec_file is None else spec_file
         spec = read_dataset_spec(path)
         found = list_frames(spec, path.parent, root, split)
-        return cls(spec, found.frames, found.layout, transform, missing=found.missing)
+        return cls(spec, found.frames, found.layout, transform, found.missing, detail, detail_share)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -94,9 +114,17 @@ class LabelledSequences(Dataset[ClipSample]):
 
     def __getitem__(self, request: ClipRequest) -> ClipSample:
         segment = self._segment_of[request.anchor]
-        clip = clip_at(segment, request.anchor - request.offset, request.length)
-        sample = self.read_clip(clip)
+        clip = clip_around(segment, *request[:3], request.stride)
+        sample = self._read_detail(clip, request.seed) or self.read_clip(clip)
         return sample if self.transform is None else self.transform(sample, request.seed)
+
+    def _read_detail(self, clip: Clip, seed: int) -> ClipSample | None:
+        if self._detail is None or np.random.default_rng((seed, 1)).random() >= self.detail_share:
+            return None
+        places = [self._detail_place[index] for index in clip.indices]
+        if None in places:
+            return None
+        return self._detail.read_clip(Clip(tuple(p for p in places if p is not None), clip.counted))
 
     def read_clip(self, clip: Clip) -> ClipSample:
         """Read the frames of a clip at their own size; what does not count is labelled IGNORE_INDEX.
@@ -157,22 +185,23 @@ def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
     return segments
 
 
-def _color_table(spec: DatasetSpec) -> dict[int, int]:
-    """Class id, or IGNORE_INDEX, of every colour of the labels as distributed, by its 24-bit code."""
+def _color_table(spec: DatasetSpec) -> np.ndarray:
+    """int16 ``[2**24]``: class id, or IGNORE_INDEX, of the labels' colours by their 24-bit code, -1 for other codes."""
     colors = spec.source_colors or {c.name: c.color for c in spec.classes}
     class_of_name = {name: i for i, c in enumerate(spec.classes) for name in c.merges or (c.name,)}
-    return {(r << 16) + (g << 8) + b: class_of_name.get(name, IGNORE_INDEX) for name, (r, g, b) in colors.items()}
+    table = np.full(1 << 24, -1, np.int16)
+    for name, (r, g, b) in colors.items():
+        table[(r << 16) + (g << 8) + b] = class_of_name.get(name, IGNORE_INDEX)
+    return table
 
 
-def _classes_from_colors(path: Path, class_of_color: dict[int, int]) -> Tensor:
-    rgb = _read(path, "RGB").astype(np.int64)
-    codes, places = np.unique((rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2], return_inverse=True)
-    for code in codes.tolist():
-        if code not in class_of_color:
-            color = (code >> 16, code >> 8 & 255, code & 255)
-            raise ValueError(f"{path} has the colour {color}, which source_colors does not have")
-    classes = np.array([class_of_color[code] for code in codes.tolist()])
-    return torch.from_numpy(classes[places].reshape(rgb.shape[:2]))
+def _classes_from_colors(path: Path, class_of_color: np.ndarray) -> Tensor:
+    rgb = _read(path, "RGB").astype(np.int32)
+    classes = class_of_color[(rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]]
+    if (unknown := np.argwhere(classes < 0)).size:
+        color = tuple(rgb[tuple(unknown[0])].tolist())
+        raise ValueError(f"{path} has the colour {color}, which source_colors does not have")
+    return torch.from_numpy(classes.astype(np.int64))
 
 
 def _read(path: Path, mode: str | None) -> np.ndarray:

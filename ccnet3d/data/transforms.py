@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchvision import tv_tensors
@@ -12,6 +12,8 @@ from torchvision.transforms import v2
 
 if TYPE_CHECKING:
     from ccnet3d.data.folder import ClipSample
+
+_VOID = 255  # IGNORE_INDEX, which lies in a module that needs this one
 
 ClipTransform = Callable[["ClipSample", int], "ClipSample"]
 
@@ -26,8 +28,13 @@ class Augmentation:
     """Share of the frame's area that a crop takes before it is resized to ``crop_size``: the scale."""
     crop_aspect: tuple[float, float] = (1.15, 1.47)
     """Width over height of the crop before it is resized."""
+    class_crops: float = 0.0
+    """Probability of a crop around a labelled pixel of a class drawn from those in the clip, all alike, so that rare
+    classes are seen more often."""
     flip: float = 0.5
     """Probability of a mirrored clip."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur with a standard deviation of up to 1.5 pixels."""
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -42,16 +49,18 @@ class Augmentation:
                 "crop_area must be a range in (0, 1] and crop_aspect one above 0, "
                 f"got {self.crop_area} and {self.crop_aspect}"
             )
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip must be a probability, got {self.flip}")
+        for name in ("class_crops", "flip", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability, got {getattr(self, name)}")
 
     def __call__(self, sample: ClipSample, seed: int) -> ClipSample:
         """A variation of the sample that depends on nothing but the seed."""
         pipeline = v2.Compose(
             [
-                v2.RandomResizedCrop(self.crop_size, scale=self.crop_area, ratio=self.crop_aspect, antialias=True),
+                _Crop(self.class_crops, self.crop_size, self.crop_area, self.crop_aspect),
                 v2.RandomHorizontalFlip(self.flip),
                 v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue),
+                v2.RandomApply([v2.GaussianBlur(7, (0.1, 1.5))], self.blur),
             ]
         )
         with torch.random.fork_rng(devices=[]):
@@ -59,3 +68,30 @@ class Augmentation:
             # tv_tensors makes torchvision treat all frames alike, and labels by nearest neighbour.
             clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
         return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}
+
+
+class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]
+    """A crop of random place, area and aspect, of which a share is moved to hold a pixel of a drawn class."""
+
+    def __init__(
+        self, class_crops: float, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
+    ) -> None:
+        super().__init__(size, scale=area, ratio=aspect, antialias=True)
+        self.class_crops = class_crops
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        box: dict[str, Any] = super().make_params(flat_inputs)
+        # Drawn only where it is wanted, so that recipes without it keep their draws.
+        if self.class_crops and torch.rand(()) < self.class_crops:
+            labels = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask)).as_subclass(torch.Tensor)
+            classes = torch.nonzero(torch.bincount(labels.flatten(), minlength=_VOID)[:_VOID]).flatten().tolist()
+            if classes:
+                drawn = classes[int(torch.randint(len(classes), ()))]
+                pixels = torch.nonzero(labels == drawn)
+                place = pixels[int(torch.randint(len(pixels), ()))][-2:].tolist()
+                sizes = zip(("top", "left"), ("height", "width"), place, labels.shape[-2:], strict=True)
+                for start, length, position, whole in sizes:
+                    first = max(0, position - box[length] + 1)
+                    last = min(position, whole - box[length])
+                    box[start] = int(torch.randint(first, last + 1, ()))
+        return box

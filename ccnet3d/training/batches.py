@@ -13,23 +13,33 @@ from ccnet3d.data import ClipRequest
 class ClipBatches(Sampler[list[ClipRequest]]):
     """Batches of clip requests: every frame is an anchor once before any is again.
 
-    A clip holds its anchor at a random place. Batch n takes the n-th of ``clip_lengths`` in turn.
+    A clip holds its anchor at a random place. Batch n takes the n-th of ``clip_lengths`` in turn, and each clip one of
+    ``clip_strides`` at random.
 
     Args:
         num_frames: labelled frames of the split.
         frames_per_batch: frames of a batch.
         clip_lengths: see :class:`ccnet3d.training.config.DataRecipe`.
+        clip_strides: likewise.
         seed: of all draws.
         start: first batch, for a run that is resumed.
         stop: number of the batch after the last.
     """
 
     def __init__(
-        self, num_frames: int, frames_per_batch: int, clip_lengths: Sequence[int], seed: int, start: int, stop: int
+        self,
+        num_frames: int,
+        frames_per_batch: int,
+        clip_lengths: Sequence[int],
+        seed: int,
+        start: int,
+        stop: int,
+        clip_strides: Sequence[int] = (1,),
     ) -> None:
         self.num_frames = num_frames
         self.frames_per_batch = frames_per_batch
         self.clip_lengths = tuple(clip_lengths)
+        self.clip_strides = tuple(clip_strides)
         self.seed = seed
         self.start = start
         self.stop = stop
@@ -45,7 +55,13 @@ class ClipBatches(Sampler[list[ClipRequest]]):
             if batch >= self.start:
                 random = np.random.default_rng((self.seed, 1, batch))
                 yield [
-                    ClipRequest(anchor, int(random.integers(length)), length, int(random.integers(2**31)))
+                    ClipRequest(
+                        anchor,
+                        int(random.integers(length)),
+                        length,
+                        int(random.integers(2**31)),
+                        self.clip_strides[int(random.integers(len(self.clip_strides)))],
+                    )
                     for anchor in chosen
                 ]
 

@@ -23,6 +23,9 @@ class ModelRecipe:
     """Fields of ``ModelConfig`` that differ from the architecture's."""
     backbone_weights: str = ""
     """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
+    initial_weights: str = ""
+    """A trained model file of this architecture to go on from, ``default`` for the weights in the package; empty to
+    start from the backbone's weights alone."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -51,6 +54,10 @@ class DataRecipe:
     works on single frames and on clips, and batches of many scenes beside batches with a past."""
     input_size: tuple[int, int] = (360, 480)
     """Working size (height, width) in evaluation and inference."""
+    clip_strides: tuple[int, ...] = (1,)
+    """Labelled frames from one frame of a clip to the next; each clip draws one of them."""
+    detail_share: float = 0.0
+    """Probability that a clip comes from the frames at a higher resolution, where such are given and all are there."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     workers: int = 1
     """Processes that prepare clips; 0 for none beside the training itself."""
@@ -65,6 +72,10 @@ class DataRecipe:
             raise ValueError(f"clip_lengths must divide frames_per_batch = {self.frames_per_batch}, got {bad[0]}")
         if not self.clip_lengths:
             raise ValueError("clip_lengths must name at least one length")
+        if not self.clip_strides or min(self.clip_strides) < 1:
+            raise ValueError(f"clip_strides must name at least one stride of 1 or more, got {self.clip_strides}")
+        if not 0 <= self.detail_share <= 1:
+            raise ValueError(f"detail_share must be a probability, got {self.detail_share}")
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ class OptimizerRecipe:
     """At the end of the warm-up."""
     backbone_factor: float = 1.0
     """Learning rate of the backbone over that of the rest."""
+    backbone_first_factor: float = 1.0
+    """Learning rate of the backbone's first layer over that of its last; between them it rises by equal ratios."""
     weight_decay: float = 0.01
     """Of convolution kernels; biases, norms and gamma have none."""
     schedule: str = "poly"

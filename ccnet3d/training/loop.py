@@ -16,7 +16,7 @@ from ccnet3d.data import IGNORE_INDEX, LabelledSequences
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
-from ccnet3d.models import CCNet3D, ModelInfo, save_model
+from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
 from ccnet3d.models.backbone import load_backbone_weights
 from ccnet3d.training.batches import ClipBatches
 from ccnet3d.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
@@ -36,19 +36,38 @@ class Trainer:
         spec_file: the dataset's ``dataset.toml``, where the data folder has none.
         out: folder of the run: checkpoint, model file, TensorBoard events.
         device: where the model trains.
+        detail: a data folder with training frames at a higher resolution, for ``recipe.data.detail_share``.
 
     Raises:
         ValueError: data, recipe or backbone weights that do not fit.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, spec_file: Path, out: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        spec_file: Path,
+        out: Path,
+        device: torch.device,
+        detail: Path | None = None,
+    ) -> None:
         self.recipe = recipe
         self.out = out
         self.device = device
         self.precision = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         torch.manual_seed(recipe.seed)
+        if recipe.data.detail_share and detail is None:
+            raise ValueError(
+                f"the recipe takes {recipe.data.detail_share:.0%} of its clips from frames at a higher resolution; "
+                "name their folder with --detail, or set data.detail_share=0"
+            )
         self.train_set = LabelledSequences.open(
-            data, recipe.train_split, spec_file=spec_file, transform=recipe.data.augmentation
+            data,
+            recipe.train_split,
+            spec_file=spec_file,
+            transform=recipe.data.augmentation,
+            detail_root=detail,
+            detail_share=recipe.data.detail_share,
         )
         self.val_set = LabelledSequences.open(data, recipe.val_split, spec_file=spec_file)
         spec = self.train_set.spec
@@ -56,6 +75,8 @@ class Trainer:
         self.model = CCNet3D(config)
         if recipe.model.backbone_weights:
             load_backbone_weights(self.model.backbone, config.backbone, recipe.model.backbone_weights)
+        if recipe.model.initial_weights:
+            _start_from(self.model, recipe.model.initial_weights)
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
@@ -103,7 +124,13 @@ class Trainer:
         log = RunLog(self.out, done + 1)
         data = self.recipe.data
         batches = ClipBatches(
-            len(self.train_set), data.frames_per_batch, data.clip_lengths, self.recipe.seed, done, self.total_steps
+            len(self.train_set),
+            data.frames_per_batch,
+            data.clip_lengths,
+            self.recipe.seed,
+            done,
+            self.total_steps,
+            data.clip_strides,
         )
         # A generator of its own, so that the loader draws nothing from the run's random state.
         loader = DataLoader(
@@ -179,18 +206,35 @@ class Trainer:
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
 
 
+def _start_from(model: CCNet3D, weights: str) -> None:
+    trained, _ = load_model(None if weights == "default" else Path(weights))
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"initial_weights {weights} are of another architecture or other classes ({reason}); "
+            "give a model file of this recipe's, or none"
+        ) from error
+
+
 def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """Parameter groups: backbone or not, with weight decay (kernels) or without (biases, norms, gamma)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Parameter groups by learning rate, with weight decay (kernels) or without (biases, norms, gamma)."""
+    in_backbone = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+    factors = {
+        name: recipe.backbone_factor * recipe.backbone_first_factor ** (1 - place / max(1, len(in_backbone) - 1))
+        for place, name in enumerate(in_backbone)
+    }
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+        groups.setdefault((factors.get(name, 1.0), parameter.dim() > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,
-            "lr": recipe.learning_rate * (recipe.backbone_factor if in_backbone else 1.0),
+            "lr": recipe.learning_rate * factor,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (in_backbone, decays), parameters in groups.items()
+        for (factor, decays), parameters in groups.items()
     ]
     if recipe.name == "sgd":
         return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=0.9)
