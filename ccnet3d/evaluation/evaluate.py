@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccnet3d.data import LabelledSequences
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import TemporalConsistency, VideoConsistency, class_iou, confusion_matrix, mean_iou
+from ccnet3d.metrics import Flicker, TemporalConsistency, VideoConsistency, class_iou, confusion_matrix, mean_iou
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evaluation:
     confusions: Tensor
     """int64 ``[F, K, K]``, one for each frame, row the true class."""
     consistency: Mapping[str, float] = field(default_factory=dict)
-    """Scores over time by name: ``vc8_strict`` and so on, ``tc``."""
+    """Scores over time by name: ``vc8_strict`` and so on, ``tc``, ``flicker`` (lower is better)."""
 
     @property
     def miou(self) -> float:
@@ -73,6 +73,7 @@ def evaluate(
     *,
     video_consistency: Sequence[VideoConsistency] = (),
     temporal_consistency: TemporalConsistency | None = None,
+    flicker: Flicker | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Evaluation:
     """Segment every labelled frame once, at its labels' size.
@@ -82,6 +83,7 @@ def evaluate(
         dataset: the split.
         video_consistency: VC_n to compute besides; no window crosses a gap between labelled frames.
         temporal_consistency: TC to compute besides, between neighbouring labelled frames without a gap.
+        flicker: to compute besides, over neighbouring labelled frames without a gap.
         progress: wraps the frames of each run without a gap, as tqdm does.
 
     Raises:
@@ -97,6 +99,8 @@ def evaluate(
     for segment in dataset.segments:
         for meter in video_consistency:
             meter.start_video()
+        if flicker:
+            flicker.start_video()
         if temporal_consistency and dataset.frames[segment[0]].sequence == sequence:
             temporal_consistency.skip_gap()
         elif temporal_consistency:
@@ -112,10 +116,14 @@ def evaluate(
             confusions.append(confusion_matrix(prediction, labels, len(dataset.spec.classes)))
             for meter in video_consistency:
                 meter.update(prediction, labels)
+            if flicker:
+                flicker.update(prediction)
             if temporal_consistency:
                 temporal_consistency.update(dataset.read_image(index), prediction)
     sequences = tuple(dataset.frames[index].sequence for segment in dataset.segments for index in segment)
     scores = {f"vc{m.window_frames}_{'strict' if m.strict else 'reference'}": m.score for m in video_consistency}
     if temporal_consistency:
         scores["tc"] = temporal_consistency.score
+    if flicker:
+        scores["flicker"] = flicker.score
     return Evaluation(dataset.spec.class_names, sequences, torch.stack(confusions), scores)

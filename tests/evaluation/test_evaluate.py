@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CAMVID_SPEC
@@ -11,7 +12,7 @@ from conftest import CAMVID_SPEC
 from ccnet3d.data import LabelledSequences
 from ccnet3d.evaluation import Evaluation, evaluate
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import confusion_matrix
+from ccnet3d.metrics import Flicker, confusion_matrix
 from ccnet3d.models import CCNet3D, ModelInfo, load_model
 
 
@@ -46,6 +47,28 @@ def test_every_labelled_frame_counts_once(yard: Path, tiny_model: CCNet3D, tiny_
         for index, mask in zip(segment, segmenter.segment(images), strict=True):
             expected.append(confusion_matrix(torch.from_numpy(mask), dataset.read_label(index), 3))
     assert torch.equal(result.confusions, torch.stack(expected))
+
+
+def test_flicker_is_of_the_masks_and_crosses_no_gap(
+    yard: Path, tiny_model: CCNet3D, tiny_info: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
+    for folder in ("frames", "labels"):
+        (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
+    dataset = LabelledSequences.open(yard, "train")
+    assert [len(segment) for segment in dataset.segments] == [6, 1, 4]
+    segmenter = VideoSegmenter(tiny_model, tiny_info)
+    # Masks that follow the noise of the frames.
+    monkeypatch.setattr(segmenter, "segment", lambda images: (image[..., 0] % 3 for image in images))
+    result = evaluate(segmenter, dataset, flicker=Flicker())
+    flickers = []
+    for segment in dataset.segments:
+        masks = np.stack([dataset.read_image(index)[0].numpy() % 3 for index in segment])
+        before, now, after = masks[:-2], masks[1:-1], masks[2:]
+        flickers.append(((before == after) & (now != before)).ravel())
+    share = np.concatenate(flickers).mean()
+    assert 0.1 < share < 0.4
+    assert result.to_table()["consistency"] == {"flicker": pytest.approx(share)}
 
 
 def test_other_classes_are_refused(yard: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
