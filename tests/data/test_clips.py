@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ccnet3d.data.clips import clip_at, covering_clips, split_at_gaps
+from ccnet3d.data.clips import clip_around, clip_at, covering_clips, split_at_gaps
 
 
 def test_split_at_gaps() -> None:
@@ -23,6 +23,17 @@ def test_clip_at() -> None:
     assert clip_at(segment, 12, 7) == ((10, 11, 12, 13, 14, 14, 14), (True,) * 5 + (False,) * 2)
     assert clip_at(range(3, 4), 3, 3) == ((3, 3, 3), (True, False, False))
     assert clip_at(segment, 14, 1) == ((14,), (True,))
+
+
+def test_clip_around() -> None:
+    segment = range(10, 20)
+    assert clip_around(segment, 14, 1, 3, 1) == ((13, 14, 15), (True,) * 3)
+    assert clip_around(segment, 14, 1, 3, 4) == ((10, 14, 18), (True,) * 3)
+    assert clip_around(segment, 14, 0, 3, 4) == ((14, 16, 18), (True,) * 3)  # 14, 18, 22 and 14, 17, 20 leave it
+    assert clip_around(segment, 14, 2, 3, 4) == ((10, 12, 14), (True,) * 3)
+    assert clip_around(segment, 19, 0, 3, 4) == ((17, 18, 19), (True,) * 3)  # no step fits: moved
+    assert clip_around(range(3, 5), 4, 0, 3, 2) == ((3, 4, 4), (True, True, False))
+    assert clip_around(segment, 19, 0, 1, 9) == ((19,), (True,))
 
 
 def test_covering_clips() -> None:

@@ -8,7 +8,7 @@ import torch
 from conftest import CAMVID_SPEC
 from PIL import Image
 
-from ccnet3d.data import IGNORE_INDEX, Augmentation, ClipRequest, LabelledSequences, read_dataset_spec
+from ccnet3d.data import IGNORE_INDEX, Augmentation, ClipRequest, ClipSample, LabelledSequences, read_dataset_spec
 from ccnet3d.data.clips import clip_at
 
 
@@ -118,6 +118,68 @@ def test_one_draw_for_a_whole_clip(yard: Path) -> None:
     assert not torch.equal(results[0]["clip"], results[1]["clip"])
     again = dataset.transform(plain, 3)
     assert torch.equal(again["clip"], results[3]["clip"])
+
+
+def test_crops_around_drawn_classes() -> None:
+    """One pixel in a corner is class 2: few crops of a tenth of the area hold it, but a third of those around a drawn
+    class do, and what chance adds."""
+    labels = torch.zeros(1, 60, 80, dtype=torch.long)
+    labels[0, 20:40, 20:60] = 1
+    labels[0, :, -1] = IGNORE_INDEX
+    labels[0, 59, 78] = 2
+    sample: ClipSample = {"clip": torch.zeros(1, 3, 60, 80, dtype=torch.uint8), "labels": labels}
+    shares = []
+    for class_crops in (0.0, 1.0):
+        # Not reduced in size, so that the one pixel cannot be left out by the nearest neighbour.
+        transform = Augmentation((60, 80), crop_area=(0.1, 0.1), crop_aspect=(4 / 3, 4 / 3), class_crops=class_crops)
+        found = [bool((transform(sample, seed)["labels"] == 2).any()) for seed in range(300)]
+        shares.append(sum(found) / len(found))
+    assert shares[0] < 0.05
+    assert 0.25 < shares[1] < 0.45
+    sample["labels"][:] = IGNORE_INDEX  # nothing to draw from
+    assert (transform(sample, 0)["labels"] == IGNORE_INDEX).all()
+
+
+def test_blur_takes_fine_texture(yard: Path) -> None:
+    sample = LabelledSequences.open(yard, "train").read_clip(clip_at(range(0, 1), 0, 1))
+    plain, blurred = Augmentation((48, 64)), Augmentation((48, 64), blur=1.0)
+    rough = [transform(sample, 4)["clip"].float().diff(dim=-1).abs().mean() for transform in (plain, blurred)]
+    assert rough[1] < 0.7 * rough[0]
+
+
+def test_clips_from_frames_at_a_higher_resolution(yard: Path, tmp_path: Path) -> None:
+    """Doubled frames of one sequence, without one of them: clips come from there with the probability asked for, if all
+    of their frames are there."""
+    double = tmp_path / "double"
+    for path in [*yard.rglob("walk/*.png"), yard / "dataset.toml"]:
+        target = double / path.relative_to(yard)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.resize((128, 96), Image.Resampling.NEAREST).save(target)
+        else:
+            target.write_text(path.read_text().replace('"walk", "yard_2"', '"walk"'))
+    (double / "labels" / "walk" / "0005.png").unlink()
+    dataset = LabelledSequences.open(yard, "train", detail_root=double, detail_share=0.5)
+    plain = LabelledSequences.open(yard, "train")
+
+    def request(anchor: int, length: int) -> list[bool]:
+        """Whether each of 100 draws came from the doubled frames, whose content is that of the others."""
+        from_detail = []
+        for seed in range(100):
+            wanted = ClipRequest(anchor, 0, length, seed)
+            sample, expected = dataset[wanted], plain[wanted]
+            scale = sample["clip"].shape[-1] // 64
+            assert torch.equal(sample["clip"][..., ::scale, ::scale], expected["clip"])
+            assert torch.equal(sample["labels"][..., ::scale, ::scale], expected["labels"])
+            from_detail.append(scale == 2)
+        return from_detail
+
+    assert 35 <= sum(request(1, 2)) <= 65
+    assert sum(request(3, 2)) == 0  # frames 4 and 5
+    assert sum(request(4, 1)) == 0
+    assert sum(request(8, 2)) == 0  # of the other sequence
+    assert sum(request(5, 2)) > 0
 
 
 def test_labels_follow_the_image(yard: Path) -> None:

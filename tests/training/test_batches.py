@@ -14,6 +14,12 @@ def test_every_frame_is_an_anchor_before_any_is_again() -> None:
     assert {r.offset for batch in batches for r in batch if r.length == 2} == {0, 1}
 
 
+def test_clip_strides_are_drawn_anew_for_each_clip() -> None:
+    batches = list(ClipBatches(7, 4, [2], seed=0, start=0, stop=20, clip_strides=[1, 3, 15]))
+    assert {r.stride for batch in batches for r in batch} == {1, 3, 15}
+    assert {len({r.stride for r in batch}) for batch in batches} == {1, 2}
+
+
 def test_a_resumed_run_draws_what_the_whole_run_draws() -> None:
     whole = list(ClipBatches(7, 4, [1, 4], seed=3, start=0, stop=9))
     assert list(ClipBatches(7, 4, [1, 4], seed=3, start=4, stop=9)) == whole[4:]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -80,16 +82,14 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
 
 
 def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
-    import dataclasses
-
-    one_epoch = dataclasses.replace(RECIPE, epochs=1)
+    one_epoch = replace(RECIPE, epochs=1)
     with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
     make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="holds an earlier run; give --resume"):
         make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):
-        make_trainer(yard, tmp_path, dataclasses.replace(RECIPE, seed=1)).run(resume=True)
+        make_trainer(yard, tmp_path, replace(RECIPE, seed=1)).run(resume=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
@@ -108,6 +108,33 @@ def test_parameter_groups(yard: Path, tmp_path: Path) -> None:
             assert group["weight_decay"] == (0.01 if name.endswith("weight") and parameter.dim() > 1 else 0.0)
     assert sorted(seen) == sorted(names.values())
     assert isinstance(build_optimizer(trainer.model, OptimizerRecipe(name="sgd")), torch.optim.SGD)
+
+
+def test_learning_rates_rise_through_the_backbone(yard: Path, tmp_path: Path) -> None:
+    model = make_trainer(yard, tmp_path).model
+    recipe = OptimizerRecipe(learning_rate=0.1, backbone_factor=0.5, backbone_first_factor=0.01)
+    rates = {id(p): group["lr"] for group in build_optimizer(model, recipe).param_groups for p in group["params"]}
+    backbone = [rates[id(parameter)] for parameter in model.backbone.parameters()]
+    assert (backbone[0], backbone[-1]) == pytest.approx((0.0005, 0.05))
+    ratios = [later / earlier for earlier, later in pairwise(backbone)]
+    assert ratios == pytest.approx([100 ** (1 / (len(backbone) - 1))] * len(ratios))
+    assert {rates[id(parameter)] for parameter in model.head.parameters()} == {0.1}
+
+
+def test_a_run_goes_on_from_a_model_file(yard: Path, tmp_path: Path) -> None:
+    first = make_trainer(yard, tmp_path / "first", replace(RECIPE, epochs=1))
+    model_file = first.run()
+    start = replace(RECIPE, model=replace(RECIPE.model, initial_weights=str(model_file)))
+    trainer = make_trainer(yard, tmp_path / "second", start)
+    for name, tensor in first.ema.module.state_dict().items():  # the file holds them as float16
+        torch.testing.assert_close(trainer.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-6, msg=name)
+    with pytest.raises(ValueError, match=r"initial_weights default are of another architecture .*size mismatch"):
+        make_trainer(yard, tmp_path, replace(RECIPE, model=replace(RECIPE.model, initial_weights="default")))
+
+
+def test_a_recipe_with_detail_wants_the_frames(yard: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes 30% of its clips from .* higher resolution; name their folder"):
+        make_trainer(yard, tmp_path, replace(RECIPE, data=replace(RECIPE.data, detail_share=0.3)))
 
 
 def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
