@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     losses = [event.value for event in events.Scalars("loss/total")]
     assert len(losses) == 18
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/miou"} <= set(
+    assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/gamma", "val/miou"} <= set(
         events.Tags()["scalars"]
     )
     assert events.Tags()["images"] == ["val/image, label, prediction"]
@@ -79,9 +80,29 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
 
 
-def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
-    import dataclasses
+def test_trains_with_category_consistency_and_without_attention(yard: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        RECIPE,
+        epochs=1,
+        model=dataclasses.replace(
+            RECIPE.model, overrides={**RECIPE.model.overrides, "loops": 0, "embedding_channels": 16}
+        ),
+        loss=LossRecipe(ccl_weight=1.0, label_smoothing=0.1),
+    )
+    trainer = make_trainer(yard, tmp_path, recipe)
+    before = trainer.model.embedding.weight.detach().clone()
+    model, info = load_model(trainer.run())
+    assert (info.model.loops, info.model.embedding_channels) == (0, 16)
+    assert (trainer.model.embedding.weight - before).abs().max() > 1e-4
+    assert model.head.attention is None
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"loss/ccl", "loss/ccl_variance", "loss/ccl_distance", "loss/ccl_norm", "val/miou"} <= tags
+    assert "val/gamma" not in tags
 
+
+def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
     one_epoch = dataclasses.replace(RECIPE, epochs=1)
     with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
