@@ -17,25 +17,35 @@ def cross_entropy(
     labels: Tensor,
     *,
     class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
     hard_threshold: float = 0.0,
     hard_pixels: int = 0,
 ) -> Tensor:
     """Mean cross-entropy of the labelled pixels, or of the hard ones among them.
 
     With ``hard_pixels`` above 0 it is OHEM as CCNet's code has it: only pixels whose probability for the true
-    class is at most ``hard_threshold`` count, and at least the ``hard_pixels`` hardest ones.
+    class is at most ``hard_threshold`` count, and at least the ``hard_pixels`` hardest ones. Smoothing of the labels
+    does not change which those are.
 
     Args:
         logits: ``[N, K, H, W]``.
         labels: int64 ``[N, H, W]``, class ids and IGNORE_INDEX.
         class_weights: ``[K]``; pixels are averaged with the weight of their class.
+        label_smoothing: share of the target in [0, 1) that all classes have alike, as PyTorch defines it.
         hard_threshold: probability in [0, 1].
         hard_pixels: number of pixels; 0 counts all.
 
     Returns:
         A scalar; 0 where no pixel is labelled.
     """
-    losses = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = F.cross_entropy(
+        logits,
+        labels,
+        weight=class_weights,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     labelled = labels != IGNORE_INDEX
     weights = labelled.to(losses.dtype) if class_weights is None else _gather(class_weights, labels) * labelled
     if hard_pixels > 0:

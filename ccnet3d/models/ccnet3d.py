@@ -39,6 +39,17 @@ class FrameFeatures(NamedTuple):
         )
 
 
+class TrainingOutputs(NamedTuple):
+    """What the losses need of a clip."""
+
+    logits: Tensor
+    """``[B, T, K, H, W]``, as inference has them."""
+    auxiliary: Tensor
+    """``[B, T, K, H, W]``, logits of the auxiliary classifier."""
+    embeddings: Tensor | None
+    """``[B, T, E, h, w]`` at the attention's stride; None for a model without that branch."""
+
+
 class CCNet3D(nn.Module):
     """Video semantic segmentation with 3D criss-cross attention (CCNet, TPAMI 2020, arXiv 1811.11721).
 
@@ -81,6 +92,8 @@ class CCNet3D(nn.Module):
             nn.Dropout2d(config.dropout),
             nn.Conv2d(auxiliary_channels, config.num_classes, 1),
         )
+        # Reads the attention's output for the category consistent loss; only training uses it.
+        self.embedding = nn.Conv2d(config.channels, config.embedding_channels, 1) if config.embedding_channels else None
         self.register_buffer("input_mean", torch.tensor(config.input_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("input_std", torch.tensor(config.input_std).view(3, 1, 1), persistent=False)
         for module in self.modules():  # the fastest layout on CPUs and tensor cores; 3D kernels have no such format
@@ -143,21 +156,24 @@ class CCNet3D(nn.Module):
         """
         return self._classify(clip)[0]
 
-    def forward_with_auxiliary(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward`, with the auxiliary classifier's logits of the same shape, which only training needs."""
-        logits, features = self._classify(clip)
-        return logits, self._upsample(self.auxiliary(features[self.config.auxiliary_level]), clip)
+    def forward_with_auxiliary(self, clip: Tensor) -> TrainingOutputs:
+        """As :meth:`forward`, with what only training needs."""
+        logits, levels, attended = self._classify(clip)
+        auxiliary = self._upsample(self.auxiliary(levels[self.config.auxiliary_level]), clip)
+        embeddings = None if self.embedding is None else self.embedding(attended).unflatten(0, clip.shape[:2])
+        return TrainingOutputs(logits, auxiliary, embeddings)
 
-    def _classify(self, clip: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _classify(self, clip: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Logits of the clip, the backbone's levels and the attention's output."""
         if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
             raise ValueError(
                 f"expected a clip [B, T, 3, H, W] of floats in [0, 1], got {tuple(clip.shape)} of {clip.dtype}; "
                 "scale uint8 frames by 1/255 and add the missing axes"
             )
-        features = self.extract_features(clip.flatten(0, 1))
-        frames = self.frame_features(features)
-        logits = self.frame_logits(frames, self.attend(frames.reduced, clip.shape[1]))
-        return self._upsample(logits, clip), features
+        levels = self.extract_features(clip.flatten(0, 1))
+        frames = self.frame_features(levels)
+        attended = self.attend(frames.reduced, clip.shape[1])
+        return self._upsample(self.frame_logits(frames, attended), clip), levels, attended
 
     @staticmethod
     def _upsample(logits: Tensor, clip: Tensor) -> Tensor:

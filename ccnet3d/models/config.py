@@ -25,7 +25,7 @@ class ModelConfig:
     reduction: int = 8
     """Queries and keys have C // reduction channels."""
     loops: int = 3
-    """R, how often the shared attention is applied; three reach every position of a clip."""
+    """R, how often the shared attention is applied; three reach every position of a clip, 0 is a model without it."""
     initial_gamma: float = 0.5
     """Weight of the attention before training. The paper's is 0; AdamW at this size then leaves it there."""
     skip_levels: tuple[int, ...] = (2, 1, 0)
@@ -34,6 +34,8 @@ class ModelConfig:
     """Channels of the decoder after each of them."""
     auxiliary_level: int = 3
     """Level that carries the auxiliary classifier used in training."""
+    embedding_channels: int = 0
+    """E, channels of the branch that the category consistent loss trains (the paper's 16); 0 for none."""
     dropout: float = 0.1
     """Dropout before the classifiers."""
     input_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -49,6 +51,10 @@ class ModelConfig:
         if len(self.skip_levels) != len(self.skip_channels):
             raise ValueError(
                 f"skip_levels and skip_channels must be equally long, got {self.skip_levels} and {self.skip_channels}"
+            )
+        if self.loops < 0 or self.embedding_channels < 0:
+            raise ValueError(
+                f"loops and embedding_channels must be at least 0, got {self.loops} and {self.embedding_channels}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")

@@ -33,7 +33,8 @@ def resize_like(x: Tensor, like: Tensor) -> Tensor:
 class CrissCrossHead(nn.Module):
     """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with its input.
 
-    Paper: arXiv 1811.11721, section 3.1; dropout as in its code.
+    Paper: arXiv 1811.11721, section 3.1; dropout as in its code. With 0 loops there is no attention, and its
+    parameters do not exist: the baseline that the attention is measured against.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class CrissCrossHead(nn.Module):
     ) -> None:
         super().__init__()
         self.reduce = conv_bn_relu(in_channels, channels, 3)
-        self.attention = RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma)
+        self.attention = (
+            RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma) if loops else None
+        )
         self.refine = conv_bn_relu(channels, channels, 3)
         self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
 
@@ -51,6 +54,8 @@ class CrissCrossHead(nn.Module):
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
         """The only step in which frames meet: ``[B*T, C, H, W]`` to the same."""
+        if self.attention is None:
+            return reduced
         # [B*T, C, H, W] -> [B, T, H, W, C], a view where the convolution works channels-last; no copy between loops.
         clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
         return self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ccnet3d.config import apply_overrides, from_table, read_toml
 from ccnet3d.data import Augmentation
+from ccnet3d.losses.category_consistent import FORMS
 from ccnet3d.models import ARCHITECTURES, ModelConfig
 from ccnet3d.models.backbone import input_normalisation
 
@@ -25,7 +26,7 @@ class ModelRecipe:
     """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
     initial_weights: str = ""
     """A trained model file of this architecture to go on from, ``default`` for the weights in the package; empty to
-    start from the backbone's weights alone."""
+    start from the backbone's weights alone. Attention or embeddings that only one of the two has are new or left out."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -86,12 +87,27 @@ class LossRecipe:
     """Of the auxiliary classifier's cross-entropy."""
     lovasz_weight: float = 0.0
     """Of the Lovasz-softmax loss."""
+    ccl_weight: float = 0.0
+    """Of the category consistent loss, the paper's at 1; above 0 it wants ``embedding_channels`` in the model."""
+    ccl_form: str = "piecewise"
+    """Of its penalty within a class: ``piecewise``, linear for pixels far off, or ``quadratic``."""
+    label_smoothing: float = 0.0
+    """Share of both cross-entropies' targets that all classes have alike."""
     class_balance_offset: float = 0.0
     """Classes weigh 1 / ln(offset + share of pixels); 0 weighs all alike."""
     hard_threshold: float = 0.7
     """OHEM: pixels less certain than this count."""
     hard_pixels: int = 0
     """OHEM: at least so many pixels count; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        weights = (self.auxiliary_weight, self.lovasz_weight, self.ccl_weight)
+        if min(weights) < 0:
+            raise ValueError(f"auxiliary_weight, lovasz_weight and ccl_weight must be at least 0, got {weights}")
+        if self.ccl_form not in FORMS:
+            raise ValueError(f"loss.ccl_form must be one of {FORMS}, got {self.ccl_form!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"loss.label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.epochs, self.evaluate_every, self.checkpoint_every, self.inference_clip_length) < 1:
             raise ValueError("epochs, evaluate_every, checkpoint_every and inference_clip_length must be at least 1")
+        default = ARCHITECTURES[self.model.architecture].embedding_channels
+        channels = self.model.overrides.get("embedding_channels", default)
+        if bool(channels) != bool(self.loss.ccl_weight):
+            raise ValueError(
+                "loss.ccl_weight and model.overrides.embedding_channels must both be above 0 or both be 0, got "
+                f"{self.loss.ccl_weight} and {channels}; the paper's category consistent loss has 1 and 16"
+            )
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
 

@@ -15,13 +15,14 @@ from tqdm import tqdm
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
+from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
 from ccnet3d.models.backbone import load_backbone_weights
 from ccnet3d.training.batches import ClipBatches
 from ccnet3d.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.config import OptimizerRecipe, Recipe
 from ccnet3d.training.logging import RunLog
+from ccnet3d.training.objective import training_loss
 
 CHECKPOINT_NAME = "checkpoint.pt"
 MODEL_NAME = "model.safetensors"
@@ -156,23 +157,10 @@ class Trainer:
         """One step on uint8 ``[B, T, 3, H, W]`` and its labels ``[B, T, H, W]``; gives the losses by name."""
         self.model.train()
         frames = clip.to(self.device, non_blocking=True).float().div(255)
-        labels = labels.to(self.device, non_blocking=True).flatten(0, 1)
+        labels = labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits, auxiliary = self.model.forward_with_auxiliary(frames)
-        recipe = self.recipe.loss
-        parts = {}
-        for name, output in (("cross_entropy", logits), ("auxiliary", auxiliary)):
-            parts[name] = cross_entropy(
-                output.flatten(0, 1).float(),
-                labels,
-                class_weights=self.class_weights,
-                hard_threshold=recipe.hard_threshold,
-                hard_pixels=recipe.hard_pixels,
-            )
-        total = parts["cross_entropy"] + recipe.auxiliary_weight * parts["auxiliary"]
-        if recipe.lovasz_weight:
-            parts["lovasz"] = lovasz_softmax(logits.flatten(0, 1).float(), labels)
-            total = total + recipe.lovasz_weight * parts["lovasz"]
+            outputs = self.model.forward_with_auxiliary(frames)
+        total, parts = training_loss(outputs, labels, self.recipe.loss, self.class_weights)
         if not torch.isfinite(total):
             raise FloatingPointError(f"the loss became {total.item()}; lower the learning rate or clip gradients")
         self.optimizer.zero_grad(set_to_none=True)
@@ -199,7 +187,9 @@ class Trainer:
         )
         segmenter = VideoSegmenter(model, info, dtype=self.precision)
         miou = evaluate(segmenter, self.val_set).miou
-        log.add_scalars({"val/miou": miou, "val/gamma": model.head.attention.gamma.item()}, step)
+        attention = model.head.attention
+        gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
+        log.add_scalars({"val/miou": miou, **gamma}, step)
         log.add_strip(segmenter, self.val_set, step)
         tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
         scores = {f"{self.recipe.val_split}_miou": miou}
@@ -207,9 +197,13 @@ class Trainer:
 
 
 def _start_from(model: CCNet3D, weights: str) -> None:
+    """Load trained weights; attention and embeddings may be in one of the two only."""
     trained, _ = load_model(None if weights == "default" else Path(weights))
     try:
-        model.load_state_dict(trained.state_dict())
+        keys = model.load_state_dict(trained.state_dict(), strict=False)
+        strangers = [key for key in (*keys[0], *keys[1]) if not key.startswith(("head.attention.", "embedding."))]
+        if strangers:
+            raise RuntimeError(f"{strangers[0]} is in one of the two only")
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(

@@ -20,18 +20,27 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, labels
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 4.0]])
-def test_cross_entropy_is_torchs(batch, weights) -> None:
+def test_cross_entropy_is_torchs(batch, weights, smoothing: float) -> None:
     logits, labels = batch
     weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-    expected = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE_INDEX)
-    torch.testing.assert_close(cross_entropy(logits, labels, class_weights=weights), expected)
+    expected = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
+    loss = cross_entropy(logits, labels, class_weights=weights, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, logits)[0])
 
 
 def test_nothing_labelled_gives_zero_and_finite_gradients(batch) -> None:
     logits, labels = batch
     void = torch.full_like(labels, IGNORE_INDEX)
-    for loss in (cross_entropy(logits, void), cross_entropy(logits, void, hard_pixels=5), lovasz_softmax(logits, void)):
+    losses = [
+        cross_entropy(logits, void),
+        cross_entropy(logits, void, label_smoothing=0.1),
+        cross_entropy(logits, void, hard_pixels=5),
+        lovasz_softmax(logits, void),
+    ]
+    for loss in losses:
         assert loss.item() == 0
         assert (torch.autograd.grad(loss, logits)[0] == 0).all()
 
@@ -49,6 +58,15 @@ def test_hard_pixels_by_a_loop(batch, threshold: float, pixels: int) -> None:
     expected = sum(-math.log(p) for p in kept) / len(kept)
     loss = cross_entropy(logits, labels, hard_threshold=threshold, hard_pixels=pixels)
     assert loss.item() == pytest.approx(expected)
+
+
+def test_smoothing_does_not_change_which_pixels_are_hard(batch) -> None:
+    logits, labels = batch
+    certainty = logits.detach().softmax(1).gather(1, labels.clamp_max(3)[:, None])[:, 0]
+    hardest = certainty[labels != IGNORE_INDEX].sort().values[6]
+    easy_as_void = labels.where(certainty <= hardest, IGNORE_INDEX)
+    expected = F.cross_entropy(logits, easy_as_void, ignore_index=IGNORE_INDEX, label_smoothing=0.2)
+    torch.testing.assert_close(cross_entropy(logits, labels, label_smoothing=0.2, hard_pixels=7), expected)
 
 
 def test_lovasz_is_the_extension_of_the_jaccard_loss(batch) -> None:

@@ -15,12 +15,15 @@ PAPER_LIKE = ModelConfig(  # the paper's shape on a small backbone: stride 8, no
     output_stride=8,
     context_levels=(4,),
     channels=16,
+    initial_gamma=0.5,  # at the paper's 0 nothing reaches the projections
     skip_levels=(),
     skip_channels=(),
 )
+NO_ATTENTION = dataclasses.replace(TINY, loops=0)
+EMBEDDED = dataclasses.replace(TINY, embedding_channels=16)
 
 
-@pytest.mark.parametrize("config", [TINY, PAPER_LIKE], ids=["light", "paper"])
+@pytest.mark.parametrize("config", [TINY, PAPER_LIKE, NO_ATTENTION], ids=["light", "paper", "no attention"])
 @pytest.mark.parametrize("size", [(1, 1, 32, 48), (2, 3, 37, 53), (1, 5, 65, 31)], ids=str)
 def test_logits_have_the_size_of_the_input(config: ModelConfig, size: tuple[int, int, int, int]) -> None:
     batch, time, height, width = size
@@ -30,17 +33,21 @@ def test_logits_have_the_size_of_the_input(config: ModelConfig, size: tuple[int,
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [TINY, PAPER_LIKE], ids=["light", "paper"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, PAPER_LIKE, NO_ATTENTION, EMBEDDED, dataclasses.replace(EMBEDDED, loops=0)],
+    ids=["light", "paper", "no attention", "embedded", "no attention, embedded"],
+)
 def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = CCNet3D(config).train()
-    torch.nn.init.constant_(model.head.attention.gamma, 0.5)  # at 0 nothing reaches the projections
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.ones_(module.weight)  # timm's ResNets start with blocks switched off
-    logits, auxiliary = model.forward_with_auxiliary(torch.rand(2, 2, 3, 64, 64))
-    assert auxiliary.shape == logits.shape
-    (logits.square().mean() + auxiliary.square().mean()).backward()
+    outputs = model.forward_with_auxiliary(torch.rand(2, 2, 3, 64, 64))
+    assert outputs.auxiliary.shape == outputs.logits.shape
+    assert (outputs.embeddings is None) == (config.embedding_channels == 0)
+    sum(output.square().mean() for output in outputs if output is not None).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A softmax does not change when all its scores do, so a bias of the keys has no gradient but rounding.
     assert [name for name in without if name != "head.attention.key_conv.bias"] == []
@@ -55,6 +62,49 @@ def test_a_frame_sees_the_other_frames_of_its_clip_only(tiny_model: CCNet3D) -> 
         before, after = tiny_model(clip), tiny_model(changed)
     assert (before[0, 0] - after[0, 0]).abs().max() > 1e-8  # through the time axis
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=1e-12)  # the other clip of the batch
+
+
+def test_without_loops_there_is_no_attention(tiny_model: CCNet3D) -> None:
+    model = CCNet3D(NO_ATTENTION).double().eval()
+    tiny_model.double()
+    weights = tiny_model.state_dict()
+    of_attention = {name for name in weights if name.startswith("head.attention.")}
+    assert len(of_attention) == 7
+    model.load_state_dict({name: weights[name] for name in weights.keys() - of_attention})
+    clip = torch.rand(2, 3, 3, 32, 48, dtype=torch.float64)
+    changed = clip.clone()
+    changed[0, 2] = 1 - changed[0, 2]
+    with torch.no_grad():
+        logits = model(clip)
+        torch.testing.assert_close(model(changed)[0, :2], logits[0, :2], rtol=0, atol=1e-12)  # each frame for itself
+        assert (logits - tiny_model(clip)).abs().max() > 1e-6
+        tiny_model.head.attention.gamma.zero_()
+        torch.testing.assert_close(logits, tiny_model(clip), rtol=1e-12, atol=1e-12)
+
+
+def test_the_embedding_branch_only_adds_to_the_model(tiny_model: CCNet3D) -> None:
+    torch.manual_seed(7)
+    plain = CCNet3D(TINY).state_dict()
+    torch.manual_seed(7)
+    embedded = CCNet3D(EMBEDDED)
+    shapes = {name: tuple(tensor.shape) for name, tensor in embedded.state_dict().items() if name not in plain}
+    assert shapes == {"embedding.weight": (16, 16, 1, 1), "embedding.bias": (16,)}
+    assert all(torch.equal(embedded.state_dict()[name], tensor) for name, tensor in plain.items())
+
+    embedded.load_state_dict(tiny_model.state_dict(), strict=False)
+    embedded.eval()
+    clip = torch.rand(2, 3, 3, 40, 56)
+    with torch.no_grad():
+        outputs = embedded.forward_with_auxiliary(clip)
+        expected = tiny_model(clip)
+        assert torch.equal(embedded(clip), expected)
+        assert torch.equal(outputs.logits, expected)
+        reduced = embedded.frame_features(embedded.extract_features(clip.flatten(0, 1))).reduced
+        attended = embedded.attend(reduced, clip_length=3)
+        embedding = embedded.embedding
+        expected = torch.einsum("ec,nchw->nehw", embedding.weight[:, :, 0, 0], attended) + embedding.bias[:, None, None]
+    assert outputs.embeddings.shape == (2, 3, 16, 3, 4)
+    torch.testing.assert_close(outputs.embeddings.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_features_and_head_apart_equal_the_whole(tiny_model: CCNet3D) -> None:
@@ -116,6 +166,10 @@ def test_bad_configurations() -> None:
         ModelConfig(skip_levels=(2,), skip_channels=(8, 8))
     with pytest.raises(ValueError, match="context_levels"):
         ModelConfig(context_levels=())
+    with pytest.raises(ValueError, match="loops and embedding_channels must be at least 0, got -1 and 0"):
+        ModelConfig(loops=-1)
+    with pytest.raises(ValueError, match="must be at least 0, got 3 and -16"):
+        ModelConfig(embedding_channels=-16)
     with pytest.raises(ValueError, match="dropout"):
         ModelConfig(dropout=1.0)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -66,7 +67,11 @@ def difference(model: CCNet3D, folded: CCNet3D, clip: Tensor) -> float:
 CLIP = torch.rand(2, 2, 3, 45, 67, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("config", [TINY, ModelConfig()], ids=["tiny", "default"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, ModelConfig(), dataclasses.replace(TINY, loops=0)],
+    ids=["tiny", "default", "no attention"],
+)
 def test_folded_models_give_the_same_logits_without_a_norm(config: ModelConfig) -> None:
     model = build(config)
     assert len(norm_names(model)) > 10
@@ -113,8 +118,8 @@ def test_the_dtype_stays(dtype: torch.dtype) -> None:
     assert {parameter.dtype for parameter in folded.parameters()} == {dtype}
 
 
-def test_the_auxiliary_classifier_still_works() -> None:
-    model = build(TINY).double()
+def test_what_training_needs_still_works() -> None:
+    model = build(dataclasses.replace(TINY, embedding_channels=16)).double()
     with torch.no_grad():
         truth = model.forward_with_auxiliary(CLIP.double())
         got = fold_batch_norms(model).forward_with_auxiliary(CLIP.double())

@@ -25,6 +25,20 @@ def test_a_model_file_brings_back_model_and_info(tmp_path: Path, tiny_model: CCN
         torch.testing.assert_close(loaded(clip), tiny_model(clip), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("changes", [{"loops": 0}, {"embedding_channels": 16}], ids=str)
+def test_models_without_attention_or_with_embeddings(tmp_path: Path, tiny_info: ModelInfo, changes) -> None:
+    config = dataclasses.replace(tiny_info.model, **changes)
+    model = CCNet3D(config).eval()
+    save_model(tmp_path / "model.safetensors", model, dataclasses.replace(tiny_info, model=config), dtype=torch.float32)
+    loaded, info = load_model(tmp_path / "model.safetensors")
+    assert info.model == config
+    clip = torch.rand(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.forward_with_auxiliary(clip), model.forward_with_auxiliary(clip), rtol=0, atol=0
+        )
+
+
 def test_half_precision_storage_rounds_weights_once(tiny_checkpoint: Path, tiny_model: CCNet3D) -> None:
     loaded, _ = load_model(tiny_checkpoint)
     for name, tensor in loaded.state_dict().items():

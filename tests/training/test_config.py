@@ -31,6 +31,8 @@ def test_overrides_and_errors() -> None:
     recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
     assert (recipe.epochs, recipe.data.clip_lengths) == (3, (5,))
     assert recipe.model.build_config(4).loops == 2
+    recipe = read_recipe(path, ["loss.ccl_weight=1", "model.overrides.embedding_channels=16"])
+    assert recipe.model.build_config(4).embedding_channels == 16
     # Another backbone brings the normalisation of its own weights.
     own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
     assert own.input_std == (0.229, 0.224, 0.225)
@@ -52,6 +54,11 @@ def test_overrides_and_errors() -> None:
         ("precision=fp8", "'bf16' or 'fp32', got 'fp8'"),
         ("model.architecture=unet", "unknown architecture 'unet'"),
         ("epochs=0", "must be at least 1"),
+        ("loss.lovasz_weight=-0.5", r"must be at least 0, got \(0.4, -0.5, 0.0\)"),
+        ("loss.ccl_form=linear", r"one of \('piecewise', 'quadratic'\), got 'linear'"),
+        ("loss.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("loss.ccl_weight=1", "both be above 0 or both be 0, got 1.0 and 0; the paper's .* 1 and 16"),
+        ("model.overrides.embedding_channels=16", "both be above 0 or both be 0, got 0.0 and 16"),
     ]:
         with pytest.raises(ValueError, match=message):
             read_recipe(path, [override])

@@ -50,7 +50,7 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     losses = [event.value for event in events.Scalars("loss/total")]
     assert len(losses) == 18
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/miou"} <= set(
+    assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/gamma", "val/miou"} <= set(
         events.Tags()["scalars"]
     )
     assert events.Tags()["images"] == ["val/image, label, prediction"]
@@ -79,6 +79,26 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     events.Reload()
     assert [event.value for event in events.Scalars("loss/total")] == losses
     assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
+
+
+def test_trains_with_category_consistency_and_without_attention(yard: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE,
+        epochs=1,
+        model=replace(RECIPE.model, overrides={**RECIPE.model.overrides, "loops": 0, "embedding_channels": 16}),
+        loss=LossRecipe(ccl_weight=1.0, label_smoothing=0.1),
+    )
+    trainer = make_trainer(yard, tmp_path, recipe)
+    before = trainer.model.embedding.weight.detach().clone()
+    model, info = load_model(trainer.run())
+    assert (info.model.loops, info.model.embedding_channels) == (0, 16)
+    assert (trainer.model.embedding.weight - before).abs().max() > 1e-4
+    assert model.head.attention is None
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"loss/ccl", "loss/ccl_variance", "loss/ccl_distance", "loss/ccl_norm", "val/miou"} <= tags
+    assert "val/gamma" not in tags
 
 
 def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
@@ -128,6 +148,11 @@ def test_a_run_goes_on_from_a_model_file(yard: Path, tmp_path: Path) -> None:
     trainer = make_trainer(yard, tmp_path / "second", start)
     for name, tensor in first.ema.module.state_dict().items():  # the file holds them as float16
         torch.testing.assert_close(trainer.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-6, msg=name)
+    # The loops and the branch of a loss may differ.
+    overrides = {**RECIPE.model.overrides, "loops": 0, "embedding_channels": 16}
+    other = replace(start, model=replace(start.model, overrides=overrides), loss=LossRecipe(ccl_weight=1.0))
+    weights = make_trainer(yard, tmp_path / "third", other).model.state_dict()
+    assert torch.equal(weights["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
     with pytest.raises(ValueError, match=r"initial_weights default are of another architecture .*size mismatch"):
         make_trainer(yard, tmp_path, replace(RECIPE, model=replace(RECIPE.model, initial_weights="default")))
 
