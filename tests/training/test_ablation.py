@@ -178,6 +178,11 @@ def test_a_killed_ablation_goes_on_to_the_same_scores(
     assert [p.name for p in (tmp_path / "killed" / "T=2" / "seed-0").glob("*.*") if "events" not in p.name] == [
         CHECKPOINT_NAME
     ]
+    text = ablation.read_text()
+    ablation.write_text(text.replace("rate=2e-3", "rate=5e-3"))
+    with pytest.raises(ValueError, match=r"T=2/seed-0/checkpoint\.pt belongs to another recipe: optimizer differ"):
+        run(ablation, yard, tmp_path / "killed")
+    ablation.write_text(text)
     lines: list[str] = []
     again = run(ablation, yard, tmp_path / "killed", lines)
     assert again == whole
