@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--plot needs matplotlib; pip install 'ccnet3d[plot]'")
     if not arguments.data.is_dir():
         raise ValueError(f"no data folder at {arguments.data}; name it with --data or CCNET3D_CAMVID")
+
     import torch
 
     from ccnet3d.evaluation.cost import describe_machine

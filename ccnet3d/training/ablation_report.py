@@ -175,6 +175,7 @@ def draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) ->
     from matplotlib import pyplot as plt
 
     width = max(3.0, 0.8 * len(rows))
+    rotation = 20 if max(len(row.variant) for row in rows) > 8 else 0
     figure, panels = plt.subplots(1, len(config.plotted), figsize=(width * len(config.plotted), 3.6), squeeze=False)
     for panel, name in zip(panels[0], config.plotted, strict=True):
         for place, row in enumerate(rows):
@@ -183,9 +184,9 @@ def draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) ->
             mean, below, above = _bar(row, name)
             if mean is not None:
                 panel.errorbar(place, mean, [[below], [above]], fmt="o", color="tab:blue", capsize=4, zorder=2)
-        panel.set_xticks(range(len(rows)), [row.variant for row in rows], rotation=20 if len(rows) > 2 else 0)
+        panel.set_xticks(range(len(rows)), [row.variant for row in rows], rotation=rotation)
         panel.set_xlim(-0.5, len(rows) - 0.5)
-        panel.set_title(f"{title_of(name)}{'' if name == COST else ', %'}", fontsize=10)
+        panel.set_title(f"{title_of(name)}{' (range)' if name == COST else ', %'}", fontsize=10)
         panel.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
