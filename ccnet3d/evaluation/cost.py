@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import time
@@ -65,5 +66,5 @@ def describe_machine(device: torch.device) -> str:
     else:
         info = Path("/proc/cpuinfo")
         names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
-        hardware = f"{names[0] if names else device.type}, {torch.get_num_threads()} threads"
+        hardware = f"{names[0] if names else device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{hardware}, torch {torch.__version__}"

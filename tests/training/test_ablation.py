@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import CAMVID_SPEC, REPOSITORY
 
 from ccnet3d.data import LabelledSequences
 from ccnet3d.evaluation import evaluate
+from ccnet3d.evaluation.cost import describe_machine
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.metrics import Flicker, VideoConsistency
 from ccnet3d.models import load_model
@@ -257,3 +259,9 @@ def test_shipped_ablations(path: Path) -> None:
         "ccl": {"loss.ccl_weight", "loss.ccl_form", "model.overrides.embedding_channels"},
     }[path.stem.removesuffix("_short")]
     assert {o.partition("=")[0] for variant in config.variants for o in variant.overrides} == differing
+
+
+def test_machine_names_cores_and_torch() -> None:
+    text = describe_machine(torch.device("cpu"))
+    assert text.endswith(f", 1 of {os.cpu_count()} cores, torch {torch.__version__}")
+    assert not text.startswith(",")
