@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +181,52 @@ def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tin
     ]
     assert trees[0] == trees[1]
     assert len(trees[0]) == 3 * 7
+
+
+def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(
+        f"pipeline = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
+        f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
+        "seeds = [3, 4]\nwindows = [2]\nplotted = ['miou']\n"
+        "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
+    )
+    arguments = [tmp_path / "short.toml", "--data", yard, "--out", tmp_path / "out", "--threads", "1"]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line == "run 2 of 4, two, seed 3: training\n":
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "table.md").exists()
+    scores = tmp_path / "out" / "one" / "seed-3" / "scores.json"
+    before = scores.stat().st_mtime_ns
+
+    ablation = run("run_ablation.py", *arguments)
+    assert ablation.returncode == 0, ablation.stderr
+    assert "run 1 of 4, one, seed 3: training" not in ablation.stdout
+    assert "run 2 of 4, two, seed 3: training" in ablation.stdout
+    assert scores.stat().st_mtime_ns == before
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table in ablation.stdout
+    assert f"- command: {shlex.join(command[1:])}" in table
+    runs = json.loads((tmp_path / "out" / "table.json").read_text())["variants"]
+    assert [[r["seed"] for r in variant["results"]] for variant in runs] == [[3, 4], [3, 4]]
+    assert runs[0]["results"][0]["scores"] == json.loads(scores.read_text())["scores"]
+    assert runs[1]["cost"]["relative"] > 0
+    assert not (tmp_path / "out" / "plot.png").exists()
+
+
+def test_ablation_says_in_one_line_what_is_missing(yard: Path, tmp_path: Path) -> None:
+    shipped = REPOSITORY / "pipelines" / "ablations" / "clip_length.toml"
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['matplotlib'] = None")
+    blocked = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for arguments, message in [
+        ([shipped, "--data", yard, "--plot"], "--plot needs matplotlib; pip install 'ccnet3d[plot]'"),
+        ([shipped, "--data", tmp_path / "nowhere"], "no data folder at"),
+        ([tmp_path / "other.toml", "--data", yard], "cannot read"),
+    ]:
+        ablation = run("run_ablation.py", *arguments, "--out", tmp_path / "out", PYTHONPATH=blocked)
+        assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)
+        assert f"run_ablation.py: error: {message}" in ablation.stderr
+    assert not (tmp_path / "out").exists()
