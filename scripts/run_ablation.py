@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
         help="data folder, data/camvid or what CCNET3D_CAMVID names by default; one with a dataset.toml is read as "
         "that says, any other as CamVid",
     )
+    parser.add_argument("--detail", type=Path, help="frames at a higher resolution, as for train_camvid.py")
     parser.add_argument(
         "--out", type=Path, help="folder of the runs and the table; runs/ablations/NAME-OF-THE-FILE by default"
     )
@@ -52,7 +53,14 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("runs") / "ablations" / arguments.ablation.stem
     print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; they go to {out}", flush=True)
     results, costs = run_ablation(
-        config, runs, arguments.data, CAMVID_SPEC, out, device, lambda line: print(line, flush=True)
+        config,
+        runs,
+        arguments.data,
+        CAMVID_SPEC,
+        out,
+        device,
+        arguments.detail,
+        lambda line: print(line, flush=True),
     )
     header = {
         "ablation": arguments.ablation.stem,

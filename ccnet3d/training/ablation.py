@@ -141,6 +141,7 @@ def run_ablation(
     spec_file: Path,
     out: Path,
     device: torch.device,
+    detail: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[list[RunResult], dict[str, Cost]]:
     """Do what is not done yet of the runs, and time all variants.
@@ -155,6 +156,7 @@ def run_ablation(
         spec_file: the dataset's ``dataset.toml``, where the data folder has none.
         out: folder of the runs.
         device: where the models train and infer.
+        detail: see :class:`ccnet3d.training.loop.Trainer`.
         report: gets one line about each run.
 
     Returns:
@@ -165,13 +167,13 @@ def run_ablation(
     """
     known = [_read_result(run, out, config.windows) for run in runs]
     for run in {run.variant: run for run, result in zip(runs, known, strict=True) if result is None}.values():
-        _check(run, data, spec_file, out)
+        _check(run, out, data, spec_file, detail)
     results = []
     for number, (run, result) in enumerate(zip(runs, known, strict=True), 1):
         name = f"run {number} of {len(runs)}, {run.variant}, seed {run.seed}"
         if result is None:
             report(f"{name}: training")
-            result = _do(run, out, config.windows, data, spec_file, device)
+            result = _do(run, out, config.windows, data, spec_file, device, detail)
         report(f"{name}: {result.error or 'done'}")
         results.append(result)
     for seed in config.seeds:
@@ -185,17 +187,25 @@ def run_ablation(
     return results, {}
 
 
-def _check(run: Run, data: Path, spec_file: Path, out: Path) -> None:
+def _check(run: Run, out: Path, data: Path, spec_file: Path, detail: Path | None) -> None:
     """Prepare the run, which opens its data and builds its model, and drop it."""
     try:
-        Trainer(run.recipe, data, spec_file, run.folder(out), torch.device("cpu"))
+        Trainer(run.recipe, data, spec_file, run.folder(out), torch.device("cpu"), detail)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"variant {run.variant}: {error}") from error
 
 
-def _do(run: Run, out: Path, windows: Sequence[int], data: Path, spec_file: Path, device: torch.device) -> RunResult:
+def _do(
+    run: Run,
+    out: Path,
+    windows: Sequence[int],
+    data: Path,
+    spec_file: Path,
+    device: torch.device,
+    detail: Path | None,
+) -> RunResult:
     folder = run.folder(out)
-    trainer = Trainer(run.recipe, data, spec_file, folder, device)
+    trainer = Trainer(run.recipe, data, spec_file, folder, device, detail)
     scores: dict[str, float | None] = {}
     error = ""
     try:
