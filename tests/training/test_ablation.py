@@ -79,7 +79,7 @@ def ablation(tmp_path: Path) -> Path:
 def run(path: Path, yard: Path, out: Path, lines: list[str] | None = None) -> list[RunResult]:
     report = print if lines is None else lines.append
     config, runs = read_ablation(path)
-    return run_ablation(config, runs, yard, CAMVID_SPEC, out, torch.device("cpu"), report)[0]
+    return run_ablation(config, runs, yard, CAMVID_SPEC, out, torch.device("cpu"), report=report)[0]
 
 
 def test_runs_are_variants_times_seeds_with_their_overrides(ablation: Path) -> None:
