@@ -22,11 +22,15 @@ class Flicker:
         self._before: Tensor | None = None
         self._last: Tensor | None = None
 
-    def update(self, prediction: Tensor) -> None:
+    def update(self, prediction: Tensor) -> tuple[int, int]:
         """Add the next frame.
 
         Args:
             prediction: class ids, integers ``[H, W]``.
+
+        Returns:
+            What the frame adds: pixels that changed in the frame before and change back here, of how many; 0 of 0 where
+            it has no two frames before it.
 
         Raises:
             ValueError: a size other than that of the frame before.
@@ -36,10 +40,14 @@ class Flicker:
                 f"the frames of a video must have one size, got {tuple(self._last.shape)} and "
                 f"{tuple(prediction.shape)}; call start_video() between videos"
             )
+        flickers = pixels = 0
         if self._before is not None:
-            self._flickers += int(((self._last != self._before) & (prediction == self._before)).sum())
-            self._pixels += prediction.numel()
+            flickers = int(((self._last != self._before) & (prediction == self._before)).sum())
+            pixels = prediction.numel()
+        self._flickers += flickers
+        self._pixels += pixels
         self._before, self._last = self._last, prediction
+        return flickers, pixels
 
     @property
     def score(self) -> float:
