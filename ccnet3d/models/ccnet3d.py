@@ -156,21 +156,28 @@ class CCNet3D(nn.Module):
         """
         return self._classify(clip)[0]
 
-    def forward_with_auxiliary(self, clip: Tensor) -> TrainingOutputs:
-        """As :meth:`forward`, with what only training needs."""
-        logits, levels, attended = self._classify(clip)
+    def forward_with_auxiliary(self, clip: Tensor, levels: list[Tensor] | None = None) -> TrainingOutputs:
+        """As :meth:`forward`, with what only training needs.
+
+        Args:
+            clip: ``[B, T, 3, H, W]``, RGB in [0, 1].
+            levels: what :meth:`extract_features` gives for its B*T frames, where the caller has that already.
+        """
+        logits, levels, attended = self._classify(clip, levels)
         auxiliary = self._upsample(self.auxiliary(levels[self.config.auxiliary_level]), clip)
         embeddings = None if self.embedding is None else self.embedding(attended).unflatten(0, clip.shape[:2])
         return TrainingOutputs(logits, auxiliary, embeddings)
 
-    def _classify(self, clip: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _classify(
+        self, clip: Tensor, levels: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Logits of the clip, the backbone's levels and the attention's output."""
         if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
             raise ValueError(
                 f"expected a clip [B, T, 3, H, W] of floats in [0, 1], got {tuple(clip.shape)} of {clip.dtype}; "
                 "scale uint8 frames by 1/255 and add the missing axes"
             )
-        levels = self.extract_features(clip.flatten(0, 1))
+        levels = self.extract_features(clip.flatten(0, 1)) if levels is None else levels
         frames = self.frame_features(levels)
         attended = self.attend(frames.reduced, clip.shape[1])
         return self._upsample(self.frame_logits(frames, attended), clip), levels, attended

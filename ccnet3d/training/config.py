@@ -49,7 +49,7 @@ class DataRecipe:
     """What a step sees."""
 
     frames_per_batch: int = 10
-    """Frames of one step, all clips together."""
+    """Frames of one step: all clips, of all processes, together."""
     clip_lengths: tuple[int, ...] = (1, 5)
     """Lengths T that the batches take in turn; each divides ``frames_per_batch``. Several lengths give a model that
     works on single frames and on clips, and batches of many scenes beside batches with a past."""
@@ -139,6 +139,31 @@ class OptimizerRecipe:
 
 
 @dataclass(frozen=True)
+class ComputeRecipe:
+    """How a step is computed: what fits into memory, on however many processes."""
+
+    accumulate_steps: int = 1
+    """Parts of a step that each process computes one after the other; the step's frames stay the same."""
+    sync_batch_norm: bool = False
+    """Batch norms over the frames of all processes; for GPUs only, PyTorch has none for CPUs."""
+    freeze_batch_norm: bool = False
+    """Batch norms keep the statistics they start with, as trained weights should in batches of few frames."""
+    activation_checkpointing: bool = False
+    """Activations are computed again in the backward pass, for less memory."""
+    backbone_gradients: str = "all"
+    """``all`` frames of a clip, or ``anchor``: the backbone learns from one frame of each clip, and what it gives for
+    the others is taken as it is, for less memory and time. All frames count in the loss in either case."""
+
+    def __post_init__(self) -> None:
+        if self.accumulate_steps < 1:
+            raise ValueError(f"accumulate_steps must be at least 1, got {self.accumulate_steps}")
+        if self.backbone_gradients not in ("all", "anchor"):
+            raise ValueError(f"backbone_gradients must be 'all' or 'anchor', got {self.backbone_gradients!r}")
+        if self.sync_batch_norm and self.freeze_batch_norm:
+            raise ValueError("batch norms are synchronised or frozen; set one of the two")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole training run; two runs of one recipe and seed draw the same clips."""
 
@@ -148,11 +173,12 @@ class Recipe:
     data: DataRecipe = DataRecipe()
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    compute: ComputeRecipe = ComputeRecipe()
     """The sections of the file."""
     seed: int = 0
     """Of the initial weights and of all draws."""
     precision: str = "bf16"
-    """``bf16`` (autocast) or ``fp32``."""
+    """``bf16`` or ``fp16`` (autocast, the latter with scaled gradients) or ``fp32``."""
     ema_decay: float = 0.998
     """Of the averaged weights that are evaluated and saved; it warms up from 0."""
     inference_clip_length: int = 5
@@ -175,8 +201,8 @@ class Recipe:
                 "loss.ccl_weight and model.overrides.embedding_channels must both be above 0 or both be 0, got "
                 f"{self.loss.ccl_weight} and {channels}; the paper's category consistent loss has 1 and 16"
             )
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
+        if self.precision not in ("bf16", "fp16", "fp32"):
+            raise ValueError(f"precision must be 'bf16', 'fp16' or 'fp32', got {self.precision!r}")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

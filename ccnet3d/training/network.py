@@ -1,0 +1,119 @@
+"""The model as a training step runs it: batch norms, gradients and memory as the recipe wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ccnet3d.models import CCNet3D
+from ccnet3d.training.config import ComputeRecipe
+
+
+class TrainingNetwork(nn.Module):
+    """A model with what only training needs around it; the model itself is changed in place.
+
+    Args:
+        model: on its device; a copy that is to stay plain is made before.
+        recipe: what is wanted.
+    """
+
+    def __init__(self, model: CCNet3D, recipe: ComputeRecipe) -> None:
+        super().__init__()
+        self.model: CCNet3D = convert_sync_batchnorm(model) if recipe.sync_batch_norm else model
+        self.freeze_batch_norm = recipe.freeze_batch_norm
+        self.anchors_only = recipe.backbone_gradients == "anchor"
+        if recipe.activation_checkpointing:
+            _forget_activations(self.model)
+
+    def train(self, mode: bool = True) -> TrainingNetwork:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for norm in _batch_norms(self):
+                norm.eval()
+        return self
+
+    def forward(self, clip: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and auxiliary logits of ``[B, T, 3, H, W]`` as :meth:`CCNet3D.forward_with_auxiliary` gives them.
+
+        Args:
+            clip: RGB in [0, 1].
+            anchors: int64 ``[B]``, place in each clip of the frame whose backbone learns where only one does.
+        """
+        levels = self._levels_of_anchors(clip, anchors) if self.anchors_only and clip.shape[1] > 1 else None
+        return self.model.forward_with_auxiliary(clip, levels)
+
+    def _levels_of_anchors(self, clip: Tensor, anchors: Tensor) -> list[Tensor]:
+        """Backbone levels ``[B*T, C_l, H_l, W_l]``, of which only those of the anchors carry a gradient."""
+        batch, length = clip.shape[:2]
+        learning = torch.zeros(batch, length, dtype=torch.bool, device=clip.device)
+        learning[torch.arange(batch, device=clip.device), anchors] = True
+        frames, learning = clip.flatten(0, 1), learning.flatten()
+        with torch.no_grad():
+            others = self.model.extract_features(frames[~learning])
+        levels = []
+        for level, other in zip(self.model.extract_features(frames[learning]), others, strict=True):
+            whole = level.new_empty(batch * length, *level.shape[1:]).to(memory_format=torch.channels_last)
+            levels.append(whole.index_put((~learning,), other).index_put((learning,), level))
+        return levels
+
+
+def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
+    return (part for part in module.modules() if isinstance(part, _BatchNorm))
+
+
+def _forget_activations(model: CCNet3D) -> None:
+    """Keep only the inputs of blocks for the backward pass, which computes the rest again.
+
+    Blocks are those of the backbone's stages and each convolution of head and decoder; the attention recomputes its
+    own maps anyway.
+    """
+    head, decoder = model.head, model.decoder
+    blocks = [head.reduce, head.refine, head.fuse, model.auxiliary, *decoder.narrow, *decoder.merge]
+    for block in [*_blocks(model.backbone), *blocks]:
+        block.forward = _recomputed(block)  # on the instance: names of weights stay as they are
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            yield from _blocks(child)
+        elif any(True for _ in child.children()):  # a single layer keeps nothing but its input already
+            yield child
+
+
+def _recomputed(block: nn.Module) -> Any:
+    run = block.forward
+
+    @wraps(run)
+    def forward(*inputs: Tensor) -> Any:
+        return checkpoint(run, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+
+    return forward
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch norms work on copies of their running statistics, so that they do not count the same frames twice."""
+    norms = list(_batch_norms(block))
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
