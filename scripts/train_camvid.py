@@ -7,9 +7,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ccnet3d.cli.options import add_device_options, choose_device, run_command
 
+if TYPE_CHECKING:
+    from ccnet3d.training import Trainer
+
+PROGRAM = "train_camvid.py"
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
 
@@ -35,9 +40,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import torch
-
     from ccnet3d.training import Trainer, read_recipe
+    from ccnet3d.training.distributed import Processes, local_device
+    from ccnet3d.training.signals import RunStoppedError
 
     if not arguments.data.is_dir():
         raise ValueError(
@@ -45,16 +50,35 @@ def run(arguments: argparse.Namespace) -> None:
             f"(its folder CamVid; {CAMVID_SPEC.with_name('README.md')} says more) and name its folder with --data "
             "or CCNET3D_CAMVID"
         )
-    device = choose_device(arguments)
+    device = local_device(choose_device(arguments))
     out = arguments.out or Path("runs") / arguments.pipeline.stem
     recipe = read_recipe(arguments.pipeline, arguments.overrides)
-    trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, torch.device(device), arguments.detail)
-    frames = len(trainer.train_set)
+    processes = Processes.join(device)
+    try:
+        trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, device, arguments.detail, processes=processes)
+        if processes.is_first:
+            print(describe(trainer), flush=True)
+        model = trainer.run(resume=arguments.resume)
+    except RunStoppedError as stopped:
+        if processes.is_first:
+            print(f"{PROGRAM}: stopped: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from stopped
+    finally:
+        processes.leave()
+    if processes.is_first:
+        print(f"wrote {model}")
+
+
+def describe(trainer: Trainer) -> str:
     missing = f" ({trainer.train_set.missing} of the split are not there)" if trainer.train_set.missing else ""
-    print(f"{frames} training frames{missing}, {trainer.total_steps} steps on {device}; the run goes to {out}")
-    print(f"wrote {trainer.run(resume=arguments.resume)}")
+    world = trainer.processes.world
+    where = f"{world} processes on {trainer.device.type}" if world > 1 else trainer.device.type
+    return (
+        f"{len(trainer.train_set)} training frames{missing}, {trainer.total_steps} steps on {where}; "
+        f"the run goes to {trainer.out}"
+    )
 
 
 if __name__ == "__main__":
     chosen = parse_arguments()
-    sys.exit(run_command("train_camvid.py", lambda: run(chosen)))
+    sys.exit(run_command(PROGRAM, lambda: run(chosen)))

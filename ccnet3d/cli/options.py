@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccnet3d.problems import FileProblemsError
+
 if TYPE_CHECKING:
     from ccnet3d.inference import VideoSegmenter
 
@@ -61,11 +63,15 @@ def first_line(error: BaseException) -> str:
 
 
 def run_command(name: str, command: Callable[[], None], interrupted: str = "") -> int:
-    """Run a command: exit code 0, 2 with one line on stderr where what it was given is at fault, 130 on Ctrl-C."""
+    """Run a command: exit code 0, 2 with one line on stderr where what it was given is at fault, 130 on Ctrl-C.
+
+    Where many files are at fault, each has a line.
+    """
     try:
         command()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"{name}: error: {first_line(error)}", file=sys.stderr)
+        text = str(error) if isinstance(error, FileProblemsError) else first_line(error)
+        print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Labelled sequences as clips."""
 
-from ccnet3d.data.folder import IGNORE_INDEX, ClipRequest, ClipSample, LabelledSequences
+from ccnet3d.data.folder import IGNORE_INDEX, ClipRequest, ClipSample, LabelledSequences, RequestedSample
 from ccnet3d.data.labels import open_labels
 from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 from ccnet3d.data.transforms import Augmentation
@@ -12,6 +12,7 @@ __all__ = [
     "ClipSample",
     "DatasetSpec",
     "LabelledSequences",
+    "RequestedSample",
     "open_labels",
     "read_dataset_spec",
 ]

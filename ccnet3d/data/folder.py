@@ -38,7 +38,14 @@ class ClipSample(TypedDict):
     """int64 ``[T, H, W]``, class ids and IGNORE_INDEX."""
 
 
-class LabelledSequences(Dataset[ClipSample]):
+class RequestedSample(ClipSample):
+    """A clip as an item of the dataset."""
+
+    anchor: int
+    """Place in the clip of the frame that was asked for."""
+
+
+class LabelledSequences(Dataset[RequestedSample]):
     """The labelled frames of one split, and clips of them that never cross a sequence or a gap.
 
     Args:
@@ -112,11 +119,12 @@ class LabelledSequences(Dataset[ClipSample]):
         """Clips of ``length`` frames that count every frame of the split once."""
         return [clip for segment in self.segments for clip in covering_clips(segment, length)]
 
-    def __getitem__(self, request: ClipRequest) -> ClipSample:
+    def __getitem__(self, request: ClipRequest) -> RequestedSample:
         segment = self._segment_of[request.anchor]
         clip = clip_around(segment, *request[:3], request.stride)
         sample = self._read_detail(clip, request.seed) or self.read_clip(clip)
-        return sample if self.transform is None else self.transform(sample, request.seed)
+        sample = sample if self.transform is None else self.transform(sample, request.seed)
+        return {**sample, "anchor": clip.indices.index(request.anchor)}
 
     def _read_detail(self, clip: Clip, seed: int) -> ClipSample | None:
         if self._detail is None or np.random.default_rng((seed, 1)).random() >= self.detail_share:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccnet3d.config import from_table, read_toml
+from ccnet3d.problems import FileProblemsError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -188,9 +189,8 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
             pairs += labelled
     if not pairs:
         raise ValueError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
-    for path in (path for pair in pairs for path in pair):
-        if not path.is_file():
-            raise ValueError(f"{path} is listed in the split {split!r} but is not there")
+    if absent := [path for pair in pairs for path in pair if not path.is_file()]:
+        raise FileProblemsError([f"{path} is listed in the split {split!r} but is not there" for path in absent])
     folder = root / layout.images if not layout.pair_list else root
     frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
     for one, other in pairwise(frames):

@@ -24,6 +24,12 @@ class ClipBatches(Sampler[list[ClipRequest]]):
         seed: of all draws.
         start: first batch, for a run that is resumed.
         stop: number of the batch after the last.
+        accumulate: parts that each process takes of a batch, one after the other; they are yielded one by one.
+        process: number of this process.
+        processes: those that share each batch; the draws do not depend on how many there are.
+
+    Raises:
+        ValueError: the clips of a batch cannot be shared out evenly.
     """
 
     def __init__(
@@ -35,7 +41,17 @@ class ClipBatches(Sampler[list[ClipRequest]]):
         start: int,
         stop: int,
         clip_strides: Sequence[int] = (1,),
+        *,
+        accumulate: int = 1,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
+        for clips in (frames_per_batch // length for length in clip_lengths):
+            if clips % (accumulate * processes):
+                raise ValueError(
+                    f"a batch of {clips} clips cannot be shared out evenly to {processes} processes times "
+                    f"{accumulate} accumulation steps; change data.frames_per_batch or compute.accumulate_steps"
+                )
         self.num_frames = num_frames
         self.frames_per_batch = frames_per_batch
         self.clip_lengths = tuple(clip_lengths)
@@ -43,9 +59,12 @@ class ClipBatches(Sampler[list[ClipRequest]]):
         self.seed = seed
         self.start = start
         self.stop = stop
+        self.accumulate = accumulate
+        self.process = process
+        self.processes = processes
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         anchors = self._anchors()
@@ -54,7 +73,7 @@ class ClipBatches(Sampler[list[ClipRequest]]):
             chosen = [next(anchors) for _ in range(self.frames_per_batch // length)]
             if batch >= self.start:
                 random = np.random.default_rng((self.seed, 1, batch))
-                yield [
+                requests = [
                     ClipRequest(
                         anchor,
                         int(random.integers(length)),
@@ -64,6 +83,8 @@ class ClipBatches(Sampler[list[ClipRequest]]):
                     )
                     for anchor in chosen
                 ]
+                for part in range(self.accumulate):
+                    yield requests[part * self.processes + self.process :: self.accumulate * self.processes]
 
     def _anchors(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, 0))

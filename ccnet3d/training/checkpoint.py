@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -20,23 +20,33 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-def save_checkpoint(path: Path, recipe: Recipe, step: int, parts: Mapping[str, Stateful]) -> None:
-    """Write the run's state after ``step`` steps, atomically; tensors and plain types only."""
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    step: int = 0
+    """Steps done."""
+    evaluated: bool = True
+    """False where the evaluation that is due after that step has not been done."""
+
+
+def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mapping[str, Stateful]) -> None:
+    """Write the run's state, atomically; tensors and plain types only.
+
+    Random states are no part of it: a step seeds its own from its number.
+    """
     with atomic_path(path) as temporary:
         torch.save(
             {
                 "recipe": json.dumps(asdict(recipe)),
-                "step": step,
-                "random_state": torch.get_rng_state(),
-                "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                **progress._asdict(),
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             },
             temporary,
         )
 
 
-def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -> int:
-    """Restore the parts of a run and the random state; gives the number of steps done.
+def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -> Progress:
+    """Restore the parts of a run; gives how far it had come.
 
     Raises:
         ValueError: no checkpoint, a damaged one, or one of another recipe.
@@ -59,7 +69,4 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
             part.load_state_dict(state["parts"][name])
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model, as after other classes; give another --out") from error
-    torch.set_rng_state(state["random_state"])
-    if torch.cuda.is_available() and len(state["cuda_random_states"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_random_states"])
-    return int(state["step"])
+    return Progress(int(state["step"]), bool(state["evaluated"]))

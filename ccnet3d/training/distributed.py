@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -88,6 +89,10 @@ class Processes:
         if self.world == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
+
+    def gradients_meet(self, module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+        """Around a forward and a backward pass of a wrapped module: gradients are averaged now, or only added up."""
+        return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def local_device(name: str) -> torch.device:

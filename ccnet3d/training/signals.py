@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,10 @@ class RunStoppedError(Exception):
         super().__init__(message)
         self.exit_code = 128 + signal_number
         """As shells have it: 130 for SIGINT (Ctrl-C), 143 for SIGTERM."""
+
+
+class SignalReceivedError(Exception):
+    """Something that can be begun anew ends where it is, as a signal has come."""
 
 
 class StopSignals:
@@ -46,6 +51,17 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def watch(self, items: Sequence[int]) -> Iterator[int]:
+        """The items, as long as no signal has come.
+
+        Raises:
+            SignalReceivedError: one has.
+        """
+        for item in items:
+            if self.received is not None:
+                raise SignalReceivedError
+            yield item
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:

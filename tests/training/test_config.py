@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 from ccnet3d.models import ARCHITECTURES
 from ccnet3d.training import read_recipe
 from ccnet3d.training.config import OptimizerRecipe
-from ccnet3d.training.loop import learning_rate_factor
+from ccnet3d.training.optimizer import learning_rate_factor
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +10,11 @@ import torch
 from conftest import CAMVID_SPEC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ccnet3d.data import Augmentation
+from ccnet3d.data import Augmentation, RequestedSample
 from ccnet3d.models import load_model
 from ccnet3d.training import Recipe, Trainer
 from ccnet3d.training.config import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe
-from ccnet3d.training.loop import build_optimizer
+from ccnet3d.training.optimizer import build_optimizer
 
 RECIPE = Recipe(
     epochs=6,
@@ -61,16 +62,16 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     killed = make_trainer(yard, tmp_path / "killed")
     step = killed.train_step
 
-    def interrupted_step(clip: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        if killed.schedule.last_epoch == 11:
+    def interrupted_step(number: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
+        if number == 11:
             raise InterruptedRunError
-        return step(clip, labels)
+        return step(number, samples)
 
     monkeypatch.setattr(killed, "train_step", interrupted_step)
     with pytest.raises(InterruptedRunError):
         killed.run()
     resumed = make_trainer(yard, tmp_path / "killed")
-    torch.manual_seed(99)  # the random state comes from the checkpoint
+    torch.manual_seed(99)  # no step depends on the random state before it
     resumed.run(resume=True)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)

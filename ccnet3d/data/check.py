@@ -1,0 +1,71 @@
+"""A look at every frame of a dataset before anything is done with it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ccnet3d.data.folder import IGNORE_INDEX, LabelledSequences
+
+
+class Inspection(NamedTuple):
+    """What :func:`inspect_frames` finds."""
+
+    problems: list[str]
+    """In the order of the frames, each naming its file."""
+    pixel_counts: Tensor
+    """int64 ``[256]``, labelled pixels of each class id; void at IGNORE_INDEX."""
+
+
+class _Frame(NamedTuple):
+    problems: list[str]
+    size: tuple[int, ...] | None
+    counts: Tensor
+
+
+def inspect_frames(dataset: LabelledSequences, *, equal_sizes: bool) -> Inspection:
+    """Read every image and label, in threads.
+
+    Args:
+        dataset: the frames.
+        equal_sizes: frames of one run without a gap must be alike in size, as those of a clip.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        frames = list(threads.map(lambda index: _inspect(dataset, index), range(len(dataset))))
+    for segment in dataset.segments if equal_sizes else []:
+        sizes = {index: size for index in segment if (size := frames[index].size) is not None}
+        most = Counter(sizes.values()).most_common(1)
+        for index in (index for index, size in sizes.items() if size != most[0][0]):
+            frames[index].problems.append(
+                f"{dataset.frames[index].image} is {_text(sizes[index])}, most of its sequence {_text(most[0][0])}"
+            )
+    counts = torch.stack([frame.counts for frame in frames]).sum(0)
+    return Inspection([problem for frame in frames for problem in frame.problems], counts)
+
+
+def _inspect(dataset: LabelledSequences, index: int) -> _Frame:
+    problems, sizes = [], []
+    counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
+    try:
+        sizes.append(tuple(dataset.read_image(index).shape[-2:]))
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        label = dataset.read_label(index)
+        sizes.append(tuple(label.shape))
+        counts = torch.bincount(label.flatten(), minlength=len(counts))
+    except ValueError as error:
+        problems.append(str(error))
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        image, label_file = dataset.frames[index].image, dataset.frames[index].label
+        problems.append(f"{label_file} is {_text(sizes[1])}, its image {image} is {_text(sizes[0])}")
+    return _Frame(problems, None if problems else sizes[0], counts)
+
+
+def _text(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}"

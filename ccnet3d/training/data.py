@@ -1,0 +1,80 @@
+"""The labelled sequences of a training run, looked through before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ccnet3d.data import IGNORE_INDEX, LabelledSequences
+from ccnet3d.data.check import inspect_frames
+from ccnet3d.problems import FileProblemsError
+from ccnet3d.training.config import Recipe
+from ccnet3d.training.distributed import Processes
+
+
+class Splits(NamedTuple):
+    """What a run reads."""
+
+    train: LabelledSequences
+    val: LabelledSequences
+    pixel_counts: Tensor
+    """int64 ``[256]``, labelled pixels of each class id in the train split."""
+
+
+def open_splits(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, processes: Processes) -> Splits:
+    """Open the splits of a recipe and read every file of them once.
+
+    Args:
+        recipe: names the splits, and how training clips are made.
+        data: the data folder.
+        spec_file: the dataset's ``dataset.toml``, where the data folder has none.
+        detail: a data folder with training frames at a higher resolution.
+        processes: of the run; one of them looks at the files.
+
+    Raises:
+        ValueError: no such data, or a recipe that does not fit it.
+        FileProblemsError: files that are not there, cannot be read or do not fit, all of them by name.
+    """
+    share = recipe.data.detail_share
+    if share and detail is None:
+        raise ValueError(
+            f"the recipe takes {share:.0%} of its clips from frames at a higher resolution; "
+            "name their folder with --detail, or set data.detail_share=0"
+        )
+    counts = processes.once(lambda: _look_through(recipe, data, spec_file, detail), (IGNORE_INDEX + 1,))
+    train = LabelledSequences.open(
+        data,
+        recipe.train_split,
+        spec_file=spec_file,
+        transform=recipe.data.augmentation,
+        detail_root=detail,
+        detail_share=share,
+    )
+    return Splits(train, LabelledSequences.open(data, recipe.val_split, spec_file=spec_file), counts)
+
+
+def _look_through(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None) -> Tensor:
+    """Pixel counts of the train split, if nothing is wrong anywhere."""
+    in_clips = max(recipe.data.clip_lengths) > 1
+    wanted = [(data, recipe.train_split, in_clips), (data, recipe.val_split, False)]
+    if detail is not None:
+        wanted.append((detail, recipe.train_split, in_clips))
+    problems: list[str] = []
+    counts: list[Tensor] = []
+    for root, split, equal_sizes in wanted:
+        try:
+            dataset = LabelledSequences.open(root, split, spec_file=spec_file)
+        except FileProblemsError as error:
+            problems += error.problems
+            continue
+        inspection = inspect_frames(dataset, equal_sizes=equal_sizes)
+        problems += inspection.problems
+        counts.append(inspection.pixel_counts)
+    if problems:
+        raise FileProblemsError(list(dict.fromkeys(problems)))
+    if not torch.any(counts[0][:IGNORE_INDEX]):
+        raise ValueError(f"no pixel of the split {recipe.train_split!r} in {data} has a class; all labels are void")
+    return counts[0]
