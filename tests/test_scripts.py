@@ -14,12 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY, MakeVideo
-
-SMALL = [
-    "epochs=2", "evaluate_every=1", "model.backbone_weights=", "model.overrides.backbone=test_efficientnet",
-    "model.overrides.channels=16", "model.overrides.skip_channels=[12,10,8]", "data.input_size=[48,64]",
-    "data.augmentation.crop_size=[32,40]",
-]  # fmt: skip
+from tiny_run import SMALL
 
 
 def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

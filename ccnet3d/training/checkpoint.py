@@ -34,14 +34,14 @@ def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mappi
 
     Random states are no part of it: a step seeds its own from its number.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch writes the name of a path into it
         torch.save(
             {
                 "recipe": json.dumps(asdict(recipe)),
                 **progress._asdict(),
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             },
-            temporary,
+            file,
         )
 
 

@@ -196,7 +196,7 @@ class Trainer:
                 progress.set_postfix(loss=f"{losses['loss/total']:.3f}")
                 if log:
                     log.add_scalars({**losses, **figures, "learning_rate": self.learning_rate(done - 1)}, done)
-        if first:
+        if first and speed.frames:
             tqdm.write(f"trained on {speed.summary()}")
         return self.out / MODEL_NAME
 

@@ -38,9 +38,7 @@ class Throughput:
         return figures
 
     def summary(self) -> str:
-        """All steps in one line."""
-        if not self.frames:
-            return "no step left to do"
+        """All steps in one line; at least one has been counted."""
         peak = f", at most {self._peak_gib():.2f} GiB of GPU memory" if self._device.type == "cuda" else ""
         return (
             f"{self.frames} frames in {self.seconds:.1f} s: {self.frames / self.seconds:.2f} frames/s, "

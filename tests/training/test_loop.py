@@ -7,31 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAMVID_SPEC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import RECIPE, make_trainer
 
-from ccnet3d.data import Augmentation, RequestedSample
+from ccnet3d.data import RequestedSample
 from ccnet3d.models import load_model
-from ccnet3d.training import Recipe, Trainer
-from ccnet3d.training.config import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe
+from ccnet3d.training.config import OptimizerRecipe
 from ccnet3d.training.optimizer import build_optimizer
-
-RECIPE = Recipe(
-    epochs=6,
-    model=ModelRecipe(overrides={"backbone": "test_efficientnet", "channels": 16, "skip_channels": (12, 10, 8)}),
-    data=DataRecipe(
-        frames_per_batch=4, clip_lengths=(1, 2), input_size=(32, 48), augmentation=Augmentation((32, 40)), workers=0
-    ),
-    loss=LossRecipe(lovasz_weight=0.5, class_balance_offset=1.1),
-    optimizer=OptimizerRecipe(learning_rate=3e-3, clip_gradient_norm=5.0),
-    precision="fp32",
-    inference_clip_length=2,
-    evaluate_every=3,
-)
-
-
-def make_trainer(yard: Path, out: Path, recipe: Recipe = RECIPE) -> Trainer:
-    return Trainer(recipe, yard, CAMVID_SPEC, out, torch.device("cpu"))
 
 
 class InterruptedRunError(Exception):

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CAMVID_SPEC, REPOSITORY
+from tiny_run import RECIPE, SMALL, make_trainer
+
+from ccnet3d.data import RequestedSample
+from ccnet3d.training import Trainer, read_recipe
+from ccnet3d.training.signals import RunStoppedError, StopSignals
+
+
+def send_in_step(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    do = trainer.train_step
+
+    def train_step(current: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
+        if current == step:
+            os.kill(os.getpid(), number)
+        return do(current, samples)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+
+
+def send_in_evaluation(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    read = trainer.val_set.read_image
+
+    def read_image(index: int) -> torch.Tensor:
+        if index == step:
+            os.kill(os.getpid(), number)
+        return read(index)
+
+    monkeypatch.setattr(trainer.val_set, "read_image", read_image)
+
+
+@pytest.mark.parametrize(
+    ("send", "place", "number", "step", "code"),
+    [
+        (send_in_step, 4, signal.SIGTERM, 5, 143),  # in the second of three epochs
+        (send_in_step, 1, signal.SIGINT, 2, 130),
+        (send_in_evaluation, 1, signal.SIGTERM, 9, 143),  # after the third epoch
+    ],
+    ids=["SIGTERM in a step", "SIGINT in a step", "SIGTERM in an evaluation"],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    send: Callable[..., None], place: int, number: signal.Signals, step: int, code: int,
+    yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recipe = dataclasses.replace(RECIPE, epochs=3)
+    before = signal.getsignal(number)
+    stopped = make_trainer(yard, tmp_path / "stopped", recipe)
+    with monkeypatch.context() as patch:
+        send(stopped, patch, place, number)
+        with pytest.raises(RunStoppedError, match=f"{step} of 9 steps are done .* give --resume to go on") as error:
+            stopped.run()
+    assert error.value.exit_code == code
+    assert signal.getsignal(number) == before
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == step
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    make_trainer(yard, tmp_path / "stopped", recipe).run(resume=True)
+    make_trainer(yard, tmp_path / "whole", recipe).run()
+    results = []
+    for folder in (tmp_path / "stopped", tmp_path / "whole"):
+        parts = torch.load(folder / "checkpoint.pt", weights_only=True)["parts"]
+        state = {name: parts[name] for name in ("model", "ema")} | {"optimizer": parts["optimizer"]["state"]}
+        results.append((state, (folder / "model.safetensors").read_bytes()))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
+    assert results[0][1] == results[1][1]
+
+
+def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored() -> None:
+    with StopSignals() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+    with StopSignals(patient=True) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.received is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
+    """To the whole process group, loader and all, as a cluster sends it; then the rest in this process."""
+    overrides = [*SMALL, "epochs=12", "data.frames_per_batch=5", "evaluate_every=12", "precision=fp32"]
+    options = [item for override in overrides for item in ("--set", override)]
+    out, threads = tmp_path / "stopped", str(torch.get_num_threads())
+    command = [sys.executable, str(REPOSITORY / "scripts" / "train_camvid.py"), "--data", str(yard), "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--threads", threads, *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not (out / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    done = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    message = f"stopped: {done} of 36 steps are done and in the checkpoint; give --resume to go on"
+    assert stderr == f"train_camvid.py: {message}\n"
+    assert 3 <= done < 36
+    recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", overrides)
+    for folder, resume in ((out, True), (tmp_path / "whole", False)):
+        Trainer(recipe, yard, CAMVID_SPEC, folder, torch.device("cpu")).run(resume=resume)
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
