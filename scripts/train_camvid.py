@@ -30,6 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--detail", type=Path,
                         help="data folder with training frames at a higher resolution, such as the official 960x720 "
                         "download, for recipes with data.detail_share")  # fmt: skip
+    parser.add_argument("--pack", type=Path, metavar="FOLDER",
+                        help="keep the decoded training frames in this folder and read them from there, where loading "
+                        "is slower than the model; made anew when a source changes")  # fmt: skip
     parser.add_argument("--pipeline", type=Path, default=REPOSITORY / "pipelines" / "camvid_lite.toml", help="recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4")  # fmt: skip
@@ -55,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = read_recipe(arguments.pipeline, arguments.overrides)
     processes = Processes.join(device)
     try:
-        trainer = Trainer(recipe, arguments.data, CAMVID_SPEC, out, device, arguments.detail, processes=processes)
+        trainer = Trainer(
+            recipe, arguments.data, CAMVID_SPEC, out, device, arguments.detail, pack=arguments.pack, processes=processes
+        )
         if processes.is_first:
             print(describe(trainer), flush=True)
         model = trainer.run(resume=arguments.resume)

@@ -20,6 +20,8 @@ class Inspection(NamedTuple):
     """In the order of the frames, each naming its file."""
     pixel_counts: Tensor
     """int64 ``[256]``, labelled pixels of each class id; void at IGNORE_INDEX."""
+    sizes: list[tuple[int, ...]]
+    """Height and width of each frame that has no problem of its own."""
 
 
 class _Frame(NamedTuple):
@@ -45,7 +47,8 @@ def inspect_frames(dataset: LabelledSequences, *, equal_sizes: bool) -> Inspecti
                 f"{dataset.frames[index].image} is {_text(sizes[index])}, most of its sequence {_text(most[0][0])}"
             )
     counts = torch.stack([frame.counts for frame in frames]).sum(0)
-    return Inspection([problem for frame in frames for problem in frame.problems], counts)
+    problems = [problem for frame in frames for problem in frame.problems]
+    return Inspection(problems, counts, [frame.size for frame in frames if frame.size is not None])
 
 
 def _inspect(dataset: LabelledSequences, index: int) -> _Frame:

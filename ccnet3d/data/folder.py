@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
+from ccnet3d.data.pack import Pack, find_pack
 from ccnet3d.data.spec import DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
 from ccnet3d.data.transforms import ClipTransform
 
@@ -74,6 +75,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         self.transform = transform
         self.missing = missing
         self.detail_share = detail_share
+        self.pack: Pack | None = None
         self._detail = detail
         places = {frame[:2]: place for place, frame in enumerate(detail.frames)} if detail else {}
         self._detail_place = [places.get(frame[:2]) for frame in frames]
@@ -111,6 +113,12 @@ class LabelledSequences(Dataset[RequestedSample]):
         spec = read_dataset_spec(path)
         found = list_frames(spec, path.parent, root, split)
         return cls(spec, found.frames, found.layout, transform, found.missing, detail, detail_share)
+
+    def use_packs(self, folder: Path) -> None:
+        """Read frames from the decoded ones in ``folder``, where they are there, and those of ``detail`` likewise."""
+        self.pack = find_pack(self, folder)
+        if self._detail is not None:
+            self._detail.use_packs(folder)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -154,7 +162,8 @@ class LabelledSequences(Dataset[RequestedSample]):
 
     def read_image(self, index: int) -> Tensor:
         """A frame, uint8 ``[3, H, W]``, RGB."""
-        return torch.from_numpy(_read(self.frames[index].image, "RGB")).permute(2, 0, 1)
+        pixels = self.pack.image(index) if self.pack else torch.from_numpy(_read(self.frames[index].image, "RGB"))
+        return pixels.permute(2, 0, 1)
 
     def read_label(self, index: int) -> Tensor:
         """The label of a frame, int64 ``[H, W]``: class ids and IGNORE_INDEX.
@@ -162,6 +171,8 @@ class LabelledSequences(Dataset[RequestedSample]):
         Raises:
             ValueError: a pixel that is neither a class nor void.
         """
+        if self.pack:
+            return self.pack.label(index).long()
         path = self.frames[index].label
         if self._class_of_color is not None:
             return _classes_from_colors(path, self._class_of_color)
@@ -216,5 +227,5 @@ def _read(path: Path, mode: str | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image if mode is None else image.convert(mode))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damage
         raise ValueError(f"cannot read the image {path}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
 from ccnet3d.data.check import inspect_frames
+from ccnet3d.data.pack import write_pack
 from ccnet3d.problems import FileProblemsError
 from ccnet3d.training.config import Recipe
 from ccnet3d.training.distributed import Processes
@@ -24,7 +26,9 @@ class Splits(NamedTuple):
     """int64 ``[256]``, labelled pixels of each class id in the train split."""
 
 
-def open_splits(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, processes: Processes) -> Splits:
+def open_splits(
+    recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, pack: Path | None, processes: Processes
+) -> Splits:
     """Open the splits of a recipe and read every file of them once.
 
     Args:
@@ -32,6 +36,7 @@ def open_splits(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None
         data: the data folder.
         spec_file: the dataset's ``dataset.toml``, where the data folder has none.
         detail: a data folder with training frames at a higher resolution.
+        pack: folder in which decoded training frames are kept, and from which they are read; None for none.
         processes: of the run; one of them looks at the files.
 
     Raises:
@@ -44,7 +49,7 @@ def open_splits(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None
             f"the recipe takes {share:.0%} of its clips from frames at a higher resolution; "
             "name their folder with --detail, or set data.detail_share=0"
         )
-    counts = processes.once(lambda: _look_through(recipe, data, spec_file, detail), (IGNORE_INDEX + 1,))
+    counts = processes.once(lambda: _look_through(recipe, data, spec_file, detail, pack), (IGNORE_INDEX + 1,))
     train = LabelledSequences.open(
         data,
         recipe.train_split,
@@ -53,28 +58,38 @@ def open_splits(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None
         detail_root=detail,
         detail_share=share,
     )
+    if pack is not None:
+        train.use_packs(pack)
     return Splits(train, LabelledSequences.open(data, recipe.val_split, spec_file=spec_file), counts)
 
 
-def _look_through(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None) -> Tensor:
-    """Pixel counts of the train split, if nothing is wrong anywhere."""
+def _look_through(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, pack: Path | None) -> Tensor:
+    """Pixel counts of the train split, if nothing is wrong anywhere; then training frames are packed too."""
     in_clips = max(recipe.data.clip_lengths) > 1
     wanted = [(data, recipe.train_split, in_clips), (data, recipe.val_split, False)]
     if detail is not None:
         wanted.append((detail, recipe.train_split, in_clips))
     problems: list[str] = []
     counts: list[Tensor] = []
+    unpacked = []
     for root, split, equal_sizes in wanted:
         try:
             dataset = LabelledSequences.open(root, split, spec_file=spec_file)
         except FileProblemsError as error:
             problems += error.problems
             continue
+        packed = pack if split == recipe.train_split else None
+        if packed is not None:
+            dataset.use_packs(packed)
         inspection = inspect_frames(dataset, equal_sizes=equal_sizes)
         problems += inspection.problems
         counts.append(inspection.pixel_counts)
+        if packed is not None and dataset.pack is None:
+            unpacked.append(partial(write_pack, dataset, packed, inspection.sizes))
     if problems:
         raise FileProblemsError(list(dict.fromkeys(problems)))
     if not torch.any(counts[0][:IGNORE_INDEX]):
         raise ValueError(f"no pixel of the split {recipe.train_split!r} in {data} has a class; all labels are void")
+    for write in unpacked:
+        write()
     return counts[0]

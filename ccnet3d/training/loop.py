@@ -21,9 +21,10 @@ from ccnet3d.data import RequestedSample
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
-from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
-from ccnet3d.models.backbone import feature_channels, load_backbone_weights
+from ccnet3d.models import CCNet3D, ModelInfo, save_model
+from ccnet3d.models.backbone import feature_channels
 from ccnet3d.training.batches import ClipBatches
+from ccnet3d.training.build import build_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.config import Recipe
 from ccnet3d.training.data import open_splits
@@ -51,6 +52,7 @@ class Trainer:
         out: folder of the run: checkpoint, model file, TensorBoard events.
         device: where the model trains.
         detail: a data folder with training frames at a higher resolution, for ``recipe.data.detail_share``.
+        pack: folder in which decoded training frames are kept, for loading that is several times as fast.
         processes: those that train together; by default this one is alone.
 
     Raises:
@@ -66,6 +68,7 @@ class Trainer:
         device: torch.device,
         detail: Path | None = None,
         *,
+        pack: Path | None = None,
         processes: Processes | None = None,
     ) -> None:
         self.recipe = recipe
@@ -77,23 +80,19 @@ class Trainer:
             raise ValueError(
                 "PyTorch has no batch norm that is synchronised on CPUs; set compute.sync_batch_norm=false"
             )
-        self.train_set, self.val_set, pixel_counts = open_splits(recipe, data, spec_file, detail, self.processes)
+        self.train_set, self.val_set, pixel_counts = open_splits(recipe, data, spec_file, detail, pack, self.processes)
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self._batches(0)  # a batch that cannot be shared out is said before anything is built
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
-        config = recipe.model.build_config(len(spec.classes))
-        self.model = CCNet3D(config)
-        if recipe.model.backbone_weights:
-            load_backbone_weights(self.model.backbone, config.backbone, recipe.model.backbone_weights)
-        if recipe.model.initial_weights:
-            _start_from(self.model, recipe.model.initial_weights)
+        self.model = build_model(recipe.model, len(spec.classes))
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
         training = TrainingNetwork(self.model, recipe.compute)
         self.model = training.model
+        config = self.model.config
         used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
         whole = bool(recipe.loss.auxiliary_weight) and max(used) == len(feature_channels(self.model.backbone)) - 1
         self.network = self.processes.wrap(training, some_unused=not whole)
@@ -295,19 +294,3 @@ class Trainer:
         scores = {f"{self.recipe.val_split}_miou": miou}
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
         return True
-
-
-def _start_from(model: CCNet3D, weights: str) -> None:
-    """Load trained weights; attention and embeddings may be in one of the two only."""
-    trained, _ = load_model(None if weights == "default" else Path(weights))
-    try:
-        keys = model.load_state_dict(trained.state_dict(), strict=False)
-        strangers = [key for key in (*keys[0], *keys[1]) if not key.startswith(("head.attention.", "embedding."))]
-        if strangers:
-            raise RuntimeError(f"{strangers[0]} is in one of the two only")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(
-            f"initial_weights {weights} are of another architecture or other classes ({reason}); "
-            "give a model file of this recipe's, or none"
-        ) from error

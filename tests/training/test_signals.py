@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from tiny_run import RECIPE, SMALL, make_trainer
 
 from ccnet3d.data import RequestedSample
 from ccnet3d.training import Trainer, read_recipe
+from ccnet3d.training.config import ComputeRecipe
 from ccnet3d.training.signals import RunStoppedError, StopSignals
+
+EVERYTHING = ComputeRecipe(accumulate_steps=2, activation_checkpointing=True, backbone_gradients="anchor")
 
 
 def send_in_step(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
@@ -42,19 +46,19 @@ def send_in_evaluation(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: 
 
 
 @pytest.mark.parametrize(
-    ("send", "place", "number", "step", "code"),
+    ("send", "place", "number", "step", "code", "options"),
     [
-        (send_in_step, 4, signal.SIGTERM, 5, 143),  # in the second of three epochs
-        (send_in_step, 1, signal.SIGINT, 2, 130),
-        (send_in_evaluation, 1, signal.SIGTERM, 9, 143),  # after the third epoch
+        (send_in_step, 4, signal.SIGTERM, 5, 143, {}),  # in the second of three epochs
+        (send_in_step, 1, signal.SIGINT, 2, 130, {"precision": "fp16", "compute": EVERYTHING}),
+        (send_in_evaluation, 1, signal.SIGTERM, 9, 143, {}),  # after the third epoch
     ],
-    ids=["SIGTERM in a step", "SIGINT in a step", "SIGTERM in an evaluation"],
+    ids=["SIGTERM in a step", "SIGINT in a step, fp16", "SIGTERM in an evaluation"],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     send: Callable[..., None], place: int, number: signal.Signals, step: int, code: int,
-    yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any], yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    recipe = dataclasses.replace(RECIPE, epochs=3)
+    recipe = dataclasses.replace(RECIPE, epochs=3, **options)
     before = signal.getsignal(number)
     stopped = make_trainer(yard, tmp_path / "stopped", recipe)
     with monkeypatch.context() as patch:
@@ -70,10 +74,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     results = []
     for folder in (tmp_path / "stopped", tmp_path / "whole"):
         parts = torch.load(folder / "checkpoint.pt", weights_only=True)["parts"]
-        state = {name: parts[name] for name in ("model", "ema")} | {"optimizer": parts["optimizer"]["state"]}
+        state = {name: parts[name] for name in ("model", "ema", "scaler")} | {"optimizer": parts["optimizer"]["state"]}
         results.append((state, (folder / "model.safetensors").read_bytes()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
     assert results[0][1] == results[1][1]
+    assert bool(results[0][0]["scaler"]) == (recipe.precision == "fp16")
 
 
 def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored() -> None:
