@@ -14,7 +14,6 @@ from ccnet3d.cli.options import add_device_options, choose_device, run_command
 if TYPE_CHECKING:
     from ccnet3d.training import Trainer
 
-PROGRAM = "train_camvid.py"
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
 
@@ -43,9 +42,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ccnet3d.errors import RunStoppedError
     from ccnet3d.training import Trainer, read_recipe
     from ccnet3d.training.distributed import Processes, local_device
-    from ccnet3d.training.signals import RunStoppedError
 
     if not arguments.data.is_dir():
         raise ValueError(
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         model = trainer.run(resume=arguments.resume)
     except RunStoppedError as stopped:
         if processes.is_first:
-            print(f"{PROGRAM}: stopped: {stopped}", file=sys.stderr)
+            raise
         raise SystemExit(stopped.exit_code) from stopped
     finally:
         processes.leave()
@@ -86,4 +85,4 @@ def describe(trainer: Trainer) -> str:
 
 if __name__ == "__main__":
     chosen = parse_arguments()
-    sys.exit(run_command(PROGRAM, lambda: run(chosen)))
+    sys.exit(run_command("train_camvid.py", lambda: run(chosen), "give --resume to go on"))

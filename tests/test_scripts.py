@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, MakeVideo
 from tiny_run import SMALL
+
+from ccnet3d.cli.options import first_line
 
 
 def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +41,9 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert training.returncode == 0, training.stderr
     assert "11 training frames, 4 steps" in training.stdout
     assert "epoch 2 of 2: val mIoU" in training.stdout
+    assert re.search(
+        r"trained on 40 frames in \S+ s: \S+ frames/s, \S+% of the time waiting for data\n", training.stdout
+    )
     model = tmp_path / "run" / "model.safetensors"
     scores_file = tmp_path / "scores.json"
     views = ["--scales", "0.5,1", "--flip", "--window", "32x48", "--all"] if without_video else []
@@ -149,13 +155,22 @@ def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     assert "evaluate with weights that were trained on it" in scoring.stderr
 
 
-def test_what_a_loader_process_says_is_one_line(yard: Path, tmp_path: Path) -> None:
+def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
     (yard / "frames" / "walk" / "0003.png").write_bytes(b"damaged")
+    (yard / "labels" / "night" / "0001.png").write_bytes(b"damaged")
     overrides = [item for override in SMALL for item in ("--set", override)]
     training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides)
-    assert (training.returncode, training.stderr.count("\n")) == (2, 1)
-    assert training.stderr.startswith("train_camvid.py: error: cannot read the image ")
-    assert "0003.png" in training.stderr
+    assert (training.returncode, training.stdout) == (2, "")
+    first, *lines = training.stderr.splitlines()
+    assert first == "train_camvid.py: error: 2 files are at fault; mend them or take them out of the split:"
+    assert ["walk/0003.png: " in lines[0], "night/0001.png: " in lines[1], len(lines)] == [True, True, 2]
+    assert all(line.startswith("  cannot read the image ") for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_loader_process_says_is_one_line() -> None:
+    caught = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    assert first_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
 def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:

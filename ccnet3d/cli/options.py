@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.problems import FileProblemsError
+from ccnet3d.errors import FileProblemsError, RunStoppedError
 
 if TYPE_CHECKING:
     from ccnet3d.inference import VideoSegmenter
@@ -65,7 +65,7 @@ def first_line(error: BaseException) -> str:
 def run_command(name: str, command: Callable[[], None], interrupted: str = "") -> int:
     """Run a command: exit code 0, 2 with one line on stderr where what it was given is at fault, 130 on Ctrl-C.
 
-    Where many files are at fault, each has a line.
+    Where many files are at fault, each has a line. A run that a signal stopped in good order gives 128 and its number.
     """
     try:
         command()
@@ -76,6 +76,9 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "") -
     except KeyboardInterrupt:
         print(f"{name}: interrupted{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
         return 130
+    except RunStoppedError as stopped:
+        print(f"{name}: stopped: {stopped}{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccnet3d.config import from_table, read_toml
-from ccnet3d.problems import FileProblemsError
+from ccnet3d.errors import FileProblemsError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

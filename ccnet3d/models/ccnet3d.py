@@ -168,9 +168,7 @@ class CCNet3D(nn.Module):
         embeddings = None if self.embedding is None else self.embedding(attended).unflatten(0, clip.shape[:2])
         return TrainingOutputs(logits, auxiliary, embeddings)
 
-    def _classify(
-        self, clip: Tensor, levels: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _classify(self, clip: Tensor, levels: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
         """Logits of the clip, the backbone's levels and the attention's output."""
         if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
             raise ValueError(

@@ -15,6 +15,7 @@ import torch
 
 from ccnet3d.config import from_table, read_toml
 from ccnet3d.data import LabelledSequences
+from ccnet3d.errors import FileProblemsError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.evaluation.cost import Cost, describe_machine, measure_cost
 from ccnet3d.files import write_atomically
@@ -191,6 +192,8 @@ def _check(run: Run, out: Path, data: Path, spec_file: Path, detail: Path | None
     """Prepare the run, which opens its data and builds its model, and drop it."""
     try:
         Trainer(run.recipe, data, spec_file, run.folder(out), torch.device("cpu"), detail)
+    except FileProblemsError:  # of the data, whatever the variant
+        raise
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"variant {run.variant}: {error}") from error
 

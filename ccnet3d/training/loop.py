@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ccnet3d.data import RequestedSample
+from ccnet3d.errors import RunStoppedError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
@@ -33,7 +34,7 @@ from ccnet3d.training.logging import RunLog
 from ccnet3d.training.network import TrainingNetwork
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer, learning_rate_factor
-from ccnet3d.training.signals import RunStoppedError, SignalReceivedError, StopSignals, ignore_stop_signals
+from ccnet3d.training.signals import SignalReceivedError, StopSignals, ignore_stop_signals
 from ccnet3d.training.throughput import Throughput
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -177,7 +178,7 @@ class Trainer:
                         save_checkpoint(checkpoint, recipe, Progress(done, evaluated), parts)
                     raise RunStoppedError(
                         stop.received or signal.SIGTERM,
-                        f"{done} of {self.total_steps} steps are done and in the checkpoint; give --resume to go on",
+                        f"{done} of {self.total_steps} steps are done and in {checkpoint}",
                     )
                 if log and rest == 0 and done and (last or epoch % recipe.checkpoint_every == 0):
                     save_checkpoint(checkpoint, recipe, Progress(done), parts)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ccnet3d.models import CCNet3D
+from ccnet3d.models import CCNet3D, TrainingOutputs
 from ccnet3d.training.config import ComputeRecipe
 
 
@@ -40,8 +40,8 @@ class TrainingNetwork(nn.Module):
                 norm.eval()
         return self
 
-    def forward(self, clip: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and auxiliary logits of ``[B, T, 3, H, W]`` as :meth:`CCNet3D.forward_with_auxiliary` gives them.
+    def forward(self, clip: Tensor, anchors: Tensor) -> TrainingOutputs:
+        """What :meth:`CCNet3D.forward_with_auxiliary` gives for ``[B, T, 3, H, W]``.
 
         Args:
             clip: RGB in [0, 1].

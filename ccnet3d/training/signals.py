@@ -9,20 +9,6 @@ from types import FrameType
 from typing import Any
 
 
-class RunStoppedError(Exception):
-    """A run ended early, with all it needs to go on in its checkpoint.
-
-    Args:
-        signal_number: what stopped it.
-        message: in one line, what was done and how to go on.
-    """
-
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
-        """As shells have it: 130 for SIGINT (Ctrl-C), 143 for SIGTERM."""
-
-
 class SignalReceivedError(Exception):
     """Something that can be begun anew ends where it is, as a signal has come."""
 

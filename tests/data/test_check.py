@@ -12,7 +12,7 @@ from tiny_run import RECIPE, make_trainer
 from ccnet3d.data import LabelledSequences, read_dataset_spec
 from ccnet3d.data.check import inspect_frames
 from ccnet3d.data.spec import LabelledFrame, LayoutSpec
-from ccnet3d.problems import FileProblemsError
+from ccnet3d.errors import FileProblemsError
 
 
 def test_pixels_are_counted(yard: Path) -> None:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CAMVID_SPEC, REPOSITORY
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import LabelledSequences, RequestedSample
 from ccnet3d.evaluation import evaluate
 from ccnet3d.evaluation.cost import describe_machine
 from ccnet3d.inference import VideoSegmenter
@@ -167,11 +167,11 @@ def test_a_killed_ablation_goes_on_to_the_same_scores(
     # Killed in the second run, behind the checkpoint of its first epoch (3 steps).
     step, steps = Trainer.train_step, []
 
-    def counted_step(self: Trainer, clip: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    def counted_step(self: Trainer, number: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
         steps.append((self.recipe.inference_clip_length, self.recipe.seed))
         if len(steps) == 6 + 5:
             raise KilledError
-        return step(self, clip, labels)
+        return step(self, number, samples)
 
     monkeypatch.setattr(Trainer, "train_step", counted_step)
     with pytest.raises(KilledError):

@@ -12,7 +12,7 @@ from tiny_run import RECIPE, make_trainer
 
 from ccnet3d.data import RequestedSample
 from ccnet3d.models import load_model
-from ccnet3d.training.config import OptimizerRecipe
+from ccnet3d.training.config import LossRecipe, OptimizerRecipe
 from ccnet3d.training.optimizer import build_optimizer
 
 
@@ -36,6 +36,9 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     assert {"learning_rate", "loss/cross_entropy", "loss/auxiliary", "loss/lovasz", "val/gamma", "val/miou"} <= set(
         events.Tags()["scalars"]
     )
+    waits = [event.value for event in events.Scalars("speed/data_wait_share")]
+    assert len(waits) == len(events.Scalars("speed/frames_per_second")) == 18
+    assert all(0 < share < 1 for share in waits)
     assert events.Tags()["images"] == ["val/image, label, prediction"]
     assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
     assert info.scores["val_miou"] == pytest.approx(events.Scalars("val/miou")[-1].value)

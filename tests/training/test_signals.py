@@ -16,9 +16,10 @@ from conftest import CAMVID_SPEC, REPOSITORY
 from tiny_run import RECIPE, SMALL, make_trainer
 
 from ccnet3d.data import RequestedSample
+from ccnet3d.errors import RunStoppedError
 from ccnet3d.training import Trainer, read_recipe
 from ccnet3d.training.config import ComputeRecipe
-from ccnet3d.training.signals import RunStoppedError, StopSignals
+from ccnet3d.training.signals import StopSignals
 
 EVERYTHING = ComputeRecipe(accumulate_steps=2, activation_checkpointing=True, backbone_gradients="anchor")
 
@@ -63,7 +64,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     stopped = make_trainer(yard, tmp_path / "stopped", recipe)
     with monkeypatch.context() as patch:
         send(stopped, patch, place, number)
-        with pytest.raises(RunStoppedError, match=f"{step} of 9 steps are done .* give --resume to go on") as error:
+        with pytest.raises(RunStoppedError, match=f"^{step} of 9 steps are done and in .*checkpoint.pt$") as error:
             stopped.run()
     assert error.value.exit_code == code
     assert signal.getsignal(number) == before
@@ -115,7 +116,7 @@ def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
     done = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
-    message = f"stopped: {done} of 36 steps are done and in the checkpoint; give --resume to go on"
+    message = f"stopped: {done} of 36 steps are done and in {out / 'checkpoint.pt'}; give --resume to go on"
     assert stderr == f"train_camvid.py: {message}\n"
     assert 3 <= done < 36
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", overrides)

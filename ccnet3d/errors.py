@@ -1,4 +1,4 @@
-"""Errors that concern many files at once."""
+"""Errors that commands do not put into one line, or that are none of the user's."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ class FileProblemsError(ValueError):
         lines = [*problems[:SHOWN], *([f"and {hidden} more"] if hidden > 0 else [])]
         count = f"{len(problems)} files are" if len(problems) > 1 else "a file is"
         super().__init__("\n  ".join([f"{count} at fault; mend them or take them out of the split:", *lines]))
+
+
+class RunStoppedError(Exception):
+    """A signal ended a run early, with all it needs to go on in its checkpoint.
+
+    Args:
+        signal_number: what stopped it.
+        message: in one line, how far it had come.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+        """As shells have it: 130 for SIGINT (Ctrl-C), 143 for SIGTERM."""
