@@ -217,6 +217,19 @@ def test_inference_benchmark(tmp_path: Path) -> None:
     assert figures["command"]["command"] > 1  # it loads what the model in memory has loaded
 
 
+def test_training_benchmark(tmp_path: Path) -> None:
+    overrides = [item for override in SMALL[2:] for item in ("--set", override)]
+    options = ["--steps", "1", "--matrix", "64", "--threads", "1", "--device", "cpu", "--json", tmp_path / "bench.json"]
+    bench = run("bench_training.py", *overrides, *options)
+    assert bench.returncode == 0, bench.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [row["T"] for row in rows] == [1, 5]
+    assert rows[0]["relative_seconds"] == 1
+    assert all(row["share_of_product_rate"] > 0 and "seconds" not in row for row in rows)
+    # Longer clips have longer crosses, and nothing else that costs.
+    assert rows[0]["gflops_a_frame"] < rows[1]["gflops_a_frame"] < 1.1 * rows[0]["gflops_a_frame"]
+
+
 def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
     """Two actors, three videos and a broken one; a second call finds all done."""
     pytest.importorskip("ray", reason="ray is an optional extra")
