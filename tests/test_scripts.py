@@ -127,6 +127,20 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
 
 
+def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is an optional extra")
+    out = tmp_path / "seen.png"
+    common = [make_video(frames=5), "--checkpoint", tiny_checkpoint, "-o", out]
+    wrong = run("show_attention.py", *common, "--point", "64,0", "--frame", "2")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "the point 64,0 is not in a picture of 64x48 pixels" in wrong.stderr
+    assert not out.exists()
+    showing = run("show_attention.py", *common, "--point", "20,30", "--frame", "4", "--clip-length", "2")
+    assert showing.returncode == 0, showing.stderr
+    assert "R = 3: " in showing.stdout
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_attention_benchmark_wants_the_gpu_it_was_told() -> None:
     bench = run("bench_attention.py", "--device", "cuda")
