@@ -1,5 +1,6 @@
-"""Evaluation of a model on labelled sequences."""
+"""Evaluation of a model, or of masks, on labelled sequences."""
 
-from ccnet3d.evaluation.evaluate import Evaluation, evaluate
+from ccnet3d.evaluation.evaluate import Segmenter, Timing, evaluate, evaluate_masks
+from ccnet3d.evaluation.result import EvaluatedFrame, Evaluation
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["EvaluatedFrame", "Evaluation", "Segmenter", "Timing", "evaluate", "evaluate_masks"]

@@ -1,88 +1,51 @@
-"""A model and labelled sequences to scores: pooled, per-frame and video mIoU."""
+"""Labelled sequences and masks, or a model that makes them, to an :class:`Evaluation`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ccnet3d.data import LabelledSequences
-from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import TemporalConsistency, VideoConsistency, class_iou, confusion_matrix, mean_iou
+from ccnet3d.evaluation.result import EvaluatedFrame, Evaluation
+from ccnet3d.metrics import BoundaryScore, TemporalConsistency, VideoConsistency, confusion_matrix, pair_counts
+from ccnet3d.models import ModelInfo
+
+MasksOf = Callable[[range], Iterable[np.ndarray]]
+"""Of a segment of the dataset, its frames' masks in order: uint8 ``[H, W]``, class ids, at the labels' size."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of one split; all are shares in [0, 1], NaN where nothing was labelled."""
+class Segmenter(Protocol):
+    """What makes masks of frames, such as :class:`ccnet3d.inference.VideoSegmenter`."""
 
-    class_names: tuple[str, ...]
-    sequences: tuple[str, ...]
-    """Sequence of each frame."""
-    confusions: Tensor
-    """int64 ``[F, K, K]``, one for each frame, row the true class."""
-    consistency: Mapping[str, float] = field(default_factory=dict)
-    """Scores over time by name: ``vc8_strict`` and so on, ``tc``."""
+    info: ModelInfo
 
-    @property
-    def miou(self) -> float:
-        """One confusion matrix over all labelled pixels of all frames."""
-        return float(mean_iou(self.confusions.sum(0)))
-
-    @property
-    def per_class_iou(self) -> dict[str, float]:
-        return dict(zip(self.class_names, class_iou(self.confusions.sum(0)).tolist(), strict=True))
-
-    @property
-    def per_frame_miou(self) -> float:
-        """Mean over frames of the mIoU of each by itself."""
-        return float(mean_iou(self.confusions).nanmean())
-
-    @property
-    def video_miou(self) -> float:
-        """Mean over sequences of the mIoU of each one's pooled frames."""
-        members = [[i for i, s in enumerate(self.sequences) if s == name] for name in dict.fromkeys(self.sequences)]
-        return float(torch.stack([mean_iou(self.confusions[frames].sum(0)) for frames in members]).nanmean())
-
-    def to_table(self) -> dict[str, Any]:
-        """The scores under the names that users read, NaN as None."""
-        scores = {
-            "miou": self.miou,
-            "per_class_iou": self.per_class_iou,
-            "per_frame_miou": self.per_frame_miou,
-            "video_miou": self.video_miou,
-            "frames": len(self.sequences),
-            "videos": len(set(self.sequences)),
-            **({"consistency": dict(self.consistency)} if self.consistency else {}),
-        }
-        return _without_nan(scores)
+    def segment(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]: ...
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+@dataclass
+class Timing:
+    """Where the time of an evaluation went, in seconds."""
+
+    masks_seconds: float = 0.0
+    """Waiting for masks: reading frames and the model's own time, or reading masks from files."""
+    metrics_seconds: float = 0.0
+    """Reading labels and computing all metrics."""
 
 
-def evaluate(
-    segmenter: VideoSegmenter,
-    dataset: LabelledSequences,
-    *,
-    video_consistency: Sequence[VideoConsistency] = (),
-    temporal_consistency: TemporalConsistency | None = None,
-    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> Evaluation:
+def evaluate(segmenter: Segmenter, dataset: LabelledSequences, **options: Any) -> Evaluation:
     """Segment every labelled frame once, at its labels' size.
 
     Args:
         segmenter: the model with its clip length and working size.
         dataset: the split.
-        video_consistency: VC_n to compute besides; no window crosses a gap between labelled frames.
-        temporal_consistency: TC to compute besides, between neighbouring labelled frames without a gap.
-        progress: wraps the frames of each run without a gap, as tqdm does.
+        options: see :func:`evaluate_masks`.
 
     Raises:
         ValueError: the dataset has other classes than the model.
@@ -92,30 +55,106 @@ def evaluate(
             f"the model's classes are {', '.join(segmenter.info.class_names)} and those of {dataset.spec.name} are "
             f"{', '.join(dataset.spec.class_names)}; evaluate with weights that were trained on it"
         )
-    confusions: list[Tensor] = []
+
+    def masks_of(segment: range) -> Iterator[np.ndarray]:
+        return segmenter.segment(dataset.read_image(index).permute(1, 2, 0).numpy() for index in segment)
+
+    return evaluate_masks(masks_of, dataset, **options)
+
+
+def evaluate_masks(
+    masks_of: MasksOf,
+    dataset: LabelledSequences,
+    *,
+    video_consistency: Sequence[VideoConsistency] = (),
+    temporal_consistency: TemporalConsistency | None = None,
+    boundary: BoundaryScore | None = None,
+    segments: Iterable[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    timing: Timing | None = None,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Evaluation:
+    """Compare masks with the labels of a split, one frame in memory.
+
+    Args:
+        masks_of: gives the masks; each segment is asked for once.
+        dataset: the split.
+        video_consistency: VC_n to compute besides; no window crosses a gap between labelled frames.
+        temporal_consistency: TC to compute besides, between neighbouring labelled frames without a gap.
+        boundary: the F-score of boundaries, to compute besides.
+        segments: numbers of the segments to evaluate, all by default.
+        settings: kept with the result.
+        timing: is added to.
+        progress: wraps the frames of each run without a gap, as tqdm does.
+
+    Raises:
+        ValueError: a mask of another size than its labels, or with a class that the dataset does not have.
+    """
+    timing = Timing() if timing is None else timing
+    began, masks_before = perf_counter(), timing.masks_seconds
+    classes_count = len(dataset.spec.classes)
+    rows: dict[str, list[Tensor]] = defaultdict(list)
+    series: dict[str, list[tuple[int, int]]] = {"kept": [], "changed": []}
+    series |= {_name_of(meter): [] for meter in video_consistency}
+    frames: list[EvaluatedFrame] = []
     sequence = None
-    for segment in dataset.segments:
-        for meter in video_consistency:
-            meter.start_video()
-        if temporal_consistency and dataset.frames[segment[0]].sequence == sequence:
-            temporal_consistency.skip_gap()
-        elif temporal_consistency:
-            temporal_consistency.start_video()
-        sequence = dataset.frames[segment[0]].sequence
-        images = (dataset.read_image(index).permute(1, 2, 0).numpy() for index in progress(segment))
-        for index, mask in zip(segment, segmenter.segment(images), strict=True):
-            labels = dataset.read_label(index)
+    for number in range(len(dataset.segments)) if segments is None else segments:
+        segment = dataset.segments[number]
+        last: tuple[Tensor, Tensor] | None = None
+        masks = _timed(masks_of(segment), timing)
+        for index, mask in zip(progress(segment), masks, strict=True):
+            frame, labels = dataset.frames[index], dataset.read_label(index)
+            frames.append(EvaluatedFrame(frame.sequence, frame.number, frame.image.stem, number))
             if labels.shape != mask.shape:
-                image = dataset.frames[index].image
-                raise ValueError(f"{image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
+                raise ValueError(f"{frame.image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
             prediction = torch.from_numpy(mask).long()
-            confusions.append(confusion_matrix(prediction, labels, len(dataset.spec.classes)))
+            rows["confusions"].append(confusion_matrix(prediction, labels, classes_count))
+            if last is None or last[1].shape != labels.shape:  # nothing before to compare with
+                last = None
+                for meter in video_consistency:
+                    meter.start_video()
+                if temporal_consistency and frame.sequence == sequence:
+                    temporal_consistency.skip_gap()
+                elif temporal_consistency:
+                    temporal_consistency.start_video()
+            sequence = frame.sequence
+            kept, changed = pair_counts(last, (prediction, labels)) if last else ((0, 0), (0, 0))
+            series["kept"].append(kept)
+            series["changed"].append(changed)
             for meter in video_consistency:
-                meter.update(prediction, labels)
+                series[_name_of(meter)].append(meter.update(prediction, labels))
             if temporal_consistency:
-                temporal_consistency.update(dataset.read_image(index), prediction)
-    sequences = tuple(dataset.frames[index].sequence for segment in dataset.segments for index in segment)
-    scores = {f"vc{m.window_frames}_{'strict' if m.strict else 'reference'}": m.score for m in video_consistency}
-    if temporal_consistency:
-        scores["tc"] = temporal_consistency.score
-    return Evaluation(dataset.spec.class_names, sequences, torch.stack(confusions), scores)
+                rows["tc"].append(temporal_consistency.update(dataset.read_image(index), prediction))
+            if boundary:
+                rows["boundaries"].append(boundary.update(prediction, labels))
+            last = prediction, labels
+    timing.metrics_seconds += perf_counter() - began - (timing.masks_seconds - masks_before)
+
+    def stack(name: str, *shape: int) -> Tensor:
+        return torch.stack(rows[name]) if rows[name] else torch.zeros(0, *shape, dtype=torch.long)
+
+    flow_name = "tc_all" if temporal_consistency and temporal_consistency.count_occluded else "tc"
+    return Evaluation(
+        dataset.spec.class_names,
+        tuple(frames),
+        stack("confusions", classes_count, classes_count),
+        {name: torch.tensor(counts, dtype=torch.long).view(-1, 2) for name, counts in series.items()},
+        {flow_name: stack("tc", classes_count, classes_count)} if temporal_consistency else {},
+        stack("boundaries", classes_count, 4) if boundary else None,
+        {"dataset": dataset.spec.name, **(settings or {})},
+    )
+
+
+def _name_of(meter: VideoConsistency) -> str:
+    return f"vc{meter.window_frames}_{'strict' if meter.strict else 'reference'}"
+
+
+def _timed(masks: Iterable[np.ndarray], timing: Timing) -> Iterator[np.ndarray]:
+    source = iter(masks)
+    while True:
+        began = perf_counter()
+        mask = next(source, None)
+        timing.masks_seconds += perf_counter() - began
+        if mask is None:
+            return
+        yield mask

@@ -1,4 +1,7 @@
-"""Intersection over union from confusion matrices: pooled, per frame, per video."""
+"""Intersection over union and accuracies from confusion matrices: pooled, per frame, per video.
+
+As Long et al., Fully convolutional networks, CVPR 2015, section 5, define them.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,43 @@ def mean_iou(confusion: Tensor) -> Tensor:
         float64 ``[...]``.
     """
     return class_iou(confusion).nanmean(-1)
+
+
+def class_accuracy(confusion: Tensor) -> Tensor:
+    """TP / (TP + FN) of each class, NaN for a class that is not in the labels.
+
+    Args:
+        confusion: ``[..., K, K]``, row the true class.
+
+    Returns:
+        float64 ``[..., K]``.
+    """
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-1)
+
+
+def pixel_accuracy(confusion: Tensor) -> Tensor:
+    """Share of the labelled pixels that are right, NaN where none is labelled.
+
+    Args:
+        confusion: ``[..., K, K]``.
+
+    Returns:
+        float64 ``[...]``.
+    """
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-2, -1))
+
+
+def frequency_weighted_iou(confusion: Tensor) -> Tensor:
+    """Mean IoU in which each class weighs as many pixels as are labelled so, NaN where none is labelled.
+
+    Args:
+        confusion: ``[..., K, K]``, row the true class.
+
+    Returns:
+        float64 ``[...]``.
+    """
+    labelled = confusion.double().sum(-1)
+    weighted = torch.where(labelled > 0, labelled * class_iou(confusion), 0)
+    return weighted.sum(-1) / labelled.sum(-1)

@@ -38,14 +38,22 @@ class VideoConsistency:
     def start_video(self) -> None:
         """Begin a new video, or go on behind a gap: no window crosses it."""
         self._previous: tuple[Tensor, Tensor] | None = None
-        self._pending: float | None = None
+        self._pending = 0, 0
 
-    def update(self, prediction: Tensor, labels: Tensor) -> None:
+    def update(self, prediction: Tensor, labels: Tensor) -> tuple[int, int]:
         """Add the next frame.
 
         Args:
             prediction: class ids, integers ``[H, W]``.
             labels: class ids and IGNORE_INDEX, of the same shape.
+
+        Returns:
+            How many pixels of how many stayed in the window that counts now, 0 of 0 where there is none: the one that
+            ends with this frame, and with ``reference``, which leaves out the last, the one that ended with the frame
+            before.
+
+        Raises:
+            ValueError: shapes that differ.
         """
         if prediction.shape != labels.shape:
             raise ValueError(
@@ -65,18 +73,13 @@ class VideoConsistency:
         if self.strict:
             stayed &= labels != IGNORE_INDEX
             kept &= stayed & (prediction == labels)
-        else:
-            self._commit()
-        if (total := int(stayed.sum())) > 0:
-            self._pending = int(kept.sum()) / total
-            if self.strict:
-                self._commit()
-
-    def _commit(self) -> None:
-        if self._pending is not None:
-            self._sum += self._pending
+        counted = int(kept.sum()), int(stayed.sum())
+        if not self.strict:
+            counted, self._pending = self._pending, counted
+        if counted[1]:
+            self._sum += counted[0] / counted[1]
             self._windows += 1
-        self._pending = None
+        return counted
 
     @property
     def score(self) -> float:
@@ -113,13 +116,18 @@ class TemporalConsistency:
         """Go on in the same video behind a gap, which no comparison crosses."""
         self._previous = None
 
-    def update(self, frame: Tensor, prediction: Tensor) -> None:
+    def update(self, frame: Tensor, prediction: Tensor) -> Tensor:
         """Add the next frame.
 
         Args:
             frame: uint8 ``[3, H, W]``.
             prediction: class ids, integers ``[H, W]``.
+
+        Returns:
+            What the frame adds to its video, int64 ``[K, K]``: pixels by the class of the mask before, moved here
+            (row), and the class now (column); zeros for the first frame.
         """
+        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
         if self._previous is not None:
             last_frame, last_prediction = self._previous
             backward = self.flow(frame, last_frame)
@@ -129,13 +137,32 @@ class TemporalConsistency:
                 error = (backward + returned).square().sum(0)
                 inside &= error < 0.01 * (backward.square().sum(0) + returned.square().sum(0)) + 0.5
             source = moved[0].long().masked_fill(~inside, IGNORE_INDEX)
-            self._videos[-1] += confusion_matrix(prediction, source, self.num_classes)
+            counts = confusion_matrix(prediction, source, self.num_classes)
+            self._videos[-1] += counts
         self._previous = frame, prediction
+        return counts
 
     @property
     def score(self) -> float:
         """Mean over videos in [0, 1], NaN where no two frames were compared."""
         return float(mean_iou(torch.stack(self._videos)).nanmean())
+
+
+def pair_counts(before: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What two neighbouring frames say of steadiness.
+
+    Args:
+        before: prediction and labels of the first, integers ``[H, W]``; labels may be IGNORE_INDEX.
+        now: those of the second.
+
+    Returns:
+        How many of the pixels that are labelled with one class in both are predicted alike, rightly or not; how many of
+        all pixels are predicted otherwise than before. Each as (how many, of how many).
+    """
+    alike = before[0] == now[0]
+    stayed = (before[1] == now[1]) & (now[1] != IGNORE_INDEX)
+    kept = int((alike & stayed).sum()), int(stayed.sum())
+    return kept, (alike.numel() - int(alike.sum()), alike.numel())
 
 
 def _sample(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

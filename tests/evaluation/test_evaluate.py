@@ -9,28 +9,36 @@ import torch
 from conftest import CAMVID_SPEC
 
 from ccnet3d.data import LabelledSequences
-from ccnet3d.evaluation import Evaluation, evaluate
+from ccnet3d.evaluation import EvaluatedFrame, Evaluation, evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.metrics import confusion_matrix
 from ccnet3d.models import CCNet3D, ModelInfo, load_model
 
 
+def frames_of(sequences: str) -> tuple[EvaluatedFrame, ...]:
+    return tuple(EvaluatedFrame(name, number, f"{name}_{number}", 0) for number, name in enumerate(sequences))
+
+
 def test_scores_by_their_definitions() -> None:
     # Three frames of two videos, two classes; IoU worked out on paper.
-    frames = torch.tensor([[[2, 0], [0, 2]], [[1, 1], [1, 1]], [[4, 0], [0, 0]]])
-    result = Evaluation(("a", "b"), ("x", "x", "y"), frames)
+    confusions = torch.tensor([[[2, 0], [0, 2]], [[1, 1], [1, 1]], [[4, 0], [0, 0]]])
+    result = Evaluation(("a", "b"), frames_of("xxy"), confusions)
     pooled = [7 / 9, 3 / 5]  # [[7, 1], [1, 3]]
     assert result.per_class_iou == pytest.approx(dict(zip("ab", pooled, strict=True)))
     assert result.miou == pytest.approx(sum(pooled) / 2)
     assert result.per_frame_miou == pytest.approx((1 + 1 / 3 + 1) / 3)  # b is in neither labels nor prediction of y
     assert result.video_miou == pytest.approx((3 / 5 + 1) / 2)  # x: [[3, 1], [1, 3]]
     table = result.to_table()
-    assert set(table) == {"miou", "per_class_iou", "per_frame_miou", "video_miou", "frames", "videos"}
     assert (table["frames"], table["videos"]) == (3, 2)
+    assert table["pixel_accuracy"] == pytest.approx(10 / 12)
+    assert table["per_class_accuracy"] == {"a": 7 / 8, "b": 3 / 4}
+    assert table["class_accuracy"] == pytest.approx((7 / 8 + 3 / 4) / 2)
+    assert table["frequency_weighted_iou"] == pytest.approx((8 * 7 / 9 + 4 * 3 / 5) / 12)
+    assert not {"consistency", "boundary_f", "per_class_boundary_f"} & set(table)
 
 
 def test_nothing_of_a_class_is_null_in_json() -> None:
-    result = Evaluation(("a", "b"), ("x",), torch.tensor([[[5, 0], [0, 0]]]))
+    result = Evaluation(("a", "b"), frames_of("x"), torch.tensor([[[5, 0], [0, 0]]]))
     assert json.loads(json.dumps(result.to_table(), allow_nan=False))["per_class_iou"] == {"a": 1.0, "b": None}
 
 
