@@ -1,81 +1,248 @@
 #!/usr/bin/env python3
-"""Score a model on labelled sequences: pooled, per-class, per-frame and video mIoU, consistency over time."""
+"""Score a model, or masks from files, on labelled sequences: IoU, accuracy, boundaries, consistency over time.
+
+A model on a split:          evaluate.py --data data/camvid --checkpoint model.safetensors --all
+Masks against a split:       evaluate.py --data data/camvid --predictions masks/
+Masks against other labels:  evaluate.py --labels labels/ --classes names.txt --predictions masks/
+By four processes:           torchrun --nproc-per-node 4 scripts/evaluate.py --data data/camvid --split train
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ccnet3d.cli.options import add_model_options, load_segmenter, non_negative, run_command
+from ccnet3d.cli.options import (
+    add_model_options,
+    choose_device,
+    input_size,
+    load_segmenter,
+    non_negative,
+    run_command,
+    share,
+)
+
+if TYPE_CHECKING:
+    from ccnet3d.data import LabelledSequences
+    from ccnet3d.evaluation import Evaluation, Timing
+    from ccnet3d.evaluation.distributed import Processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
 
 
+def numbers(text: str) -> list[float]:
+    """Parse numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1,1.25, got {text!r}") from None
+
+
+def ids(text: str) -> list[int]:
+    """Parse ids with commas between them."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected ids such as 11,255, got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what is scored")
+    what.add_argument(
         "--data",
         type=Path,
         default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
         help="data folder, data/camvid or what CCNET3D_CAMVID names by default; one with a dataset.toml is read as "
         "that says, any other as CamVid",
     )
-    parser.add_argument("--split", default="val", help="split to score; val by default")
-    add_model_options(parser)
-    parser.add_argument(
+    what.add_argument("--split", default="val", help="split to score; val by default")
+    what.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="DIR",
+        help="masks to score instead of a model's: what ccnet3d-infer wrote for the split's video, a folder of such "
+        "folders named as the sequences, or images of class ids (PNG, grey or palette) named as the frames, in "
+        "one folder or one a sequence",
+    )
+    what.add_argument(
+        "--video-starts-at",
+        type=non_negative,
+        default=0,
+        metavar="N",
+        help="number in the dataset of the first frame of the videos that ccnet3d-infer was given; 0 by default",
+    )
+    what.add_argument(
+        "--labels",
+        type=Path,
+        metavar="DIR",
+        help="labels to score --predictions against instead of a data folder: PNGs of class ids, in one folder or one "
+        "a sequence; needs --classes",
+    )
+    what.add_argument(
+        "--classes", metavar="N|FILE", help="of --labels: how many, or a text file with a name a line, in order of ids"
+    )
+    what.add_argument("--void", type=ids, default=[255], metavar="ID,...", help="of --labels: ids not counted; 255")
+    scores = parser.add_argument_group("what is computed besides IoU and accuracy")
+    scores.add_argument("--consistency", action="store_true", help="VC8 and VC16, reference and strict")
+    scores.add_argument("--boundary", action="store_true", help="F-score of the classes' boundaries")
+    scores.add_argument(
+        "--flow",
+        nargs="?",
+        const="dis",
+        metavar="FILE.safetensors",
+        help="TC by optical flow: OpenCV's DIS, or with these weights torchvision's raft_small",
+    )
+    scores.add_argument("--count-occluded", action="store_true", help="let occluded pixels count in TC, named tc_all")
+    scores.add_argument("--all", action="store_true", help="all of these")
+    scores.add_argument("--json", type=Path, metavar="FILE", help="also write the scores and the counts of every frame")
+    model = parser.add_argument_group("how the model is run")
+    add_model_options(model)
+    model.add_argument(
         "--smooth",
         type=non_negative,
         default=0,
         metavar="N",
         help="average with N frames on each side where the picture stands still, for frames that are close in time",
     )
-    parser.add_argument("--consistency", action="store_true", help="also VC8 and VC16, reference and strict")
-    parser.add_argument(
-        "--flow",
-        type=Path,
-        metavar="FILE.safetensors",
-        help="also TC, with the optical flow of these weights of torchvision's raft_small",
+    model.add_argument("--scales", type=numbers, metavar="S,...", help="average over scales, such as 0.75,1,1.25")
+    model.add_argument("--flip", action="store_true", help="average with the mirrored frame")
+    model.add_argument(
+        "--window",
+        type=input_size,
+        metavar="HxW",
+        help="cut windows of this size from the frame at its own size, for frames too large for the working size",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+    model.add_argument("--overlap", type=share, default=1 / 3, help="least share of a window that the next sees too")
     return parser.parse_args()
 
 
-def run(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
+def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
+    from ccnet3d.data import LabelledSequences, open_labels
 
-    from ccnet3d.data import LabelledSequences
-    from ccnet3d.evaluation import evaluate
-    from ccnet3d.files import write_atomically
-    from ccnet3d.metrics import TemporalConsistency, VideoConsistency, raft_flow
-
+    if arguments.labels:
+        if not arguments.predictions or not arguments.classes:
+            raise ValueError("--labels needs --predictions and --classes: the masks, and how many classes or which")
+        if arguments.flow:
+            raise ValueError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
+        return open_labels(arguments.labels, class_names(arguments.classes), arguments.void)
     if not arguments.data.is_dir():
         raise ValueError(f"no data folder at {arguments.data}; name it with --data or CCNET3D_CAMVID")
-    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
-    if dataset.missing:
-        print(f"evaluate.py: warning: {dataset.missing} frames of the split are not there", file=sys.stderr)
-    segmenter = load_segmenter(arguments, arguments.smooth)
+    return LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
+
+
+def class_names(text: str) -> list[str]:
+    from ccnet3d.data.labels import numbered
+
+    if text.isdecimal():
+        return list(numbered(int(text)))
+    if not Path(text).is_file():
+        raise ValueError(f"--classes must be a number or a text file with a class name a line, got {text!r}")
+    return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def metrics(arguments: argparse.Namespace, classes_count: int) -> dict[str, Any]:
+    """What to compute besides IoU, as options of ``evaluate``."""
+    from ccnet3d.metrics import BoundaryScore, TemporalConsistency, VideoConsistency, dis_flow, raft_flow
+
     windows = (8, 16) if arguments.consistency else ()
-    classes_count = len(dataset.spec.classes)
-    result = evaluate(
+    chosen: dict[str, Any] = {
+        "video_consistency": [VideoConsistency(n, strict=strict) for n in windows for strict in (True, False)],
+        "boundary": BoundaryScore(classes_count) if arguments.boundary else None,
+    }
+    if arguments.flow:
+        flow = dis_flow() if arguments.flow == "dis" else raft_flow(Path(arguments.flow))
+        occluded = arguments.count_occluded
+        chosen["temporal_consistency"] = TemporalConsistency(classes_count, flow, count_occluded=occluded)
+    return chosen
+
+
+def score(arguments: argparse.Namespace, among: Processes, timing: Timing) -> Evaluation:
+    """Evaluate this process's share of the segments."""
+    from tqdm import tqdm
+
+    from ccnet3d.evaluation import evaluate, evaluate_masks, open_predictions
+    from ccnet3d.evaluation.distributed import share_out
+    from ccnet3d.inference import ViewsSegmenter
+
+    dataset = open_dataset(arguments)
+    if dataset.missing and not among.rank:
+        print(f"evaluate.py: warning: {dataset.missing} frames of the split are not there", file=sys.stderr)
+    settings = {"split": "labels" if arguments.labels else arguments.split}
+    if arguments.flow:
+        settings["flow"] = Path(arguments.flow).name
+    options: dict[str, Any] = {
+        **metrics(arguments, len(dataset.spec.classes)),
+        "segments": share_out(dataset.segments, among.size)[among.rank],
+        "settings": settings,
+        "timing": timing,
+        "progress": lambda frames: tqdm(
+            frames, desc=settings["split"], unit="frame", disable=True if among.rank else None
+        ),
+    }
+    if arguments.predictions:
+        choose_device(arguments)  # for the threads
+        settings["masks"] = f"masks of {arguments.predictions}"
+        masks = open_predictions(arguments.predictions, dataset, video_starts_at=arguments.video_starts_at)
+        return evaluate_masks(masks, dataset, **options)
+    segmenter = load_segmenter(arguments, arguments.smooth)
+    height, width = arguments.window or segmenter.input_size
+    settings["masks"] = f"T={segmenter.clip_length}, {height}x{width}"
+    if not (arguments.scales or arguments.flip or arguments.window):
+        return evaluate(segmenter, dataset, **options)
+    views = ViewsSegmenter(
         segmenter,
-        dataset,
-        video_consistency=[VideoConsistency(n, strict=strict) for n in windows for strict in (True, False)],
-        temporal_consistency=TemporalConsistency(classes_count, raft_flow(arguments.flow)) if arguments.flow else None,
-        progress=lambda frames: tqdm(frames, desc=arguments.split, unit="frame", disable=None),
+        scales=arguments.scales or [1.0],
+        flip=arguments.flip,
+        window=arguments.window,
+        overlap=arguments.overlap,
     )
+    settings["masks"] += (
+        (" windows" if views.window else "")
+        + f", scales {', '.join(f'{scale:g}' for scale in views.scales)}"
+        + (", mirrored too" if views.flip else "")
+    )
+    return evaluate(views, dataset, **options)
+
+
+def show(result: Evaluation) -> None:
     scores = result.to_table()
+    names = {
+        "miou": "mIoU (pooled)",
+        "per_frame_miou": "per-frame mIoU",
+        "video_miou": "video mIoU",
+        "frequency_weighted_iou": "weighted IoU",
+        "pixel_accuracy": "pixel accuracy",
+        "class_accuracy": "class accuracy",
+        "boundary_f": "boundary F",
+    }
+    rows = {**scores["per_class_iou"], **{name: scores[key] for key, name in names.items() if key in scores}}
+    for name, part in {**rows, **scores.get("consistency", {})}.items():
+        print(f"{name:<16}{'     -' if part is None else f'{100 * part:6.2f}'}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ccnet3d.evaluation import Timing
+    from ccnet3d.evaluation.distributed import gather, processes
+
+    if arguments.all:
+        arguments.consistency = arguments.boundary = True
+        arguments.flow = arguments.flow or (None if arguments.labels else "dis")
+    timing = Timing()
+    with processes() as among:
+        result = gather(lambda: score(arguments, among, timing))
+        if among.rank:
+            return
     if arguments.json:
-        write_atomically(arguments.json, (json.dumps(scores, indent=1) + "\n").encode())
-    settings = f"T={segmenter.clip_length}, {segmenter.input_size[0]}x{segmenter.input_size[1]}"
-    print(f"{dataset.spec.name} {arguments.split}: {scores['frames']} frames of {scores['videos']} videos, {settings}")
-    means = {"mIoU (pooled)": "miou", "per-frame mIoU": "per_frame_miou", "video mIoU": "video_miou"}
-    rows = {**scores["per_class_iou"], **{name: scores[key] for name, key in means.items()}}
-    for name, share in {**rows, **scores.get("consistency", {})}.items():
-        print(f"{name:<16}{'     -' if share is None else f'{100 * share:6.2f}'}")
+        result.save(arguments.json)
+    dataset, split, masks = (result.settings[key] for key in ("dataset", "split", "masks"))
+    print(f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}")
+    show(result)
+    what = "masks" if arguments.predictions else "model"
+    print(f"metrics took {timing.metrics_seconds:.1f} s, {what} {timing.masks_seconds:.1f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

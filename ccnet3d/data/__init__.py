@@ -1,6 +1,7 @@
 """Labelled sequences as clips."""
 
 from ccnet3d.data.folder import IGNORE_INDEX, ClipRequest, ClipSample, LabelledSequences
+from ccnet3d.data.labels import open_labels
 from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 from ccnet3d.data.transforms import Augmentation
 
@@ -11,5 +12,6 @@ __all__ = [
     "ClipSample",
     "DatasetSpec",
     "LabelledSequences",
+    "open_labels",
     "read_dataset_spec",
 ]

@@ -128,7 +128,13 @@ def evaluate_masks(
             for meter in video_consistency:
                 series[_name_of(meter)].append(meter.update(prediction, labels))
             if temporal_consistency:
-                rows["tc"].append(temporal_consistency.update(dataset.read_image(index), prediction))
+                image = dataset.read_image(index)
+                if image.shape[1:] != labels.shape:
+                    raise ValueError(
+                        f"the flow needs frames of the size of their labels, got {tuple(image.shape[1:])} for "
+                        f"{frame.image} and {tuple(labels.shape)} for its label"
+                    )
+                rows["tc"].append(temporal_consistency.update(image, prediction))
             if boundary:
                 rows["boundaries"].append(boundary.update(prediction, labels))
             last = prediction, labels

@@ -5,6 +5,7 @@ from ccnet3d.inference.run import segment_video
 from ccnet3d.inference.saved import SavedMasks, open_masks
 from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
 from ccnet3d.inference.selection import Selection, parse_position
+from ccnet3d.inference.views import ViewsSegmenter
 
 __all__ = [
     "Prediction",
@@ -12,6 +13,7 @@ __all__ = [
     "SavedMasks",
     "Selection",
     "VideoSegmenter",
+    "ViewsSegmenter",
     "open_masks",
     "parse_position",
     "segment_video",

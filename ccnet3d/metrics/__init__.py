@@ -10,7 +10,7 @@ from ccnet3d.metrics.confusion import (
     pixel_accuracy,
 )
 from ccnet3d.metrics.consistency import OpticalFlow, TemporalConsistency, VideoConsistency, pair_counts
-from ccnet3d.metrics.flow import raft_flow
+from ccnet3d.metrics.flow import dis_flow, raft_flow
 
 __all__ = [
     "BoundaryScore",
@@ -21,6 +21,7 @@ __all__ = [
     "class_accuracy",
     "class_iou",
     "confusion_matrix",
+    "dis_flow",
     "frequency_weighted_iou",
     "mean_iou",
     "pair_counts",

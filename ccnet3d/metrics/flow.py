@@ -1,9 +1,10 @@
-"""Optical flow by torchvision's RAFT, with weights from a file."""
+"""Optical flow: DIS of OpenCV, which needs no weights, and torchvision's RAFT, with weights from a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -14,6 +15,37 @@ from ccnet3d.metrics.consistency import OpticalFlow
 
 _STRIDE = 8
 """RAFT takes sizes that are multiples of this, and at least 16 times as large."""
+
+_DIS_SMALLEST = 16
+"""DIS wants at least 12 pixels on one side and its patch of 8 on the other."""
+
+
+def dis_flow() -> OpticalFlow:
+    """The flow of dense inverse search, Kroeger et al., ECCV 2016, in OpenCV's medium setting.
+
+    Raises:
+        ValueError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError(
+            'optical flow by DIS needs OpenCV, which is not installed: pip install "ccnet3d[evaluate]"'
+        ) from error
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def gray(frame: Tensor) -> np.ndarray:
+        height, width = frame.shape[-2:]
+        image = cv2.cvtColor(np.ascontiguousarray(frame.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
+        missing = [(0, max(0, _DIS_SMALLEST - size)) for size in (height, width)]
+        return np.pad(image, missing, mode="edge")
+
+    def flow(first: Tensor, second: Tensor) -> Tensor:
+        height, width = first.shape[-2:]
+        found = search.calc(gray(first), gray(second), None)
+        return torch.from_numpy(found[:height, :width]).permute(2, 0, 1).contiguous()
+
+    return flow
 
 
 def raft_flow(weights: Path) -> OpticalFlow:
