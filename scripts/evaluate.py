@@ -4,6 +4,7 @@
 A model on a split:          evaluate.py --data data/camvid --checkpoint model.safetensors --all
 Masks against a split:       evaluate.py --data data/camvid --predictions masks/
 Masks against other labels:  evaluate.py --labels labels/ --classes names.txt --predictions masks/
+Two evaluations compared:    evaluate.py --compare a/evaluation.json b/evaluation.json --report compared/
 By four processes:           torchrun --nproc-per-node 4 scripts/evaluate.py --data data/camvid --split train
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
     from ccnet3d.evaluation import Evaluation, Timing
     from ccnet3d.evaluation.distributed import Processes
+    from ccnet3d.evaluation.runs import Run
+    from ccnet3d.evaluation.worst import WorstFrames
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
@@ -99,6 +103,19 @@ def parse_arguments() -> argparse.Namespace:
     scores.add_argument("--count-occluded", action="store_true", help="let occluded pixels count in TC, named tc_all")
     scores.add_argument("--all", action="store_true", help="all of these")
     scores.add_argument("--json", type=Path, metavar="FILE", help="also write the scores and the counts of every frame")
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", type=Path, metavar="DIR", help="write a page, report.html, and CSV and JSON there")
+    report.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="compare evaluations instead, of the same frames: what --json wrote, or folders that --report wrote",
+    )
+    report.add_argument("--worst", type=non_negative, default=8, metavar="N", help="worst frames to show; 8 by default")
+    report.add_argument(
+        "--no-images", action="store_true", help="show of them only masks and labels, no camera's image"
+    )
     model = parser.add_argument_group("how the model is run")
     add_model_options(model)
     model.add_argument(
@@ -160,7 +177,7 @@ def metrics(arguments: argparse.Namespace, classes_count: int) -> dict[str, Any]
     return chosen
 
 
-def score(arguments: argparse.Namespace, among: Processes, timing: Timing) -> Evaluation:
+def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Evaluation:
     """Evaluate this process's share of the segments."""
     from tqdm import tqdm
 
@@ -179,6 +196,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing) -> Ev
         "segments": share_out(dataset.segments, among.size)[among.rank],
         "settings": settings,
         "timing": timing,
+        "on_frame": worst if arguments.report else None,
         "progress": lambda frames: tqdm(
             frames, desc=settings["split"], unit="frame", disable=True if among.rank else None
         ),
@@ -224,16 +242,38 @@ def show(result: Evaluation) -> None:
         print(f"{name:<16}{'     -' if part is None else f'{100 * part:6.2f}'}")
 
 
+def show_differences(runs: Sequence[Run]) -> None:
+    first, *others = runs
+    for other in others:
+        print(f"{other.name} against {first.name}, {len(first.evaluation.frames)} frames")
+        for name, found in (other.differences or {}).items():
+            p = found.p_values["frames"]
+            print(
+                f"{name:<24}{100 * found.first:6.2f}{100 * found.second:7.2f}{100 * found.value:+7.2f}"
+                f"  p over frames {'-' if p is None else f'{p:.4f}'}"
+            )
+
+
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing
     from ccnet3d.evaluation.distributed import gather, processes
+    from ccnet3d.evaluation.report import write_report
+    from ccnet3d.evaluation.runs import load_runs, summarize
+    from ccnet3d.evaluation.worst import WorstFrames
 
+    if arguments.compare:
+        compared = summarize(load_runs(arguments.compare))
+        show_differences(compared)
+        if arguments.report:
+            print(write_report(arguments.report, compared))
+        return
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")
-    timing = Timing()
+    timing, worst = Timing(), WorstFrames(arguments.worst)
     with processes() as among:
-        result = gather(lambda: score(arguments, among, timing))
+        result = gather(lambda: score(arguments, among, timing, worst))
+        worst.gather()
         if among.rank:
             return
     if arguments.json:
@@ -242,6 +282,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}")
     show(result)
     what = "masks" if arguments.predictions else "model"
+    if arguments.report:
+        labelled = open_dataset(arguments)
+        strips = worst.strips(labelled, images=not (arguments.no_images or arguments.labels))
+        name = str(arguments.predictions or arguments.checkpoint or "default weights")
+        print(write_report(arguments.report, summarize({name: result}), strips, labelled.spec.palette))
     print(f"metrics took {timing.metrics_seconds:.1f} s, {what} {timing.masks_seconds:.1f} s", file=sys.stderr)
 
 

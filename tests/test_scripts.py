@@ -42,13 +42,24 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert "epoch 2 of 2: val mIoU" in training.stdout
     model = tmp_path / "run" / "model.safetensors"
     scores_file = tmp_path / "scores.json"
-    scoring = run("evaluate.py", "--data", yard, "--checkpoint", model, "--json", scores_file, **environment)
+    report = tmp_path / "report"
+    options = ["--checkpoint", model, "--json", scores_file, "--report", report, "--worst", "2", "--no-images"]
+    scoring = run("evaluate.py", "--data", yard, *options, **environment)
     assert scoring.returncode == 0, scoring.stderr
+    page = (report / "report.html").read_text()
+    assert f"<b>{100 * json.loads(scores_file.read_text())['miou']:.2f}</b>" in page
+    assert page.count("data:image/png") == 2 * 3
+    assert "data:image/jpeg" not in page
+    assert (report / "evaluation.json").read_text() == scores_file.read_text()
     scores = json.loads(scores_file.read_text())
     assert set(scores["per_class_iou"]) == {"ground", "box", "rail"}
     assert (scores["frames"], scores["videos"]) == (3, 1)
     assert 0 <= scores["miou"] <= 1
     assert f"mIoU (pooled)   {100 * scores['miou']:6.2f}" in scoring.stdout
+    comparison = run("evaluate.py", "--compare", report, scores_file, "--report", tmp_path / "both", **environment)
+    assert comparison.returncode == 0, comparison.stderr
+    assert "scores against report, 3 frames" in comparison.stdout
+    assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
 
 
 @pytest.mark.real_data

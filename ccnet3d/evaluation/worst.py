@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import heapq
 import io
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
@@ -54,6 +56,14 @@ class WorstFrames:
             heapq.heappush(self._kept, entry)
         elif self._kept and entry[:2] > self._kept[0][:2]:
             heapq.heapreplace(self._kept, entry)
+
+    def gather(self) -> None:
+        """Keep the worst of all processes of a distributed evaluation, in each of them."""
+        if not dist.is_initialized():
+            return
+        parts: list[list[tuple[float, int, np.ndarray, Tensor]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, self._kept)
+        self._kept = heapq.nlargest(self._count, itertools.chain(*parts), key=lambda entry: entry[:2])[::-1]
 
     def strips(self, dataset: LabelledSequences, *, images: bool = True, max_width: int = 480) -> list[Strip]:
         """Pictures of the frames that were kept, the worst first.
