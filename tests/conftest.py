@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,10 +105,33 @@ def tiny_model() -> CCNet3D:
 
 
 @pytest.fixture
+def torn_model(tiny_model: CCNet3D) -> CCNet3D:
+    """A tiny model whose classes compete everywhere, so that masks are full of all of them."""
+    frames = torch.stack([torch.from_numpy(draw_scene(number)[0]).permute(2, 0, 1) for number in range(4)])
+    with torch.no_grad():
+        logits = tiny_model(frames[None].float() / 255)[0]  # [T, K, H, W]
+        spread, middle = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
+        classifier = tiny_model.classifier
+        classifier.weight /= spread.view(-1, 1, 1, 1)
+        assert classifier.bias is not None
+        classifier.bias.sub_(middle).div_(spread)
+    return tiny_model
+
+
+@pytest.fixture
 def tiny_checkpoint(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> Path:
     path = tmp_path / "tiny.safetensors"
     save_model(path, tiny_model, tiny_info)
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a busy machine, two threads wait for each other at every small layer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 MakeVideo = Callable[..., Path]

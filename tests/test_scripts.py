@@ -34,7 +34,7 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
         blocked.mkdir()
         for name in ("av", "decord"):
             (blocked / f"{name}.py").write_text("raise ImportError('not installed')")
-        environment["PYTHONPATH"] = str(blocked)
+        environment["PYTHONPATH"] = f"{blocked}{os.pathsep}{REPOSITORY}"
     overrides = [item for override in SMALL for item in ("--set", override)]
     training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides, **environment)
     assert training.returncode == 0, training.stderr
@@ -44,14 +44,20 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     scores_file = tmp_path / "scores.json"
     report = tmp_path / "report"
     options = ["--checkpoint", model, "--json", scores_file, "--report", report, "--worst", "2", "--no-images"]
-    scoring = run("evaluate.py", "--data", yard, *options, **environment)
+    views = ["--scales", "0.5,1", "--flip", "--window", "32x48", "--all"] if without_video else []
+    scoring = run("evaluate.py", "--data", yard, *options, *views, **environment)
     assert scoring.returncode == 0, scoring.stderr
+    assert "metrics took" in scoring.stderr
     page = (report / "report.html").read_text()
     assert f"<b>{100 * json.loads(scores_file.read_text())['miou']:.2f}</b>" in page
     assert page.count("data:image/png") == 2 * 3
     assert "data:image/jpeg" not in page
     assert (report / "evaluation.json").read_text() == scores_file.read_text()
     scores = json.loads(scores_file.read_text())
+    assert ("consistency" in scores, "boundary_f" in scores) == (without_video, without_video)
+    if without_video:
+        assert "T=5, 32x48 windows, scales 0.5, 1, mirrored too" in scoring.stdout
+        assert {"vc8_strict", "tc"} < set(scores["consistency"])
     assert set(scores["per_class_iou"]) == {"ground", "box", "rail"}
     assert (scores["frames"], scores["videos"]) == (3, 1)
     assert 0 <= scores["miou"] <= 1
@@ -88,6 +94,26 @@ def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> No
     wrong = run("evaluate.py", "--data", data, "--flow", data / "val.txt")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "does not hold weights of torchvision's raft_small" in wrong.stderr
+
+
+def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> None:
+    """Masks that are the labels, where void is some class, are right everywhere."""
+    from PIL import Image
+
+    (tmp_path / "names.txt").write_text("ground\nbox\nrail\n")
+    for path in sorted((yard / "labels" / "walk").iterdir()):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.open(path).point(lambda id_: min(id_, 2)).save(tmp_path / "masks" / path.name)
+    labels = ["--labels", yard / "labels" / "walk", "--predictions", tmp_path / "masks"]
+    scoring = run("evaluate.py", *labels, "--classes", tmp_path / "names.txt", "--all")
+    assert scoring.returncode == 0, scoring.stderr
+    lines = dict(line.rsplit(maxsplit=1) for line in scoring.stdout.splitlines()[1:])
+    assert set(lines) > {"ground", "box", "rail", "mIoU (pooled)", "weighted IoU", "boundary F", "vc8_strict"}
+    assert {value for name, value in lines.items() if not name.startswith("vc")} == {"100.00"}
+    (tmp_path / "masks" / "0004.png").unlink()
+    scoring = run("evaluate.py", *labels, "--classes", "3")
+    assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
+    assert "1 of 7 labelled frames have no mask in" in scoring.stderr
 
 
 def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:

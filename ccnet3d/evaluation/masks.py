@@ -12,7 +12,7 @@ What a folder of predictions may be:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: Labell
                 f"the masks in {run.folder} have the classes {', '.join(run.class_names)} and {dataset.spec.name} has "
                 f"{', '.join(names)}; they must be the same, all of them and in this order"
             )
+    places = cache(_places)
     run_of: dict[int, SavedMasks] = {}
     number_of: dict[int, int] = {}
     for index, frame in enumerate(dataset.frames):
@@ -83,7 +84,9 @@ def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: Labell
             raise ValueError(
                 f"{folder} holds no masks of the sequence {frame.sequence}; expected in a folder of that name"
             )
-        run_of[index], number_of[index] = runs[key], _number_in(runs[key], frame, start)
+        run_of[index], number_of[index] = runs[key], frame.number - start
+        if _counts_images(runs[key]):
+            number_of[index] = _place_in(places(frame.image.parent), frame, runs[key])
     for name, run in runs.items():
         frames = [index for index in run_of if run_of[index] is run]
         if not frames:
@@ -126,23 +129,18 @@ def _counts_images(run: SavedMasks) -> bool:
     return run.summary.get("settings", {}).get("decoder") == "pillow"
 
 
-def _number_in(run: SavedMasks, frame: LabelledFrame, start: int) -> int:
-    """The number that a run has for a labelled frame."""
-    if not _counts_images(run):
-        return frame.number - start
-    places = _places(frame.image.parent)
+def _places(folder: Path) -> dict[Path, int]:
+    """The place of each image of a folder in the order in which ``ccnet3d-infer`` takes them."""
+    return {path: place for place, path in enumerate(images_in_folder(folder))}
+
+
+def _place_in(places: Mapping[Path, int], frame: LabelledFrame, run: SavedMasks) -> int:
     if run.frame_numbers[-1] >= len(places):
         raise ValueError(
             f"{run.folder} has a mask for frame {run.frame_numbers[-1]}, but {frame.image.parent} holds only "
             f"{len(places)} images; it was made from others"
         )
     return places[frame.image]
-
-
-@lru_cache(maxsize=8)
-def _places(folder: Path) -> dict[Path, int]:
-    """The place of each image of a folder in the order in which ``ccnet3d-infer`` takes them."""
-    return {path: place for place, path in enumerate(images_in_folder(folder))}
 
 
 def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 from reference.loops import confusion_loop
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from ccnet3d.data import IGNORE_INDEX
-from ccnet3d.metrics import class_iou, confusion_matrix, mean_iou
+from ccnet3d.metrics import (
+    class_accuracy,
+    class_iou,
+    confusion_matrix,
+    frequency_weighted_iou,
+    mean_iou,
+    pixel_accuracy,
+)
 
 
 def random_pair(seed: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,6 +35,25 @@ def test_against_a_loop_and_torchmetrics(seed: int) -> None:
     torch.testing.assert_close(class_iou(confusion).float(), oracle)
     macro = MulticlassJaccardIndex(5, average="macro", ignore_index=IGNORE_INDEX)(prediction, labels)
     assert mean_iou(confusion).item() == pytest.approx(macro.item())
+    of_classes = MulticlassAccuracy(5, average=None, ignore_index=IGNORE_INDEX)(prediction, labels)
+    torch.testing.assert_close(class_accuracy(confusion).float(), of_classes)
+    of_pixels = MulticlassAccuracy(5, average="micro", ignore_index=IGNORE_INDEX)(prediction, labels)
+    assert pixel_accuracy(confusion).item() == pytest.approx(of_pixels.item())
+    weighted = MulticlassJaccardIndex(5, average="weighted", ignore_index=IGNORE_INDEX)(prediction, labels)
+    assert frequency_weighted_iou(confusion).item() == pytest.approx(weighted.item())
+
+
+def test_accuracies_where_a_class_is_not_labelled() -> None:
+    # Class 1 is predicted and never labelled, class 2 is in neither.
+    confusion = torch.tensor([[3, 1, 0], [0, 0, 0], [0, 0, 0]])
+    accuracy = class_accuracy(confusion)
+    assert accuracy[0] == 0.75
+    assert accuracy[1:].isnan().all()
+    assert pixel_accuracy(confusion) == 0.75
+    assert frequency_weighted_iou(confusion) == 0.75
+    nothing = torch.zeros(2, 3, 3, dtype=torch.long)
+    assert pixel_accuracy(nothing).isnan().all()
+    assert frequency_weighted_iou(nothing).isnan().all()
 
 
 def test_a_class_in_neither_is_left_out_and_one_in_either_counts() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.data import IGNORE_INDEX
-from ccnet3d.metrics.consistency import TemporalConsistency, VideoConsistency
+from ccnet3d.metrics.consistency import TemporalConsistency, VideoConsistency, pair_counts
 
 VOID = IGNORE_INDEX
 Videos = list[list[tuple[Tensor, Tensor]]]
@@ -162,6 +162,26 @@ def test_vc_of_videos_that_are_too_short() -> None:
 def test_videos_of_other_sizes() -> None:
     videos = [random_video(1, 6), random_video(2, 7, height=1, width=5)]
     assert vc(videos, 2, strict=True) == pytest.approx(vc_loop(videos, 2, strict=True))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_each_frame_adds_gives_the_score(strict: bool) -> None:
+    videos = [random_video(seed, 9) for seed in range(3)]
+    metric, shares = VideoConsistency(3, strict=strict), []
+    for video in videos:
+        metric.start_video()
+        counts = [metric.update(prediction, labels) for prediction, labels in video]
+        assert counts[:2] == [(0, 0)] * 2
+        assert (counts[2] == (0, 0)) is not strict  # as published, a window counts when another one follows
+        shares += [kept / stayed for kept, stayed in counts if stayed]
+    assert metric.score == pytest.approx(sum(shares) / len(shares))
+
+
+def test_pair_counts_by_hand() -> None:
+    before = torch.tensor([[0, 1, 1], [2, 2, 2], [0, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 2], [0, VOID, 0]])
+    now = torch.tensor([[0, 1, 2], [2, 1, 2], [1, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 1], [0, 0, 0]])
+    # Void in either frame and (1, 2), whose label changes, are left out; of the other six (0, 2) and (2, 0) change.
+    assert pair_counts(before, now) == ((4, 6), (3, 9))
 
 
 def test_bad_arguments_of_vc() -> None:

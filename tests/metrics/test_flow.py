@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.optical_flow import RAFT, raft_small
 
-from ccnet3d.metrics.flow import raft_flow
+from ccnet3d.metrics.flow import dis_flow, raft_flow
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,29 @@ def test_files_that_hold_no_such_weights(tmp_path: Path, raft: RAFT) -> None:
         raft_flow(path)
     with pytest.raises(ValueError, match="does not hold weights of torchvision's raft_small"):
         raft_flow(tmp_path)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 0), (-2, 4)])
+def test_dis_finds_where_the_picture_moved(shift: tuple[int, int]) -> None:
+    """A smooth random picture, of which the second frame sees a window that lies further right and down."""
+    across, down = shift
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    world = (255 * torch.nn.functional.interpolate(noise, size=(128, 128), mode="bicubic")[0]).clamp(0, 255).byte()
+    first, second = world[:, 20:84, 20:100], world[:, 20 + down : 84 + down, 20 + across : 100 + across]
+    flow = dis_flow()(first, second)
+    assert (flow.shape, flow.dtype) == ((2, 64, 80), torch.float32)
+    middle = flow[:, 10:-10, 10:-10]  # what is at x was at x - flow: the picture moves against the window
+    expected = torch.tensor([-across, -down]).float().view(2, 1, 1).expand_as(middle)
+    assert (middle - expected).abs().median() < 0.1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (11, 11), (17, 13)])
+def test_dis_takes_frames_of_any_size(size: tuple[int, int]) -> None:
+    first, second = random_pair(*size)
+    assert dis_flow()(first, second).shape == (2, *size)
+
+
+def test_dis_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r'OpenCV, which is not installed: pip install "ccnet3d\[evaluate\]"'):
+        dis_flow()

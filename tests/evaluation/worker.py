@@ -1,0 +1,50 @@
+"""One process of an evaluation by several: evaluate its share of a data folder, then fail in one of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ccnet3d.data import LabelledSequences
+from ccnet3d.evaluation import Evaluation, evaluate
+from ccnet3d.evaluation.distributed import gather, processes, share_out
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.metrics import BoundaryScore, TemporalConsistency, VideoConsistency, dis_flow
+from ccnet3d.models import load_model
+
+
+def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] | None = None) -> Evaluation:
+    torch.set_num_threads(1)
+    dataset = LabelledSequences.open(data, split)
+    return evaluate(
+        VideoSegmenter(*load_model(checkpoint), dtype=torch.float32),
+        dataset,
+        video_consistency=[VideoConsistency(2), VideoConsistency(3, strict=False)],
+        temporal_consistency=TemporalConsistency(3, dis_flow()),
+        boundary=BoundaryScore(3),
+        segments=segments,
+    )
+
+
+def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
+    dataset = LabelledSequences.open(data, split)
+    with processes() as among:
+        share = share_out(dataset.segments, among.size)[among.rank]
+        assert len(share) < len(dataset.segments)
+        gather(lambda: evaluate_all(data, split, checkpoint, share)).save(out / f"{among.rank}.json")
+
+        def fail_in_the_second() -> Evaluation:
+            if among.rank == 1:
+                raise ValueError("a mask is missing")
+            return evaluate_all(data, split, checkpoint, [])
+
+        try:
+            gather(fail_in_the_second)
+        except (ValueError, SystemExit) as error:
+            (out / f"{among.rank}.txt").write_text(f"{type(error).__name__} {error}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
