@@ -137,14 +137,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """See that the options go together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if arguments.predictions:
+        names = ("checkpoint", "input_size", "clip_length", "smooth", "scales", "flip", "window")
+        if given := [name.replace("_", "-") for name in names if getattr(arguments, name)]:
+            raise ValueError(f"--{given[0]} is for a model, and --predictions are masks already; leave one of them out")
+    if arguments.labels and not (arguments.predictions and arguments.classes):
+        raise ValueError("--labels needs --predictions and --classes: the masks, and how many classes or which")
+    if arguments.labels and arguments.flow:
+        raise ValueError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
+    if arguments.count_occluded and not arguments.flow:
+        raise ValueError("--count-occluded is for the score of --flow; give that too")
+
+
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
     from ccnet3d.data import LabelledSequences, open_labels
 
     if arguments.labels:
-        if not arguments.predictions or not arguments.classes:
-            raise ValueError("--labels needs --predictions and --classes: the masks, and how many classes or which")
-        if arguments.flow:
-            raise ValueError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
         return open_labels(arguments.labels, class_names(arguments.classes), arguments.void)
     if not arguments.data.is_dir():
         raise ValueError(f"no data folder at {arguments.data}; name it with --data or CCNET3D_CAMVID")
@@ -185,6 +199,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
     from ccnet3d.evaluation.distributed import share_out
     from ccnet3d.inference import ViewsSegmenter
 
+    check(arguments)
     dataset = open_dataset(arguments)
     if dataset.missing and not among.rank:
         print(f"evaluate.py: warning: {dataset.missing} frames of the split are not there", file=sys.stderr)

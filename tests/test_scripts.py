@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -114,6 +115,28 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
     scoring = run("evaluate.py", *labels, "--classes", "3")
     assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
     assert "1 of 7 labelled frames have no mask in" in scoring.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--predictions", ".", "--flip"], "--flip is for a model, and --predictions are masks already"),
+        (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
+        (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
+        (["--count-occluded"], "--count-occluded is for the score of --flow"),
+    ],
+)
+def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
+    script = importlib.util.spec_from_file_location("evaluate_script", REPOSITORY / "scripts" / "evaluate.py")
+    assert script is not None
+    assert script.loader is not None
+    evaluate = importlib.util.module_from_spec(script)
+    script.loader.exec_module(evaluate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evaluate.py", *options])
+        arguments = evaluate.parse_arguments()
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(arguments)
 
 
 def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
