@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
     from ccnet3d.evaluation import Evaluation, Timing
     from ccnet3d.evaluation.distributed import Processes
-    from ccnet3d.evaluation.runs import Run
     from ccnet3d.evaluation.worst import WorstFrames
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -153,6 +151,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
     if arguments.count_occluded and not arguments.flow:
         raise ValueError("--count-occluded is for the score of --flow; give that too")
+    if arguments.compare and (arguments.predictions or arguments.checkpoint or arguments.json):
+        raise ValueError("--compare is for what was evaluated before; leave --predictions, --checkpoint and --json out")
+    if arguments.no_images and not arguments.report:
+        raise ValueError("--no-images is for the page of --report; give that too")
+    if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
+        raise ValueError(f"--report makes a folder, and {arguments.report} is a file; give another name")
 
 
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
@@ -257,28 +261,17 @@ def show(result: Evaluation) -> None:
         print(f"{name:<16}{'     -' if part is None else f'{100 * part:6.2f}'}")
 
 
-def show_differences(runs: Sequence[Run]) -> None:
-    first, *others = runs
-    for other in others:
-        print(f"{other.name} against {first.name}, {len(first.evaluation.frames)} frames")
-        for name, found in (other.differences or {}).items():
-            p = found.p_values["frames"]
-            print(
-                f"{name:<24}{100 * found.first:6.2f}{100 * found.second:7.2f}{100 * found.value:+7.2f}"
-                f"  p over frames {'-' if p is None else f'{p:.4f}'}"
-            )
-
-
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing
     from ccnet3d.evaluation.distributed import gather, processes
     from ccnet3d.evaluation.report import write_report
-    from ccnet3d.evaluation.runs import load_runs, summarize
+    from ccnet3d.evaluation.runs import differences_text, load_runs, summarize
     from ccnet3d.evaluation.worst import WorstFrames
 
     if arguments.compare:
+        check(arguments)
         compared = summarize(load_runs(arguments.compare))
-        show_differences(compared)
+        print(differences_text(compared))
         if arguments.report:
             print(write_report(arguments.report, compared))
         return

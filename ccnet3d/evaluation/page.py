@@ -47,7 +47,8 @@ def report_page(runs: Sequence[Run], strips: Sequence[Strip], palette: Sequence[
     counts = {"labelled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
     facts = [f"{n} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}" for what, n in counts.items()]
     if len(runs) == 1:
-        facts += [runs[0].name, str(settings.get("masks", ""))]
+        masks = str(settings.get("masks", ""))
+        facts += [masks] if runs[0].name in masks else [runs[0].name, masks]
     sections = {
         "Scores": _scores(runs),
         "IoU of each class": _classes(runs),

@@ -69,3 +69,16 @@ def summarize(evaluations: Mapping[str, Evaluation]) -> list[Run]:
         differences = compare(runs[0].evaluation, evaluation) if runs else None
         runs.append(Run(name, evaluation, scores_of(evaluation), intervals, differences))
     return runs
+
+
+def differences_text(runs: Sequence[Run]) -> str:
+    """A line a score for each run but the first: both values and their difference in percent, and how sure it is."""
+    first, *others = runs
+    lines = []
+    for run in others:
+        lines.append(f"{run.name} against {first.name}, {len(run.evaluation.frames)} frames")
+        for name, found in (run.differences or {}).items():
+            shares = f"{100 * found.first:6.2f}{100 * found.second:7.2f}{100 * found.value:+7.2f}"
+            p_values = [f"p over {unit} {p:.4f}" for unit, p in found.p_values.items() if p is not None]
+            lines.append("  ".join([f"{name:<24}{shares}", *p_values]))
+    return "\n".join(lines)

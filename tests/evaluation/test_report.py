@@ -18,7 +18,7 @@ from evaluation.samples import random_evaluation, with_frames
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.charts import Line, _scale, largest_confusions, percent, time_chart
 from ccnet3d.evaluation.report import write_report
-from ccnet3d.evaluation.runs import load_runs, summarize
+from ccnet3d.evaluation.runs import differences_text, load_runs, summarize
 from ccnet3d.evaluation.worst import Strip
 from ccnet3d.metrics import mean_iou
 
@@ -180,6 +180,15 @@ def test_comparison(tmp_path: Path) -> None:
                      page.sections["Frames that differ most"])  # fmt: skip
     assert [line["name"] for line in page.charts()[0]["lines"]] == ["old", "new", "other"]
     assert len([1 for tag, a in page.tags if tag == "i" and str(a.get("class")).startswith("bar")]) == 9
+
+
+def test_differences_as_text() -> None:
+    runs = summarize({"old": random_evaluation(3), "new": random_evaluation(4, skill=6)})
+    head, first, *_ = differences_text(runs).splitlines()
+    assert head == "new against old, 12 frames"
+    values = [100 * run.evaluation.miou for run in runs]
+    assert first.split()[:4] == ["miou", *(f"{value:.2f}" for value in values), f"{values[1] - values[0]:+.2f}"]
+    assert first.endswith(f"p over videos {runs[1].differences['miou'].p_values['videos']:.4f}")
 
 
 def test_many_videos_and_long_ones(tmp_path: Path) -> None:
