@@ -4,6 +4,7 @@
 A model on a split:          evaluate.py --data data/camvid --checkpoint model.safetensors --all
 Masks against a split:       evaluate.py --data data/camvid --predictions masks/
 Masks against other labels:  evaluate.py --labels labels/ --classes names.txt --predictions masks/
+Two evaluations compared:    evaluate.py --compare a/evaluation.json b/evaluation.json --report compared/
 By four processes:           torchrun --nproc-per-node 4 scripts/evaluate.py --data data/camvid --split train
 """
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
     from ccnet3d.evaluation import Evaluation, Timing
     from ccnet3d.evaluation.distributed import Processes
+    from ccnet3d.evaluation.worst import WorstFrames
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
@@ -99,6 +101,19 @@ def parse_arguments() -> argparse.Namespace:
     scores.add_argument("--count-occluded", action="store_true", help="let occluded pixels count in TC, named tc_all")
     scores.add_argument("--all", action="store_true", help="all of these")
     scores.add_argument("--json", type=Path, metavar="FILE", help="also write the scores and the counts of every frame")
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", type=Path, metavar="DIR", help="write a page, report.html, and CSV and JSON there")
+    report.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="compare evaluations instead, of the same frames: what --json wrote, or folders that --report wrote",
+    )
+    report.add_argument("--worst", type=non_negative, default=8, metavar="N", help="worst frames to show; 8 by default")
+    report.add_argument(
+        "--no-images", action="store_true", help="show of them only masks and labels, no camera's image"
+    )
     model = parser.add_argument_group("how the model is run")
     add_model_options(model)
     model.add_argument(
@@ -136,6 +151,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
     if arguments.count_occluded and not arguments.flow:
         raise ValueError("--count-occluded is for the score of --flow; give that too")
+    if arguments.compare and (arguments.predictions or arguments.checkpoint or arguments.json):
+        raise ValueError("--compare is for what was evaluated before; leave --predictions, --checkpoint and --json out")
+    if arguments.no_images and not arguments.report:
+        raise ValueError("--no-images is for the page of --report; give that too")
+    if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
+        raise ValueError(f"--report makes a folder, and {arguments.report} is a file; give another name")
 
 
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
@@ -175,7 +196,7 @@ def metrics(arguments: argparse.Namespace, classes_count: int) -> dict[str, Any]
     return chosen
 
 
-def score(arguments: argparse.Namespace, among: Processes, timing: Timing) -> Evaluation:
+def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Evaluation:
     """Evaluate this process's share of the segments."""
     from tqdm import tqdm
 
@@ -195,6 +216,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing) -> Ev
         "segments": share_out(dataset.segments, among.size)[among.rank],
         "settings": settings,
         "timing": timing,
+        "on_frame": worst if arguments.report else None,
         "progress": lambda frames: tqdm(
             frames, desc=settings["split"], unit="frame", disable=True if among.rank else None
         ),
@@ -243,13 +265,24 @@ def show(result: Evaluation) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing
     from ccnet3d.evaluation.distributed import gather, processes
+    from ccnet3d.evaluation.report import write_report
+    from ccnet3d.evaluation.runs import differences_text, load_runs, summarize
+    from ccnet3d.evaluation.worst import WorstFrames
 
+    if arguments.compare:
+        check(arguments)
+        compared = summarize(load_runs(arguments.compare))
+        print(differences_text(compared))
+        if arguments.report:
+            print(write_report(arguments.report, compared))
+        return
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")
-    timing = Timing()
+    timing, worst = Timing(), WorstFrames(arguments.worst)
     with processes() as among:
-        result = gather(lambda: score(arguments, among, timing))
+        result = gather(lambda: score(arguments, among, timing, worst))
+        worst.gather()
         if among.rank:
             return
     if arguments.json:
@@ -258,6 +291,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}")
     show(result)
     what = "masks" if arguments.predictions else "model"
+    if arguments.report:
+        labelled = open_dataset(arguments)
+        strips = worst.strips(labelled, images=not (arguments.no_images or arguments.labels))
+        name = str(arguments.predictions or arguments.checkpoint or "default weights")
+        print(write_report(arguments.report, summarize({name: result}), strips, labelled.spec.palette))
     print(f"metrics took {timing.metrics_seconds:.1f} s, {what} {timing.masks_seconds:.1f} s", file=sys.stderr)
 
 

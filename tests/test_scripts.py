@@ -46,10 +46,17 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     )
     model = tmp_path / "run" / "model.safetensors"
     scores_file = tmp_path / "scores.json"
+    report = tmp_path / "report"
+    options = ["--checkpoint", model, "--json", scores_file, "--report", report, "--worst", "2", "--no-images"]
     views = ["--scales", "0.5,1", "--flip", "--window", "32x48", "--all"] if without_video else []
-    scoring = run("evaluate.py", "--data", yard, "--checkpoint", model, "--json", scores_file, *views, **environment)
+    scoring = run("evaluate.py", "--data", yard, *options, *views, **environment)
     assert scoring.returncode == 0, scoring.stderr
     assert "metrics took" in scoring.stderr
+    page = (report / "report.html").read_text()
+    assert f"<b>{100 * json.loads(scores_file.read_text())['miou']:.2f}</b>" in page
+    assert page.count("data:image/png") == 2 * 3
+    assert "data:image/jpeg" not in page
+    assert (report / "evaluation.json").read_text() == scores_file.read_text()
     scores = json.loads(scores_file.read_text())
     assert ("consistency" in scores, "boundary_f" in scores) == (without_video, without_video)
     if without_video:
@@ -59,6 +66,10 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert (scores["frames"], scores["videos"]) == (3, 1)
     assert 0 <= scores["miou"] <= 1
     assert f"mIoU (pooled)   {100 * scores['miou']:6.2f}" in scoring.stdout
+    comparison = run("evaluate.py", "--compare", report, scores_file, "--report", tmp_path / "both", **environment)
+    assert comparison.returncode == 0, comparison.stderr
+    assert "scores against report, 3 frames" in comparison.stdout
+    assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
 
 
 @pytest.mark.real_data
@@ -116,6 +127,9 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
         (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
         (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
         (["--count-occluded"], "--count-occluded is for the score of --flow"),
+        (["--compare", "a", "b", "--json", "c"], "--compare is for what was evaluated before"),
+        (["--no-images"], "--no-images is for the page of --report"),
+        (["--report", __file__], "--report makes a folder, and .*test_scripts.py is a file"),
     ],
 )
 def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
@@ -186,6 +200,20 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is an optional extra")
+    out = tmp_path / "seen.png"
+    common = [make_video(frames=5), "--checkpoint", tiny_checkpoint, "-o", out]
+    wrong = run("show_attention.py", *common, "--point", "64,0", "--frame", "2")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "the point 64,0 is not in a picture of 64x48 pixels" in wrong.stderr
+    assert not out.exists()
+    showing = run("show_attention.py", *common, "--point", "20,30", "--frame", "4", "--clip-length", "2")
+    assert showing.returncode == 0, showing.stderr
+    assert "R = 3: " in showing.stdout
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -42,13 +42,13 @@ class CrissCrossAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """One criss-cross step in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
         x = x.contiguous()  # which it is from the second loop on
-        attended = criss_cross_attention(*self._project(x), backend=self.backend)
+        attended = criss_cross_attention(*self.project(x), backend=self.backend)
         # Touching fresh memory costs more than the sum; autocast's attention differs in dtype.
         recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or traced() or transformed()
         in_place = not recorded and attended.dtype == x.dtype
         return torch.addcmul(x, self.gamma, attended, out=attended if in_place else None)
 
-    def _project(self, x: Tensor) -> Sequence[Tensor]:
+    def project(self, x: Tensor) -> Sequence[Tensor]:
         """Return query, key and value of ``[B, T, H, W, C]``, slices of one matrix product."""
         convolutions = (self.query_conv, self.key_conv, self.value_conv)
         weight = torch.cat([conv.weight for conv in convolutions]).squeeze(-1)  # [2D + C, C, 1, 1]

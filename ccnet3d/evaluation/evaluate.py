@@ -74,6 +74,7 @@ def evaluate_masks(
     settings: Mapping[str, Any] | None = None,
     timing: Timing | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    on_frame: Callable[[int, np.ndarray, Tensor], None] | None = None,
 ) -> Evaluation:
     """Compare masks with the labels of a split, one frame in memory.
 
@@ -88,6 +89,7 @@ def evaluate_masks(
         settings: kept with the result.
         timing: is added to.
         progress: wraps the frames of each run without a gap, as tqdm does.
+        on_frame: told of each frame its position in the dataset, its mask and its confusion matrix.
 
     Raises:
         ValueError: a mask of another size than its labels, or with a class that the dataset does not have.
@@ -111,6 +113,8 @@ def evaluate_masks(
                 raise ValueError(f"{frame.image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
             prediction = torch.from_numpy(mask).long()
             rows["confusions"].append(confusion_matrix(prediction, labels, classes_count))
+            if on_frame:
+                on_frame(index, mask, rows["confusions"][-1])
             if last is None or last[1].shape != labels.shape:  # nothing before to compare with
                 last = None
                 for meter in video_consistency:

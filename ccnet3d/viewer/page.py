@@ -80,7 +80,7 @@ def write_page(
     slots: dict[str, Callable[[], Iterable[str]]] = {
         "title": lambda: [html.escape(heading)],
         "facts": lambda: [html.escape(_facts(masks, len(shown)))],
-        "style": lambda: [_resource("page.css")],
+        "style": lambda: [_resource("theme.css"), _resource("page.css")],
         "pictures": pictures,
         "data": lambda: [_script_json(_data(masks, statistics, shown, times))],
         "script": lambda: [_resource("timeline.js"), _resource("page.js")],

@@ -89,11 +89,20 @@ class Browser:
         elif method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith(("file:", "data:")):
             self.complaints.append(parameters["request"]["url"])
 
-    def open(self, page: Path, fragment: str = "", width: int = 1000, height: int = 900) -> None:
+    def open(
+        self,
+        page: Path,
+        fragment: str = "",
+        width: int = 1000,
+        height: int = 900,
+        *,
+        ready: str = "'frame' in document.documentElement.dataset",
+    ) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=page.as_uri() + fragment)
-        self.wait_for("document.readyState === 'complete' && 'frame' in document.documentElement.dataset")
+        here = f"location.href.startsWith({json.dumps(page.as_uri())})"
+        self.wait_for(f"{here} && document.readyState === 'complete' && {ready}")
 
     def evaluate(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
