@@ -70,8 +70,11 @@ def view_attention(
         loops: R; all loops share their weights, so it need not be the model's.
 
     Raises:
-        ValueError: a frame or a pixel that the video does not have, or frames of different sizes.
+        ValueError: a frame or a pixel that the video does not have, frames of different sizes, or a model without
+            attention.
     """
+    if model.head.attention is None:
+        raise ValueError("the model has no attention to show (loops = 0); give weights of another")
     count = len(reader)
     if not 0 <= frame < count:
         raise ValueError(f"{reader.info.name} has no frame {frame}; it has {count} frames, numbered from 0")

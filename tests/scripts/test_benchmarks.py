@@ -1,0 +1,68 @@
+"""The scripts as a user runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from script_runner import run
+from tiny_run import SMALL
+
+
+def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ["--size", "2x9x12", "--channels", "32", "--repeats", "1", "--only", "check", "table", "--json", out]
+    bench = run("bench_attention.py", *options)
+    assert bench.returncode == 0, bench.stderr
+    report = json.loads(out.read_text())
+    assert report["errors"]["tiled torch.float32"] < 1e-5
+    rows = {row["name"]: row for row in report["table"][0]}
+    assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
+    positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
+    assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
+    assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
+    assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_attention_benchmark_wants_the_gpu_it_was_told() -> None:
+    bench = run("bench_attention.py", "--device", "cuda")
+    assert bench.returncode == 2
+    assert bench.stderr == "bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device\n"
+
+
+def test_attention_benchmark_looks_at_its_outputs_before_it_measures(tmp_path: Path) -> None:
+    bench = run("bench_attention.py", "--json", tmp_path / "missing" / "bench.json")
+    assert bench.returncode == 2
+    assert bench.stderr == (
+        f"bench_attention.py: error: no folder {tmp_path / 'missing'} for bench.json; make it first\n"
+    )
+
+
+def test_inference_benchmark(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ["--parts", "clips", "deeplab", "command", "--frames", "2", "--rounds", "1", "--command-frames", "4"]
+    bench = run("bench_inference.py", *options, "--input-size", "64x96", "--json", out)
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads(out.read_text())
+    for dtype in ("torch.float32", "torch.bfloat16"):
+        assert figures["clips"][dtype]["T=1"] == 1
+        assert all(ratio > 0 for ratio in figures["clips"][dtype].values())
+        assert figures["deeplab"][dtype] > 0
+    assert figures["command"]["frames"] == 4
+    assert figures["command"]["command"] > 1  # it loads what the model in memory has loaded
+
+
+def test_training_benchmark(tmp_path: Path) -> None:
+    overrides = [item for override in SMALL[2:] for item in ("--set", override)]
+    options = ["--steps", "1", "--matrix", "64", "--threads", "1", "--device", "cpu", "--json", tmp_path / "bench.json"]
+    bench = run("bench_training.py", *overrides, *options)
+    assert bench.returncode == 0, bench.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [row["T"] for row in rows] == [1, 5]
+    assert rows[0]["relative_seconds"] == 1
+    assert all(row["share_of_product_rate"] > 0 and "seconds" not in row for row in rows)
+    # Longer clips have longer crosses, and nothing else that costs.
+    assert rows[0]["gflops_a_frame"] < rows[1]["gflops_a_frame"] < 1.1 * rows[0]["gflops_a_frame"]

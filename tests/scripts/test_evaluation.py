@@ -1,0 +1,100 @@
+"""The scripts as a user runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, MakeVideo
+from script_runner import run
+
+
+@pytest.mark.real_data
+def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> None:
+    """On real CamVid, whose classes the default weights know; random flow weights make TC a number, not a truth."""
+    from safetensors.torch import save_file
+    from torchvision.models.optical_flow import raft_small
+
+    save_file(raft_small(weights=None).state_dict(), tmp_path / "raft.safetensors")
+    data = tmp_path / "data"
+    for folder in ("val", "valannot"):
+        (data / folder).mkdir(parents=True)
+        for image in sorted((camvid / folder).iterdir())[:9]:
+            (data / folder / image.name).symlink_to(image)
+    (data / "val.txt").write_text(
+        "".join(f"val/{p.name} valannot/{p.name}\n" for p in sorted((data / "val").iterdir()))
+    )
+    options = ["--consistency", "--flow", tmp_path / "raft.safetensors", "--smooth", "1", "--input-size", "96x128"]
+    scoring = run("evaluate.py", "--data", data, *options, "--json", tmp_path / "scores.json")
+    assert scoring.returncode == 0, scoring.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())["consistency"]
+    assert set(scores) == {"vc8_strict", "vc8_reference", "vc16_strict", "vc16_reference", "flicker", "tc"}
+    assert 0 < scores["vc8_strict"] <= 1
+    assert scores["vc16_strict"] is None  # nine frames have no window of 16
+    assert "vc8_strict" in scoring.stdout
+    wrong = run("evaluate.py", "--data", data, "--flow", data / "val.txt")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "does not hold weights of torchvision's raft_small" in wrong.stderr
+
+
+def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> None:
+    """Masks that are the labels, where void is some class, are right everywhere."""
+    from PIL import Image
+
+    (tmp_path / "names.txt").write_text("ground\nbox\nrail\n")
+    for path in sorted((yard / "labels" / "walk").iterdir()):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.open(path).point(lambda id_: min(id_, 2)).save(tmp_path / "masks" / path.name)
+    labels = ["--labels", yard / "labels" / "walk", "--predictions", tmp_path / "masks"]
+    scoring = run("evaluate.py", *labels, "--classes", tmp_path / "names.txt", "--all")
+    assert scoring.returncode == 0, scoring.stderr
+    lines = dict(line.rsplit(maxsplit=1) for line in scoring.stdout.splitlines()[1:])
+    assert set(lines) > {"ground", "box", "rail", "mIoU (pooled)", "weighted IoU", "boundary F", "vc8_strict"}
+    assert lines.pop("flicker") == "0.00"
+    assert {value for name, value in lines.items() if not name.startswith("vc")} == {"100.00"}
+    (tmp_path / "masks" / "0004.png").unlink()
+    scoring = run("evaluate.py", *labels, "--classes", "3")
+    assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
+    assert "1 of 7 labelled frames have no mask in" in scoring.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--predictions", ".", "--flip"], "--flip is for a model, and --predictions are masks already"),
+        (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
+        (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
+        (["--count-occluded"], "--count-occluded is for the score of --flow"),
+        (["--compare", "a", "b", "--json", "c"], "--compare is for what was evaluated before"),
+        (["--no-images"], "--no-images is for the page of --report"),
+        (["--report", __file__], "--report makes a folder, and .*test_scripts.py is a file"),
+    ],
+)
+def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
+    script = importlib.util.spec_from_file_location("evaluate_script", REPOSITORY / "scripts" / "evaluate.py")
+    assert script is not None
+    assert script.loader is not None
+    evaluate = importlib.util.module_from_spec(script)
+    script.loader.exec_module(evaluate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evaluate.py", *options])
+        arguments = evaluate.parse_arguments()
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(arguments)
+
+
+def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is an optional extra")
+    out = tmp_path / "seen.png"
+    common = [make_video(frames=5), "--checkpoint", tiny_checkpoint, "-o", out]
+    wrong = run("show_attention.py", *common, "--point", "64,0", "--frame", "2")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "the point 64,0 is not in a picture of 64x48 pixels" in wrong.stderr
+    assert not out.exists()
+    showing = run("show_attention.py", *common, "--point", "20,30", "--frame", "4", "--clip-length", "2")
+    assert showing.returncode == 0, showing.stderr
+    assert "R = 3: " in showing.stdout
+    assert out.read_bytes().startswith(b"\x89PNG")

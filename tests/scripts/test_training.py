@@ -1,0 +1,156 @@
+"""The scripts as a user runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from script_runner import run
+from tiny_run import SMALL
+
+from ccnet3d.cli.options import first_line
+
+
+@pytest.mark.parametrize("without_video", [False, True], ids=["", "without av and decord"])
+def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, without_video: bool) -> None:
+    """Frames, masks and a dataset.toml: two epochs of training, an evaluation, and resuming a run that is done."""
+    environment = {}
+    if without_video:
+        blocked = tmp_path / "blocked"
+        blocked.mkdir()
+        for name in ("av", "decord"):
+            (blocked / f"{name}.py").write_text("raise ImportError('not installed')")
+        environment["PYTHONPATH"] = f"{blocked}{os.pathsep}{REPOSITORY}"
+    overrides = [item for override in SMALL for item in ("--set", override)]
+    training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides, **environment)
+    assert training.returncode == 0, training.stderr
+    assert "11 training frames, 4 steps" in training.stdout
+    assert "epoch 2 of 2: val mIoU" in training.stdout
+    assert re.search(
+        r"trained on 40 frames in \S+ s: \S+ frames/s, \S+% of the time waiting for data\n", training.stdout
+    )
+    model = tmp_path / "run" / "model.safetensors"
+    scores_file = tmp_path / "scores.json"
+    report = tmp_path / "report"
+    options = ["--checkpoint", model, "--json", scores_file, "--report", report, "--worst", "2", "--no-images"]
+    views = ["--scales", "0.5,1", "--flip", "--window", "32x48", "--all"] if without_video else []
+    scoring = run("evaluate.py", "--data", yard, *options, *views, **environment)
+    assert scoring.returncode == 0, scoring.stderr
+    assert "metrics took" in scoring.stderr
+    page = (report / "report.html").read_text()
+    assert f"<b>{100 * json.loads(scores_file.read_text())['miou']:.2f}</b>" in page
+    assert page.count("data:image/png") == 2 * 3
+    assert "data:image/jpeg" not in page
+    assert (report / "evaluation.json").read_text() == scores_file.read_text()
+    scores = json.loads(scores_file.read_text())
+    assert ("consistency" in scores, "boundary_f" in scores) == (without_video, without_video)
+    if without_video:
+        assert "T=5, 32x48 windows, scales 0.5, 1, mirrored too" in scoring.stdout
+        assert {"vc8_strict", "tc"} < set(scores["consistency"])
+    assert set(scores["per_class_iou"]) == {"ground", "box", "rail"}
+    assert (scores["frames"], scores["videos"]) == (3, 1)
+    assert 0 <= scores["miou"] <= 1
+    assert f"mIoU (pooled)   {100 * scores['miou']:6.2f}" in scoring.stdout
+    comparison = run("evaluate.py", "--compare", report, scores_file, "--report", tmp_path / "both", **environment)
+    assert comparison.returncode == 0, comparison.stderr
+    assert "scores against report, 3 frames" in comparison.stdout
+    assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
+
+
+def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
+    training = run("train_camvid.py", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert training.returncode == 2
+    assert training.stderr.count("\n") == 1
+    assert "get CamVid from https://" in training.stderr
+    assert "datasets/camvid/README.md" in training.stderr
+    assert (REPOSITORY / "datasets" / "camvid" / "README.md").is_file()
+    by_variable = run("train_camvid.py", CCNET3D_CAMVID=str(tmp_path / "elsewhere"))
+    assert "no data folder at" in by_variable.stderr
+    assert "elsewhere" in by_variable.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
+    training = run("train_camvid.py", "--data", yard, "--set", "epochz=1", "--out", tmp_path / "run")
+    assert (training.returncode, training.stderr.count("\n")) == (2, 1)
+    assert "unknown key 'epochz'" in training.stderr
+    scoring = run("evaluate.py", "--data", yard, "--split", "test")
+    assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
+    assert "no split 'test'" in scoring.stderr
+    scoring = run("evaluate.py", "--data", yard)
+    assert "evaluate with weights that were trained on it" in scoring.stderr
+
+
+def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
+    (yard / "frames" / "walk" / "0003.png").write_bytes(b"damaged")
+    (yard / "labels" / "night" / "0001.png").write_bytes(b"damaged")
+    overrides = [item for override in SMALL for item in ("--set", override)]
+    training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides)
+    assert (training.returncode, training.stdout) == (2, "")
+    first, *lines = training.stderr.splitlines()
+    assert first == "train_camvid.py: error: 2 files are at fault; mend them or take them out of the split:"
+    assert ["walk/0003.png: " in lines[0], "night/0001.png: " in lines[1], len(lines)] == [True, True, 2]
+    assert all(line.startswith("  cannot read the image ") for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_loader_process_says_is_one_line() -> None:
+    caught = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    assert first_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
+
+
+def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(
+        f"pipeline = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
+        f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
+        "seeds = [3, 4]\nwindows = [2]\nplotted = ['miou']\n"
+        "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
+    )
+    arguments = [tmp_path / "short.toml", "--data", yard, "--out", tmp_path / "out", "--threads", "1"]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line == "run 2 of 4, two, seed 3: training\n":
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "table.md").exists()
+    scores = tmp_path / "out" / "one" / "seed-3" / "scores.json"
+    before = scores.stat().st_mtime_ns
+
+    ablation = run("run_ablation.py", *arguments)
+    assert ablation.returncode == 0, ablation.stderr
+    assert "run 1 of 4, one, seed 3: training" not in ablation.stdout
+    assert "run 2 of 4, two, seed 3: training" in ablation.stdout
+    assert scores.stat().st_mtime_ns == before
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table in ablation.stdout
+    assert f"- command: {shlex.join(command[1:])}" in table
+    runs = json.loads((tmp_path / "out" / "table.json").read_text())["variants"]
+    assert [[r["seed"] for r in variant["results"]] for variant in runs] == [[3, 4], [3, 4]]
+    assert runs[0]["results"][0]["scores"] == json.loads(scores.read_text())["scores"]
+    assert runs[1]["cost"]["relative"] > 0
+    assert not (tmp_path / "out" / "plot.png").exists()
+
+
+def test_ablation_says_in_one_line_what_is_missing(yard: Path, tmp_path: Path) -> None:
+    shipped = REPOSITORY / "pipelines" / "ablations" / "clip_length.toml"
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['matplotlib'] = None")
+    blocked = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for arguments, message in [
+        ([shipped, "--data", yard, "--plot"], "--plot needs matplotlib; pip install 'ccnet3d[plot]'"),
+        ([shipped, "--data", tmp_path / "nowhere"], "no data folder at"),
+        ([tmp_path / "other.toml", "--data", yard], "cannot read"),
+    ]:
+        ablation = run("run_ablation.py", *arguments, "--out", tmp_path / "out", PYTHONPATH=blocked)
+        assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)
+        assert f"run_ablation.py: error: {message}" in ablation.stderr
+    assert not (tmp_path / "out").exists()
