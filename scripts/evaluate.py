@@ -28,8 +28,8 @@ from ccnet3d.cli.options import (
 
 if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
+    from ccnet3d.distributed import Processes
     from ccnet3d.evaluation import Evaluation, Timing
-    from ccnet3d.evaluation.distributed import Processes
     from ccnet3d.evaluation.worst import WorstFrames
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -213,7 +213,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
         settings["flow"] = Path(arguments.flow).name
     options: dict[str, Any] = {
         **metrics(arguments, len(dataset.spec.classes)),
-        "segments": share_out(dataset.segments, among.size)[among.rank],
+        "segments": share_out(dataset.segments, among.world)[among.rank],
         "settings": settings,
         "timing": timing,
         "on_frame": worst if arguments.report else None,

@@ -42,9 +42,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ccnet3d.distributed import Processes, local_device
     from ccnet3d.errors import RunStoppedError
     from ccnet3d.training import Trainer, read_recipe
-    from ccnet3d.training.distributed import Processes, local_device
 
     if not arguments.data.is_dir():
         raise ValueError(

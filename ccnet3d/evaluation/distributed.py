@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ccnet3d.distributed import Processes
 from ccnet3d.evaluation.result import Evaluation
-
-
-class Processes(NamedTuple):
-    rank: int
-    """Number of this process, from 0."""
-    size: int
-    """How many there are."""
 
 
 @contextmanager
@@ -32,16 +25,13 @@ def processes() -> Iterator[Processes]:
     The counts are on the CPU and few, so gloo carries them whatever device the model is on; each process takes the GPU
     of its local rank.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Processes(0, 1)
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("gloo")
+    joined = Processes.join(torch.device("cpu"))
+    if joined.world > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield joined
     finally:
-        dist.destroy_process_group()
+        joined.leave()
 
 
 def share_out(segments: Sequence[range], count: int) -> list[list[int]]:

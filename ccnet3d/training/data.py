@@ -12,9 +12,9 @@ from torch import Tensor
 from ccnet3d.data import IGNORE_INDEX, LabelledSequences
 from ccnet3d.data.check import inspect_frames
 from ccnet3d.data.pack import write_pack
+from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError
 from ccnet3d.training.config import Recipe
-from ccnet3d.training.distributed import Processes
 
 
 class Splits(NamedTuple):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ccnet3d.data import RequestedSample
+from ccnet3d.distributed import Processes
 from ccnet3d.errors import RunStoppedError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
@@ -29,7 +30,6 @@ from ccnet3d.training.build import build_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.config import Recipe
 from ccnet3d.training.data import open_splits
-from ccnet3d.training.distributed import Processes
 from ccnet3d.training.logging import RunLog
 from ccnet3d.training.network import TrainingNetwork
 from ccnet3d.training.objective import training_loss

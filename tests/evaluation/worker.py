@@ -31,7 +31,7 @@ def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] |
 def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
     dataset = LabelledSequences.open(data, split)
     with processes() as among:
-        share = share_out(dataset.segments, among.size)[among.rank]
+        share = share_out(dataset.segments, among.world)[among.rank]
         assert len(share) < len(dataset.segments)
         gather(lambda: evaluate_all(data, split, checkpoint, share)).save(out / f"{among.rank}.json")
 

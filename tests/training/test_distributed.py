@@ -11,9 +11,9 @@ import torch
 from conftest import CAMVID_SPEC, REPOSITORY
 from tiny_run import SMALL
 
+from ccnet3d.distributed import Processes
 from ccnet3d.training import Trainer, read_recipe
 from ccnet3d.training.batches import ClipBatches
-from ccnet3d.training.distributed import Processes
 
 # Without dropout, and with batch norms that do not look at the batch, a step is the same sum of frames however it is
 # shared out. SGD, because AdamW divides a gradient by its own size, and so makes much of rounding where it is near 0.

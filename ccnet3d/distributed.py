@@ -1,4 +1,4 @@
-"""The processes of one training run: one alone, or several that ``torchrun`` started."""
+"""The processes of one run: one alone, or several that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = timedelta(hours=6)
 class Processes:
     """What the processes of a run do together; alone, as by default, it is all done at once.
 
-    Values on the CPU travel over gloo and gradients on a GPU over NCCL.
+    Values on the CPU travel over gloo, gradients on a GPU over NCCL.
 
     Args:
         rank: number of this process, from 0; rank 0 alone writes, logs and evaluates.
