@@ -1,4 +1,4 @@
-"""Errors that commands do not put into one line, or that are none of the user's."""
+"""Errors that commands tell in a way of their own."""
 
 from __future__ import annotations
 
