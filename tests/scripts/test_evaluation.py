@@ -70,7 +70,7 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
         (["--count-occluded"], "--count-occluded is for the score of --flow"),
         (["--compare", "a", "b", "--json", "c"], "--compare is for what was evaluated before"),
         (["--no-images"], "--no-images is for the page of --report"),
-        (["--report", __file__], "--report makes a folder, and .*test_scripts.py is a file"),
+        (["--report", __file__], "--report makes a folder, and .*test_evaluation.py is a file"),
     ],
 )
 def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
