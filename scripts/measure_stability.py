@@ -19,7 +19,7 @@ from ccnet3d.data import LabelledSequences
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import OpticalFlow, TemporalConsistency, VideoConsistency, raft_flow
+from ccnet3d.metrics import Flicker, OpticalFlow, TemporalConsistency, VideoConsistency, dis_flow, raft_flow
 from ccnet3d.models import load_model
 
 CAMVID_SPEC = Path(__file__).resolve().parents[1] / "datasets" / "camvid" / "dataset.toml"
@@ -60,7 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--split", default="val", help="val by default: CamVid's other splits are labelled once a second"
     )
-    parser.add_argument("--flow", type=Path, required=True, help="weights of torchvision's raft_small, safetensors")
+    parser.add_argument(
+        "--flow", type=Path, help="weights of torchvision's raft_small, safetensors; OpenCV's DIS by default"
+    )
     parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
     parser.add_argument("--threads", type=positive)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=CAMVID_SPEC)
     model, info = load_model(arguments.checkpoint)
-    flow = remembered(raft_flow(arguments.flow))
+    flow = remembered(raft_flow(arguments.flow) if arguments.flow else dis_flow())
     table = {}
     for name, options in SETTINGS.items():
         result = evaluate(
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
             dataset,
             video_consistency=[VideoConsistency(n, strict=strict) for n in (8, 16) for strict in (True, False)],
             temporal_consistency=TemporalConsistency(len(dataset.spec.classes), flow),
+            flicker=Flicker(),
         )
         table[name] = {"miou": result.miou, "per_frame_miou": result.per_frame_miou, **result.consistency}
         scores = "  ".join(f"{key} {100 * value:.2f}" for key, value in table[name].items())
