@@ -2,7 +2,9 @@
 """What a training step does with the machine: frames a second, and its share of the machine's own matrix products.
 
 Frames are random, so that nothing waits for data; run it with nothing else going on. Times in seconds are given on GPUs
-only: on a CPU the shares and the ratios between clip lengths are what can be compared.
+only: on a CPU the shares and the ratios between clip lengths are what can be compared. FLOPs are those of the forward
+pass times three, the backward pass being taken for twice the forward one: PyTorch's counter takes the backward pass of
+depthwise convolutions for that of full ones.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ccnet3d.cli.options import add_device_options, choose_device, positive, run_command
 from ccnet3d.evaluation.cost import describe_machine
 from ccnet3d.files import write_atomically
+from ccnet3d.models import TrainingOutputs
 from ccnet3d.training import Recipe, read_recipe
 from ccnet3d.training.build import build_model
 from ccnet3d.training.loop import PRECISIONS
@@ -63,8 +66,10 @@ def product_rate(side: int, dtype: torch.dtype, device: torch.device, repeats: i
     return 2 * side**3 / median_seconds(lambda: left @ right, device, repeats)
 
 
-def training_step(recipe: Recipe, clip_length: int, device: torch.device) -> Callable[[], None]:
-    """A step of the recipe on random frames: forward, loss, backward, optimiser."""
+def training_step(
+    recipe: Recipe, clip_length: int, device: torch.device
+) -> tuple[Callable[[], TrainingOutputs], Callable[[], None]]:
+    """The forward pass of a step on random frames, and the whole step: forward, loss, backward, optimiser."""
     torch.manual_seed(0)
     model = build_model(recipe.model, NUM_CLASSES).to(device).train()
     optimizer = build_optimizer(model, recipe.optimizer)
@@ -74,14 +79,16 @@ def training_step(recipe: Recipe, clip_length: int, device: torch.device) -> Cal
     frames = torch.rand(clips, clip_length, 3, *size, device=device)
     labels = torch.randint(NUM_CLASSES, (clips, clip_length, *size), device=device)
 
+    def forward() -> TrainingOutputs:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return model.forward_with_auxiliary(frames)
+
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs = model.forward_with_auxiliary(frames)
-        training_loss(outputs, labels, recipe.loss, None)[0].backward()
+        training_loss(forward(), labels, recipe.loss, None)[0].backward()
         optimizer.step()
 
-    return step
+    return forward, step
 
 
 def measure(recipe: Recipe, device: torch.device, steps: int, side: int) -> list[dict[str, Any]]:
@@ -89,11 +96,11 @@ def measure(recipe: Recipe, device: torch.device, steps: int, side: int) -> list
     peak = product_rate(side, PRECISIONS[recipe.precision], device, steps)
     rows: list[dict[str, Any]] = []
     for length in recipe.data.clip_lengths:
-        step = training_step(recipe, length, device)
+        forward, step = training_step(recipe, length, device)
         with FlopCounterMode(display=False) as counter:
-            step()
+            forward()
         seconds = median_seconds(step, device, steps)
-        flops = counter.get_total_flops()
+        flops = 3 * counter.get_total_flops()
         row = {"T": length, "gflops_a_frame": flops / recipe.data.frames_per_batch / 1e9}
         row |= {"share_of_product_rate": flops / seconds / peak, "seconds": seconds}
         rows.append(row)
