@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ccnet3d.models import CCNet3D, load_model
 from ccnet3d.models.backbone import load_backbone_weights
 from ccnet3d.training.config import ModelRecipe
@@ -21,6 +23,8 @@ def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
         load_backbone_weights(model.backbone, config.backbone, recipe.backbone_weights)
     if recipe.initial_weights:
         _start_from(model, recipe.initial_weights)
+        if model.head.attention is not None and "initial_gamma" in recipe.overrides:
+            torch.nn.init.constant_(model.head.attention.gamma, config.initial_gamma)
     return model
 
 

@@ -26,7 +26,8 @@ class ModelRecipe:
     """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
     initial_weights: str = ""
     """A trained model file of this architecture to go on from, ``default`` for the weights in the package; empty to
-    start from the backbone's weights alone. Attention or embeddings that only one of the two has are new or dropped."""
+    start from the backbone's weights alone. Attention or embeddings that only one of the two has are new or dropped,
+    and an ``initial_gamma`` among the overrides takes the place of the trained gamma."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:

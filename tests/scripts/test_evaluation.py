@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, MakeVideo
+from PIL import Image
 from script_runner import run
+
+from ccnet3d.models import CCNet3D, ModelInfo
+from ccnet3d.models.zoo import save_model
 
 
 @pytest.mark.real_data
@@ -98,3 +105,41 @@ def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoi
     assert showing.returncode == 0, showing.stderr
     assert "R = 3: " in showing.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_probed_weights_score_as_models_that_are_so(
+    yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
+) -> None:
+    """Against models without attention, and with a classifier whose biases were moved by hand."""
+    import torch
+
+    recipe = {"train_split": "train", "loss": {"class_balance_offset": 1.1}}
+    torch.nn.init.constant_(torn_model.head.attention.gamma, 4.0)  # so that masks depend on it
+    models = {"trained": (torn_model, replace(tiny_info, recipe=recipe))}
+    config = replace(tiny_info.model, loops=0)
+    models["without"] = CCNet3D(config), replace(tiny_info, model=config)
+    models["without"][0].load_state_dict(torn_model.state_dict(), strict=False)
+    labels = [np.array(Image.open(p)) for name in ("walk", "yard_2") for p in (yard / "labels" / name).iterdir()]
+    pixels = np.array([sum((label == k).sum() for label in labels) for k in range(3)])
+    moved = copy.deepcopy(torn_model)
+    moved.classifier.bias.data += torch.from_numpy(np.log(np.log(1.1 + pixels / pixels.sum())))
+    models["moved"] = moved, tiny_info
+    expected = {}
+    for name, (model, info) in models.items():
+        save_model(tmp_path / f"{name}.safetensors", model, info, dtype=torch.float32)
+        options = ["--data", yard, "--checkpoint", tmp_path / f"{name}.safetensors", "--consistency"]
+        assert run("evaluate.py", *options, "--json", tmp_path / "scores.json").returncode == 0
+        expected[name] = json.loads((tmp_path / "scores.json").read_text())
+    options = ["--data", yard, "--checkpoint", tmp_path / "trained.safetensors", "--gamma", "0,1", "--take-back", "0,1"]
+    probing = run("probe_weights.py", *options, "--json", tmp_path / "rows.json")
+    assert probing.returncode == 0, probing.stderr
+    rows = {(row["gamma"], row["taken_back"]): row for row in json.loads((tmp_path / "rows.json").read_text())}
+    for key, name in (((0.0, 0.0), "without"), ((4.0, 0.0), "trained"), ((4.0, 1.0), "moved")):
+        assert rows[key]["per_class_iou"] == pytest.approx(expected[name]["per_class_iou"], abs=1e-3), name
+        assert rows[key]["consistency"]["flicker"] == pytest.approx(expected[name]["consistency"]["flicker"], abs=1e-3)
+    assert len({row["miou"] for row in rows.values()}) == 4  # all of it matters in this model
+    wrong = run("probe_weights.py", *options[:2], "--checkpoint", tmp_path / "without.safetensors")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "no attention" in wrong.stderr
+    wrong = run("probe_weights.py", *options[:2], "--checkpoint", tmp_path / "moved.safetensors", "--take-back", "1")
+    assert "all classes weighed alike" in wrong.stderr

@@ -139,6 +139,11 @@ def test_a_run_goes_on_from_a_model_file(yard: Path, tmp_path: Path) -> None:
     other = replace(start, model=replace(start.model, overrides=overrides), loss=LossRecipe(ccl_weight=1.0))
     weights = make_trainer(yard, tmp_path / "third", other).model.state_dict()
     assert torch.equal(weights["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
+    # So may the attention's weight, where the recipe names it.
+    stronger = replace(start.model, overrides={**RECIPE.model.overrides, "initial_gamma": 0.75})
+    weights = make_trainer(yard, tmp_path / "fourth", replace(start, model=stronger)).model.state_dict()
+    assert weights["head.attention.gamma"] == 0.75
+    assert trainer.model.state_dict()["head.attention.gamma"] != 0.75
     with pytest.raises(ValueError, match=r"initial_weights default are of another architecture .*size mismatch"):
         make_trainer(yard, tmp_path, replace(RECIPE, model=replace(RECIPE.model, initial_weights="default")))
 
