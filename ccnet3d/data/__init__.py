@@ -1,8 +1,8 @@
 """Labelled sequences as clips."""
 
-from ccnet3d.data.folder import IGNORE_INDEX, ClipRequest, ClipSample, LabelledSequences, RequestedSample
+from ccnet3d.data.folder import ClipRequest, ClipSample, LabelledSequences, RequestedSample
 from ccnet3d.data.labels import open_labels
-from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
+from ccnet3d.data.spec import IGNORE_INDEX, DatasetSpec, read_dataset_spec
 from ccnet3d.data.transforms import Augmentation
 
 __all__ = [

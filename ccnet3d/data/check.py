@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ccnet3d.data.folder import IGNORE_INDEX, LabelledSequences
+from ccnet3d.data.folder import LabelledSequences
+from ccnet3d.data.spec import IGNORE_INDEX
 
 
 class Inspection(NamedTuple):

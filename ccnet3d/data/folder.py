@@ -13,11 +13,8 @@ from torch.utils.data import Dataset
 
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
 from ccnet3d.data.pack import Pack, find_pack
-from ccnet3d.data.spec import DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
+from ccnet3d.data.spec import IGNORE_INDEX, DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
 from ccnet3d.data.transforms import ClipTransform
-
-IGNORE_INDEX = 255
-"""Label of pixels that are neither trained nor counted: void, and everything in a padded frame."""
 
 
 class ClipRequest(NamedTuple):

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from ccnet3d.config import from_table, read_toml
 from ccnet3d.errors import FileProblemsError
 
+IGNORE_INDEX = 255
+"""Label of pixels that are neither trained nor counted: void, and everything in a padded frame."""
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 

@@ -10,10 +10,10 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ccnet3d.data.spec import IGNORE_INDEX
+
 if TYPE_CHECKING:
     from ccnet3d.data.folder import ClipSample
-
-_VOID = 255  # IGNORE_INDEX, which lies in a module that needs this one
 
 ClipTransform = Callable[["ClipSample", int], "ClipSample"]
 
@@ -84,7 +84,7 @@ class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]
         # Drawn only where it is wanted, so that recipes without it keep their draws.
         if self.class_crops and torch.rand(()) < self.class_crops:
             labels = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask)).as_subclass(torch.Tensor)
-            classes = torch.nonzero(torch.bincount(labels.flatten(), minlength=_VOID)[:_VOID]).flatten().tolist()
+            classes = torch.nonzero(torch.bincount(labels[labels != IGNORE_INDEX])).flatten().tolist()
             if classes:
                 drawn = classes[int(torch.randint(len(classes), ()))]
                 pixels = torch.nonzero(labels == drawn)
