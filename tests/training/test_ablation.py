@@ -256,6 +256,7 @@ def test_shipped_ablations(path: Path) -> None:
     differing = {
         "clip_length": {"data.clip_lengths", "inference_clip_length", "data.frames_per_batch"},
         "loops": {"model.overrides.loops"},
+        "weighting": {"loss.class_balance_offset", "model.overrides.initial_gamma"},
         "ccl": {"loss.ccl_weight", "loss.ccl_form", "model.overrides.embedding_channels"},
     }[path.stem.removesuffix("_short")]
     assert {o.partition("=")[0] for variant in config.variants for o in variant.overrides} == differing

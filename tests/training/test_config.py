@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from ccnet3d.training.optimizer import learning_rate_factor
 def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = read_recipe(path)
     config = recipe.model.build_config(num_classes=11)
-    assert config == ARCHITECTURES[recipe.model.architecture]
+    # Where training starts from may differ, what is trained may not.
+    expected = ARCHITECTURES[recipe.model.architecture]
+    assert replace(config, initial_gamma=expected.initial_gamma) == expected
 
 
 def test_the_papers_recipe() -> None:
