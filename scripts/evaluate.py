@@ -22,6 +22,7 @@ from ccnet3d.cli.options import (
     input_size,
     load_segmenter,
     non_negative,
+    numbers,
     run_command,
     share,
 )
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
-
-
-def numbers(text: str) -> list[float]:
-    """Parse numbers with commas between them."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1,1.25, got {text!r}") from None
 
 
 def ids(text: str) -> list[int]:

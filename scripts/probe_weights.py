@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ccnet3d.cli.options import input_size, positive, run_command
+from ccnet3d.cli.options import input_size, numbers, positive, run_command
 from ccnet3d.data import LabelledSequences
 from ccnet3d.data.check import inspect_frames
+from ccnet3d.errors import FileProblemsError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
@@ -30,14 +31,6 @@ from ccnet3d.metrics import Flicker, VideoConsistency
 from ccnet3d.models import ModelInfo, load_model
 
 CAMVID_SPEC = Path(__file__).resolve().parents[1] / "datasets" / "camvid" / "dataset.toml"
-
-
-def numbers(text: str) -> list[float]:
-    """Parse numbers with commas between them."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 0,0.5,1, got {text!r}") from None
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,13 +56,16 @@ def loss_weights(info: ModelInfo, data: Path) -> Tensor:
 
     Raises:
         ValueError: the model file does not say, or all weighed alike.
+        FileProblemsError: training labels that cannot be read.
     """
     offset = info.recipe.get("loss", {}).get("class_balance_offset", 0.0)
     if not offset:
         raise ValueError("these weights were trained with all classes weighed alike; leave --take-back out")
     train = LabelledSequences.open(data, info.recipe["train_split"], spec_file=CAMVID_SPEC)
-    counts = inspect_frames(train, equal_sizes=False).pixel_counts[: len(info.class_names)]
-    return balanced_class_weights(counts, offset)
+    inspection = inspect_frames(train, equal_sizes=False)
+    if inspection.problems:
+        raise FileProblemsError(inspection.problems)
+    return balanced_class_weights(inspection.pixel_counts[: len(info.class_names)], offset)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -43,6 +43,14 @@ def non_negative(text: str) -> int:
     return int(text)
 
 
+def numbers(text: str) -> list[float]:
+    """Parse numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1,1.25, got {text!r}") from None
+
+
 def share(text: str) -> float:
     """Parse a share in [0, 1]."""
     try:

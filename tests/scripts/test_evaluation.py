@@ -143,3 +143,7 @@ def test_probed_weights_score_as_models_that_are_so(
     assert "no attention" in wrong.stderr
     wrong = run("probe_weights.py", *options[:2], "--checkpoint", tmp_path / "moved.safetensors", "--take-back", "1")
     assert "all classes weighed alike" in wrong.stderr
+    (yard / "labels" / "walk" / "0003.png").write_bytes(b"no image")
+    wrong = run("probe_weights.py", *options, "--json", tmp_path / "rows.json")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "0003.png" in wrong.stderr
