@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ccnet3d.errors import UserError
+
 Config = TypeVar("Config")
 
 
@@ -22,9 +24,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
 def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "") -> Config:
@@ -41,14 +43,14 @@ def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "") -> 
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     name = where or cls.__name__
     if unknown := sorted(set(table) - set(fields)):
-        raise ValueError(f"unknown key {unknown[0]!r} in {name}; it has {', '.join(fields)}")
+        raise UserError(f"unknown key {unknown[0]!r} in {name}; it has {', '.join(fields)}")
     required = {
         key
         for key, field in fields.items()
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     if missing := sorted(required - set(table)):
-        raise ValueError(f"{name} lacks the key {missing[0]!r}")
+        raise UserError(f"{name} lacks the key {missing[0]!r}")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _convert(value, hints[key], f"{where}.{key}" if where else key) for key, value in table.items()})
 
@@ -75,7 +77,7 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     elif isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
         return value
     expected = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
-    raise ValueError(f"{where} must be {expected}, got {value!r}")
+    raise UserError(f"{where} must be {expected}, got {value!r}")
 
 
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not name:
-            raise ValueError(f"an override must look like section.key=value, got {override!r}")
+            raise UserError(f"an override must look like section.key=value, got {override!r}")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -100,7 +102,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise ValueError(f"{section!r} in the override {override!r} is a value, not a section")
+                raise UserError(f"{section!r} in the override {override!r} is a value, not a section")
         target[key] = value
     return result
 

@@ -22,12 +22,12 @@ class Processes:
 
     Args:
         rank: number of this process, from 0; rank 0 alone writes, logs and evaluates.
-        world: how many processes there are.
+        world_size: how many processes there are.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
 
     @classmethod
     def join(cls, device: torch.device) -> Processes:
@@ -49,12 +49,12 @@ class Processes:
             distributed.destroy_process_group()
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes of a tensor on the CPU, the same bits in each of them."""
-        if self.world > 1:
+        if self.world_size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
@@ -70,7 +70,7 @@ class Processes:
             Exception: what the work raised, in rank 0; the others leave without a word (``SystemExit``).
         """
         result, error = torch.zeros(shape, dtype=torch.long), None
-        if self.is_first:
+        if self.is_main_process:
             try:
                 result = work()
             except Exception as caught:  # raised again below, when the others know
@@ -86,13 +86,13 @@ class Processes:
             module: on its device, with the same weights everywhere.
             some_unused: not every parameter takes part in every step.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
 
-    def gradients_meet(self, module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+    def gradient_sync(self, module: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
         """Around a forward and a backward pass of a wrapped module: gradients are averaged now, or only added up."""
-        return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
+        return nullcontext() if enabled or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def local_device(name: str) -> torch.device:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ccnet3d.errors import OutputError
+
 _UNFINISHED = ".partial"
 
 
@@ -16,7 +18,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder that becomes ``path`` when the block ends without an error.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``.
+        OutputError: ``path`` cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     try:
@@ -27,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OutputError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

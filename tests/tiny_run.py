@@ -10,7 +10,7 @@ from conftest import CAMVID_SPEC
 
 from ccnet3d.data import Augmentation
 from ccnet3d.training import Recipe, Trainer
-from ccnet3d.training.config import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe
+from ccnet3d.training.recipe import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe
 
 RECIPE = Recipe(
     epochs=6,

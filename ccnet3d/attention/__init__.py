@@ -1,9 +1,9 @@
 """3D criss-cross attention: the operator, its reference and its modules."""
 
+from ccnet3d.attention.backends.reference import criss_cross_attention_reference
 from ccnet3d.attention.functional import AttentionBackend, criss_cross_attention, criss_cross_attention_backends
 from ccnet3d.attention.influence import attention_influence, queries_and_keys
 from ccnet3d.attention.modules import CrissCrossAttention, RecurrentCrissCrossAttention
-from ccnet3d.attention.reference import criss_cross_attention_reference
 
 __all__ = [
     "AttentionBackend",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ccnet3d.attention.axial import axial_criss_cross_attention
-from ccnet3d.attention.operator import attention_op
-from ccnet3d.attention.reference import criss_cross_attention_reference
+from ccnet3d.attention.backends.axial import axial_criss_cross_attention
+from ccnet3d.attention.backends.reference import criss_cross_attention_reference
+from ccnet3d.attention.custom_op import attention_op
 
 BACKEND_VARIABLE = "CCNET3D_ATTENTION_BACKEND"
 _NAMES = ("triton", "tiled", "axial", "reference")

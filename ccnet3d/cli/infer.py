@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccnet3d import __version__
-from ccnet3d.cli.options import add_model_options, first_line, load_segmenter, non_negative, run_command, share
+from ccnet3d.cli.options import add_model_options, error_line, load_segmenter, non_negative, run_command, share
+from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import RunOptions, VideoSegmenter
-    from ccnet3d.inference.inputs import Job
+    from ccnet3d.inference import Job, RunOptions, VideoSegmenter
 
 PROGRAM = "ccnet3d-infer"
 
@@ -101,7 +101,7 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
 def parse_shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"a shard is given as I/N, such as 0/4, got {text!r}")
+        raise UserError(f"a shard is given as I/N, such as 0/4, got {text!r}")
     return int(index), int(count)
 
 
@@ -128,11 +128,11 @@ def run_options(arguments: argparse.Namespace, overlay: Path | None) -> RunOptio
 def chosen_inputs(arguments: argparse.Namespace) -> Iterator[list[str]]:
     """What the user names, or the synthetic clip in a temporary folder."""
     if bool(arguments.videos) == arguments.sample:
-        raise ValueError("give a video file, or --sample for a synthetic clip (and not both)")
+        raise UserError("give a video file, or --sample for a synthetic clip (and not both)")
     if not arguments.sample:
         yield arguments.videos
         return
-    from ccnet3d.video.sample import write_sample_video
+    from ccnet3d.video import write_sample_video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "synthetic_sample.mp4"
@@ -152,8 +152,7 @@ def segment_job(job: Job, segmenter: VideoSegmenter, arguments: argparse.Namespa
     """Segment one video, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from ccnet3d.inference import segment_video
-    from ccnet3d.inference.inputs import STDIN
+    from ccnet3d.inference import STDIN, segment_video
     from ccnet3d.video import open_video
 
     source = sys.stdin.buffer if job.source == STDIN else job.source
@@ -184,7 +183,7 @@ def segment_job(job: Job, segmenter: VideoSegmenter, arguments: argparse.Namespa
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ccnet3d.inference.inputs import plan_jobs
+    from ccnet3d.inference import plan_jobs
 
     run_options(arguments, None)  # what is wrong with the options is said before a model is loaded
     with chosen_inputs(arguments) as inputs:
@@ -198,9 +197,9 @@ def run(arguments: argparse.Namespace) -> None:
                 if len(jobs) == 1:
                     raise
                 failed += 1
-                print(f"{PROGRAM}: error: {job.name}: {first_line(error)}", file=sys.stderr)
+                print(f"{PROGRAM}: error: {job.name}: {error_line(error)}", file=sys.stderr)
         if failed:
-            raise ValueError(f"{failed} of {len(jobs)} videos failed; their errors are above")
+            raise UserError(f"{failed} of {len(jobs)} videos failed; their errors are above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

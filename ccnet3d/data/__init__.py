@@ -1,18 +1,43 @@
 """Labelled sequences as clips."""
 
-from ccnet3d.data.folder import ClipRequest, ClipSample, LabelledSequences, RequestedSample
-from ccnet3d.data.labels import open_labels
-from ccnet3d.data.spec import IGNORE_INDEX, DatasetSpec, read_dataset_spec
-from ccnet3d.data.transforms import Augmentation
+from __future__ import annotations
+
+from ccnet3d.data.cache import (
+    write_pack,
+)
+from ccnet3d.data.check import (
+    inspect_frames,
+)
+from ccnet3d.data.datasets import (
+    ClipRequest,
+    ClipSample,
+    LabelledSequences,
+    RequestedSample,
+)
+from ccnet3d.data.labels import (
+    numbered,
+    open_labels,
+)
+from ccnet3d.data.spec import (
+    DatasetSpec,
+    LabelledFrame,
+    read_dataset_spec,
+)
+from ccnet3d.data.transforms import (
+    Augmentation,
+)
 
 __all__ = [
-    "IGNORE_INDEX",
     "Augmentation",
     "ClipRequest",
     "ClipSample",
     "DatasetSpec",
+    "LabelledFrame",
     "LabelledSequences",
     "RequestedSample",
+    "inspect_frames",
+    "numbered",
     "open_labels",
     "read_dataset_spec",
+    "write_pack",
 ]

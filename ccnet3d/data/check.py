@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ccnet3d.data.folder import LabelledSequences
-from ccnet3d.data.spec import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.data.datasets import LabelledSequences
 
 
 class Inspection(NamedTuple):

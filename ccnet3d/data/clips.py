@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from ccnet3d.errors import UserError
+
 
 class Clip(NamedTuple):
     """T positions in a list of frames, and which of them count."""
@@ -33,7 +35,7 @@ def split_at_gaps(frame_numbers: Sequence[int], max_gap_frames: int) -> list[ran
     for position in range(1, len(frame_numbers)):
         gap = frame_numbers[position] - frame_numbers[position - 1]
         if gap <= 0:
-            raise ValueError(
+            raise UserError(
                 f"frame numbers must increase, got {frame_numbers[position - 1]} then {frame_numbers[position]}"
             )
         if max_gap_frames and gap > max_gap_frames:

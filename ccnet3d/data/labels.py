@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ccnet3d.data.folder import LabelledSequences
+from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LabelledFrame, LayoutSpec
+from ccnet3d.errors import UserError
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
         ValueError: no labels, or classes that make no sense.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder of labels {folder}")
+        raise UserError(f"there is no folder of labels {folder}")
     classes = tuple(ClassSpec(name, _color(id_)) for id_, name in enumerate(class_names))
     spec = DatasetSpec(folder.resolve().name, classes, void_ids=tuple(void_ids))
     sequences: dict[Path, list[Path]] = {}
@@ -36,7 +37,7 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
         if not path.name.startswith("."):
             sequences.setdefault(path.parent, []).append(path)
     if not sequences:
-        raise ValueError(f"there is no label in {folder}; expected PNGs of class ids")
+        raise UserError(f"there is no label in {folder}; expected PNGs of class ids")
     frames = []
     for parent, paths in sequences.items():
         found = [re.findall(r"\d+", path.stem) for path in paths]

@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccnet3d.config import from_table, read_toml
-from ccnet3d.errors import FileProblemsError
-
-IGNORE_INDEX = 255
-"""Label of pixels that are neither trained nor counted: void, and everything in a padded frame."""
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from ccnet3d.constants import IMAGE_SUFFIXES
+from ccnet3d.errors import FileProblemsError, UserError
 
 
 class LabelledFrame(NamedTuple):
@@ -50,7 +46,7 @@ class ClassSpec:
 
     def __post_init__(self) -> None:
         if not all(0 <= channel <= 255 for channel in self.color):
-            raise ValueError(f"the colour of {self.name} must be RGB from 0 to 255, got {self.color}")
+            raise UserError(f"the colour of {self.name} must be RGB from 0 to 255, got {self.color}")
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,10 @@ class LayoutSpec:
 
     def __post_init__(self) -> None:
         if self.label_encoding not in ("id", "color"):
-            raise ValueError(f"label_encoding must be 'id' or 'color', got {self.label_encoding!r}")
+            raise UserError(f"label_encoding must be 'id' or 'color', got {self.label_encoding!r}")
         for name in (self.pair_list, self.frame_list):
             if name and "{split}" not in name:
-                raise ValueError(f"pair_list and frame_list need {{split}} in their name, got {name!r}")
+                raise UserError(f"pair_list and frame_list need {{split}} in their name, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -104,23 +100,23 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise ValueError(f"{self.name} needs at least two classes, got {len(self.classes)}")
+            raise UserError(f"{self.name} needs at least two classes, got {len(self.classes)}")
         if len(self.classes) > 255:
-            raise ValueError(f"{self.name} has {len(self.classes)} classes; masks of one byte hold 255 and void")
+            raise UserError(f"{self.name} has {len(self.classes)} classes; masks of one byte hold 255 and void")
         names = [c.name for c in self.classes]
         if len(set(names)) < len(names):
-            raise ValueError(f"class names must differ, got {names}")
+            raise UserError(f"class names must differ, got {names}")
         if bad := [i for i in self.void_ids if i < len(names)]:
-            raise ValueError(f"void_ids must lie above the class ids 0 to {len(names) - 1}, got {bad}")
+            raise UserError(f"void_ids must lie above the class ids 0 to {len(names) - 1}, got {bad}")
         for class_ in self.classes:
             if unknown := [name for name in class_.merges if name not in self.source_colors]:
-                raise ValueError(f"class {class_.name} merges {unknown[0]!r}, which source_colors does not have")
+                raise UserError(f"class {class_.name} merges {unknown[0]!r}, which source_colors does not have")
         try:
             groups = set(re.compile(self.frame_pattern).groupindex)
         except re.error as error:
-            raise ValueError(f"frame_pattern is no regular expression ({error}): {self.frame_pattern!r}") from error
+            raise UserError(f"frame_pattern is no regular expression ({error}): {self.frame_pattern!r}") from error
         if self.frame_pattern and not {"sequence", "frame"} <= groups:
-            raise ValueError(f"frame_pattern needs the groups 'sequence' and 'frame', got {self.frame_pattern!r}")
+            raise UserError(f"frame_pattern needs the groups 'sequence' and 'frame', got {self.frame_pattern!r}")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -140,7 +136,7 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     try:
         return from_table(DatasetSpec, read_toml(path))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+        raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
 
 
 def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
@@ -155,7 +151,7 @@ def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
         if all((root / mark).exists() for mark in marks):
             return layout
         wanted.append(" and ".join(marks))
-    raise ValueError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(wanted)} there")
+    raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(wanted)} there")
 
 
 def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
@@ -182,23 +178,23 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         missing = len(names) - len(pairs)
     else:
         if split not in spec.splits:
-            raise ValueError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
+            raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
         folder = root / layout.images
         for sequence in spec.splits[split]:
             labelled = [(path, _label_of(layout, root, path)) for path in _images_below(folder / sequence)]
             labelled = [pair for pair in labelled if pair[1].is_file()]  # a sequence may be labelled in part
             if not labelled:
-                raise ValueError(f"no frame in {folder / sequence} has a label in {root / layout.labels / sequence}")
+                raise UserError(f"no frame in {folder / sequence} has a label in {root / layout.labels / sequence}")
             pairs += labelled
     if not pairs:
-        raise ValueError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
+        raise UserError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
     if absent := [path for pair in pairs for path in pair if not path.is_file()]:
         raise FileProblemsError([f"{path} is listed in the split {split!r} but is not there" for path in absent])
     folder = root / layout.images if not layout.pair_list else root
     frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
     for one, other in pairwise(frames):
         if (one.sequence, one.number) == (other.sequence, other.number):
-            raise ValueError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
+            raise UserError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
     return Split(layout, frames, missing)
 
 
@@ -206,17 +202,17 @@ def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, 
     if spec.frame_pattern:
         match = re.fullmatch(spec.frame_pattern, image.stem)
         if match is None:
-            raise ValueError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
+            raise UserError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
         return match["sequence"], int(match["frame"])
     numbers = re.findall(r"\d+", image.stem)
     if not numbers:
-        raise ValueError(f"the name of {image} holds no frame number; number the frames or set frame_pattern")
+        raise UserError(f"the name of {image} holds no frame number; number the frames or set frame_pattern")
     return image.parent.relative_to(folder).as_posix(), int(numbers[-1])
 
 
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise ValueError(f"the split list {path} is not there")
+        raise UserError(f"the split list {path} is not there")
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -225,7 +221,7 @@ def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
     for number, line in enumerate(_read_lines(path), 1):
         parts = line.split()
         if len(parts) != 2:
-            raise ValueError(f"line {number} of {path} must name an image and its label, got {line!r}")
+            raise UserError(f"line {number} of {path} must name an image and its label, got {line!r}")
         pairs.append((_resolve(root, parts[0]), _resolve(root, parts[1])))
     return pairs
 
@@ -239,7 +235,7 @@ def _resolve(root: Path, name: str) -> Path:
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"the folder {folder} is not there")
+        raise UserError(f"the folder {folder} is not there")
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 

@@ -10,10 +10,11 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ccnet3d.data.spec import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
-    from ccnet3d.data.folder import ClipSample
+    from ccnet3d.data.datasets import ClipSample
 
 ClipTransform = Callable[["ClipSample", int], "ClipSample"]
 
@@ -43,15 +44,15 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if min(self.crop_size) < 1:
-            raise ValueError(f"crop_size must be at least 1, got {self.crop_size}")
+            raise UserError(f"crop_size must be at least 1, got {self.crop_size}")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1 or not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise ValueError(
+            raise UserError(
                 "crop_area must be a range in (0, 1] and crop_aspect one above 0, "
                 f"got {self.crop_area} and {self.crop_aspect}"
             )
         for name in ("class_crops", "flip", "blur"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability, got {getattr(self, name)}")
+                raise UserError(f"{name} must be a probability, got {getattr(self, name)}")
 
     def __call__(self, sample: ClipSample, seed: int) -> ClipSample:
         """A variation of the sample that depends on nothing but the seed."""

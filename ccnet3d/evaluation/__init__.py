@@ -1,16 +1,62 @@
 """Evaluation of a model, or of masks, on labelled sequences."""
 
-from ccnet3d.evaluation.evaluate import MasksOf, Segmenter, Timing, evaluate, evaluate_masks
-from ccnet3d.evaluation.masks import open_predictions
-from ccnet3d.evaluation.result import EvaluatedFrame, Evaluation
+from __future__ import annotations
+
+from ccnet3d.evaluation.comparison import (
+    RECORD,
+    EvaluationSummary,
+    differences_text,
+    load_runs,
+    summarize,
+)
+from ccnet3d.evaluation.evaluate import (
+    MasksOf,
+    Segmenter,
+    Timing,
+    evaluate,
+    evaluate_masks,
+)
+from ccnet3d.evaluation.evaluation import (
+    EvaluatedFrame,
+    Evaluation,
+)
+from ccnet3d.evaluation.parallel import (
+    gather,
+    processes,
+    split_segments,
+)
+from ccnet3d.evaluation.predictions import (
+    open_predictions,
+)
+from ccnet3d.evaluation.resampling import (
+    CONFIDENCE,
+    RESAMPLES,
+    UNITS,
+    Interval,
+)
+from ccnet3d.evaluation.scores import Score, find_score
 
 __all__ = [
+    "CONFIDENCE",
+    "RECORD",
+    "RESAMPLES",
+    "UNITS",
     "EvaluatedFrame",
     "Evaluation",
+    "EvaluationSummary",
+    "Interval",
     "MasksOf",
+    "Score",
     "Segmenter",
     "Timing",
+    "differences_text",
     "evaluate",
     "evaluate_masks",
+    "find_score",
+    "gather",
+    "load_runs",
     "open_predictions",
+    "processes",
+    "split_segments",
+    "summarize",
 ]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ccnet3d.data import LabelledSequences
-from ccnet3d.evaluation.result import EvaluatedFrame, Evaluation
+from ccnet3d.errors import UserError
+from ccnet3d.evaluation.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.metrics import BoundaryScore, Flicker, TemporalConsistency, VideoConsistency, confusion_matrix, pair_counts
 from ccnet3d.models import ModelInfo
 
@@ -51,7 +52,7 @@ def evaluate(segmenter: Segmenter, dataset: LabelledSequences, **options: Any) -
         ValueError: the dataset has other classes than the model.
     """
     if dataset.spec.class_names != segmenter.info.class_names:
-        raise ValueError(
+        raise UserError(
             f"the model's classes are {', '.join(segmenter.info.class_names)} and those of {dataset.spec.name} are "
             f"{', '.join(dataset.spec.class_names)}; evaluate with weights that were trained on it"
         )
@@ -110,7 +111,7 @@ def evaluate_masks(
             frame, labels = dataset.frames[index], dataset.read_label(index)
             frames.append(EvaluatedFrame(frame.sequence, frame.number, frame.image.stem, number))
             if labels.shape != mask.shape:
-                raise ValueError(f"{frame.image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
+                raise UserError(f"{frame.image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
             prediction = torch.from_numpy(mask).long()
             rows["confusions"].append(confusion_matrix(prediction, labels, classes_count))
             if on_frame:
@@ -136,7 +137,7 @@ def evaluate_masks(
             if temporal_consistency:
                 image = dataset.read_image(index)
                 if image.shape[1:] != labels.shape:
-                    raise ValueError(
+                    raise UserError(
                         f"the flow needs frames of the size of their labels, got {tuple(image.shape[1:])} for "
                         f"{frame.image} and {tuple(labels.shape)} for its label"
                     )

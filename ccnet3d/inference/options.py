@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ccnet3d.inference import formats
+from ccnet3d.errors import UserError
 from ccnet3d.inference.selection import Selection
+from ccnet3d.masks import formats
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.format not in formats.FILE_NAMES:
-            raise ValueError(f"unknown format {self.format!r}; choose {', '.join(formats.FILE_NAMES)}")
+            raise UserError(f"unknown format {self.format!r}; choose {', '.join(formats.FILE_NAMES)}")
         if not 0 <= self.opacity <= 1:
-            raise ValueError(f"the opacity must be in [0, 1], got {self.opacity}")
+            raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
         if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite exclude each other; give one of them")
+            raise UserError("resume and overwrite exclude each other; give one of them")

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
-from ccnet3d.inference import formats
-from ccnet3d.inference.journal import RunFolder
 from ccnet3d.inference.options import RunOptions
+from ccnet3d.masks import RunFolder, formats
 from ccnet3d.models import ModelInfo
 from ccnet3d.video import VideoFrame, VideoWriter
 
@@ -69,7 +69,7 @@ class Record:
         frame, mask = answer.frame, answer.mask
         self._size = self._size or (mask.shape[0], mask.shape[1])
         if mask.shape != self._size and self._options.format in ("npz", "ffv1"):
-            raise ValueError(
+            raise UserError(
                 f"frame {frame.index} is {mask.shape[1]}x{mask.shape[0]}, those before are "
                 f"{self._size[1]}x{self._size[0]}, and {self._options.format} holds one size; use --format png"
             )

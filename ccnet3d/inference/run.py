@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 import ccnet3d
+from ccnet3d.errors import UserError
 from ccnet3d.files import remove_unfinished
-from ccnet3d.inference import formats
-from ccnet3d.inference.journal import RunFolder, check_settings
 from ccnet3d.inference.options import RunOptions
-from ccnet3d.inference.pipeline import Sink, run_ahead
 from ccnet3d.inference.record import Answer, Record
 from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.inference.stages import Sink, run_ahead
+from ccnet3d.masks import RunFolder, check_settings, formats
 from ccnet3d.models import fingerprint
 from ccnet3d.video import VideoFrame, VideoReader, VideoWriter
 
@@ -60,7 +60,7 @@ def segment_video(
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
         if options.overlay and not options.overlay.exists():
-            raise ValueError(f"the run in {folder} is complete, but {options.overlay} is not there; give --overwrite")
+            raise UserError(f"the run in {folder} is complete, but {options.overlay} is not there; give --overwrite")
         run.remove_work()
         return summary
     frames = run_ahead(options.selection(reader), _WAITING_FRAMES)
@@ -125,7 +125,7 @@ def _shown_classes(class_names: Sequence[str], wanted: Sequence[str]) -> np.ndar
     """
     by_name = {name.lower(): i for i, name in enumerate(class_names)}
     if unknown := [name for name in wanted if name.lower() not in by_name]:
-        raise ValueError(f"the model has no class {unknown[0]!r}; it has {', '.join(class_names)}")
+        raise UserError(f"the model has no class {unknown[0]!r}; it has {', '.join(class_names)}")
     table = np.full(256, formats.OTHER, np.uint8)
     ids = [by_name[name.lower()] for name in wanted] or list(by_name.values())
     table[ids] = ids
@@ -135,9 +135,9 @@ def _shown_classes(class_names: Sequence[str], wanted: Sequence[str]) -> np.ndar
 def _check_overlay(overlay: Path, reader: VideoReader, *, overwrite: bool) -> None:
     video = reader.info.path
     if video and overlay.exists() and video.exists() and overlay.samefile(video):
-        raise ValueError(f"the overlay {overlay} would replace the video itself; give it another name")
+        raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
     if overlay.exists() and not overwrite:
-        raise ValueError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
+        raise UserError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
 
 
 def _answers(
@@ -156,7 +156,7 @@ def _answers(
     for place, number in enumerate(saved):
         frame = next(source, None)
         if frame is None or frame.index != number:
-            raise ValueError(
+            raise UserError(
                 f"{masks} holds the mask of frame {number} where the video has "
                 f"{'no frame' if frame is None else f'frame {frame.index}'}, so the run cannot go on; give --overwrite"
             )

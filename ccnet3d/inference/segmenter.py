@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ccnet3d.inference.clips import ClipStream
+from ccnet3d.errors import UserError
+from ccnet3d.inference.clip_stream import ClipStream
 from ccnet3d.inference.pixels import classify_at_size, quantize_probabilities, resize_frame
 from ccnet3d.inference.smoothing import GuidedLogits, smooth
-from ccnet3d.models import CCNet3D, ModelInfo
-from ccnet3d.models.ccnet3d import FrameFeatures
-from ccnet3d.models.fold import fold_batch_norms
+from ccnet3d.models import CCNet3D, FrameFeatures, ModelInfo, fuse_batch_norms
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -52,7 +51,7 @@ class VideoSegmenter:
     """Masks for the frames of a video of any length, in constant memory.
 
     Each frame passes the backbone once. The attention runs over clips of T frames that begin at every S-th frame, and
-    the clips' logits are blended; see :class:`ccnet3d.inference.clips.ClipStream`.
+    the clips' logits are blended; see :class:`ccnet3d.inference.clip_stream.ClipStream`.
 
     Args:
         model: CCNet3D; a copy for inference is made where its weights are.
@@ -97,21 +96,21 @@ class VideoSegmenter:
         self.dtype = default_dtype(self.device) if dtype is None else dtype
         self.batch_size = 8 if batch_size is None else batch_size
         if min(self.clip_length, *self.input_size, self.batch_size) < 1:
-            raise ValueError(
+            raise UserError(
                 f"clip_length, input_size and batch_size must be at least 1, got {self.clip_length}, "
                 f"{self.input_size} and {self.batch_size}"
             )
         if self.device.type == "cpu":
             self.batch_size = 1
         if not 1 <= self.clip_stride <= self.clip_length:
-            raise ValueError(
+            raise UserError(
                 f"clip_stride must be 1 to clip_length = {self.clip_length}, so that no frame is left out, got "
                 f"{self.clip_stride}"
             )
         if smoothing < 0:
-            raise ValueError(f"smoothing must be a number of frames, 0 or more, got {smoothing}")
+            raise UserError(f"smoothing must be a number of frames, 0 or more, got {smoothing}")
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
+            raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
         self._network = _prepare(model, self.dtype)
         wrap: Callable[[Any], Any] = torch.compile if compile_model else lambda function: function
         self._encode_batch = wrap(lambda frames: self._network.frame_features(self._network.extract_features(frames)))
@@ -148,7 +147,7 @@ class VideoSegmenter:
                 ``first`` is 0 or at least :attr:`history` frames earlier.
         """
         if first % self.batch_size:
-            raise ValueError(f"first must be a multiple of batch_size = {self.batch_size}, got {first}")
+            raise UserError(f"first must be a multiple of batch_size = {self.batch_size}, got {first}")
         waiting: dict[int, tuple[tuple[int, int], Tensor]] = {}  # size and picture of frames without an answer
 
         def answers() -> Iterator[GuidedLogits]:
@@ -204,7 +203,7 @@ class VideoSegmenter:
 
 def _prepare(model: CCNet3D, dtype: torch.dtype) -> CCNet3D:
     """A copy for inference, with the weights of convolutions cast once instead of at every call."""
-    network = fold_batch_norms(model)
+    network = fuse_batch_norms(model)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype)
@@ -213,5 +212,5 @@ def _prepare(model: CCNet3D, dtype: torch.dtype) -> CCNet3D:
 
 def _to_picture(frame: np.ndarray) -> Tensor:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {frame.shape}")
+        raise UserError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {frame.shape}")
     return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)

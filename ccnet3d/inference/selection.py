@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ccnet3d.errors import UserError
 from ccnet3d.video import VideoFrame
 
 Position = int | float
@@ -25,7 +26,7 @@ def parse_position(text: str) -> Position:
         return int(text)
     match = _CLOCK.fullmatch(text.removesuffix("s"))
     if not match:
-        raise ValueError(
+        raise UserError(
             f"expected a frame's number such as 250, or a time such as 10s, 10.5 or 1:02:03.5, got {text!r}"
         )
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -44,10 +45,10 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise ValueError(f"the frame stride must be at least 1, got {self.stride}")
+            raise UserError(f"the frame stride must be at least 1, got {self.stride}")
         for name, position in (("start", self.start), ("end", self.end)):
             if position is not None and not 0 <= position < math.inf:
-                raise ValueError(f"{name} must be a frame's number or a time from 0 on, got {position}")
+                raise UserError(f"{name} must be a frame's number or a time from 0 on, got {position}")
 
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Pass on the frames that are selected; nothing after ``end`` is asked for.
@@ -71,7 +72,7 @@ class Selection:
                 yield frame
             last = frame.index
         if first_number is None:
-            raise ValueError(
+            raise UserError(
                 f"no frame lies between start {self.start} and end {self.end}; the last one before is {last}"
                 if last >= 0
                 else f"no frame lies between start {self.start} and end {self.end}"
@@ -82,6 +83,6 @@ class Selection:
         if isinstance(position, int):
             return frame.index >= position
         if frame.pts_seconds is None or first_seconds is None:
-            raise ValueError(f"the video has no times, so that {position} seconds mean nothing; give a frame's number")
+            raise UserError(f"the video has no times, so that {position} seconds mean nothing; give a frame's number")
         # Times are multiples of a clock's tick, which seconds in floating point may miss by a rounding.
         return frame.pts_seconds - first_seconds >= position - 1e-6

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 
 FORMS = ("piecewise", "quadratic")
 

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 
 TOLERANCE = 0.008
 """Share of the image's diagonal within which boundaries meet, as in DAVIS."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.metrics.confusion import confusion_matrix, mean_iou
 
 OpticalFlow = Callable[[Tensor, Tensor], Tensor]

@@ -1,16 +1,43 @@
 """CCNet3D models: architecture, named configurations, model files."""
 
-from ccnet3d.models.ccnet3d import CCNet3D, TrainingOutputs
-from ccnet3d.models.config import ModelConfig
-from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model
+from __future__ import annotations
+
+from ccnet3d.models.architecture import (
+    ModelConfig,
+)
+from ccnet3d.models.backbone import (
+    feature_channels,
+    input_normalisation,
+    load_backbone_weights,
+)
+from ccnet3d.models.ccnet3d import (
+    CCNet3D,
+    FrameFeatures,
+    TrainingOutputs,
+)
+from ccnet3d.models.fuse import (
+    fuse_batch_norms,
+)
+from ccnet3d.models.zoo import (
+    ARCHITECTURES,
+    ModelInfo,
+    fingerprint,
+    load_model,
+    save_model,
+)
 
 __all__ = [
     "ARCHITECTURES",
     "CCNet3D",
+    "FrameFeatures",
     "ModelConfig",
     "ModelInfo",
     "TrainingOutputs",
+    "feature_channels",
     "fingerprint",
+    "fuse_batch_norms",
+    "input_normalisation",
+    "load_backbone_weights",
     "load_model",
     "save_model",
 ]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import build_backbone, feature_channels
-from ccnet3d.models.config import ModelConfig
-from ccnet3d.models.head import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
+from ccnet3d.models.blocks import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
 
 
 class FrameFeatures(NamedTuple):

@@ -15,8 +15,8 @@ from safetensors.torch import save
 
 from ccnet3d.config import from_table
 from ccnet3d.files import write_atomically
+from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
-from ccnet3d.models.config import ModelConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -1,6 +1,35 @@
 """Training from a recipe."""
 
-from ccnet3d.training.config import Recipe, read_recipe
-from ccnet3d.training.loop import Trainer
+from __future__ import annotations
 
-__all__ = ["Recipe", "Trainer", "read_recipe"]
+from ccnet3d.training.build import (
+    build_model,
+)
+from ccnet3d.training.loop import (
+    CHECKPOINT_NAME,
+    MODEL_NAME,
+    PRECISIONS,
+    Trainer,
+)
+from ccnet3d.training.objective import (
+    training_loss,
+)
+from ccnet3d.training.optimizer import (
+    build_optimizer,
+)
+from ccnet3d.training.recipe import (
+    Recipe,
+    read_recipe,
+)
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "MODEL_NAME",
+    "PRECISIONS",
+    "Recipe",
+    "Trainer",
+    "build_model",
+    "build_optimizer",
+    "read_recipe",
+    "training_loss",
+]

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from ccnet3d.data import ClipRequest
+from ccnet3d.errors import UserError
 
 
 class ClipBatches(Sampler[list[ClipRequest]]):
@@ -19,7 +20,7 @@ class ClipBatches(Sampler[list[ClipRequest]]):
     Args:
         num_frames: labelled frames of the split.
         frames_per_batch: frames of a batch.
-        clip_lengths: see :class:`ccnet3d.training.config.DataRecipe`.
+        clip_lengths: see :class:`ccnet3d.training.recipe.DataRecipe`.
         clip_strides: likewise.
         seed: of all draws.
         start: first batch, for a run that is resumed.
@@ -48,7 +49,7 @@ class ClipBatches(Sampler[list[ClipRequest]]):
     ) -> None:
         for clips in (frames_per_batch // length for length in clip_lengths):
             if clips % (accumulate * processes):
-                raise ValueError(
+                raise UserError(
                     f"a batch of {clips} clips cannot be shared out evenly to {processes} processes times "
                     f"{accumulate} accumulation steps; change data.frames_per_batch or compute.accumulate_steps"
                 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ccnet3d.models import CCNet3D, load_model
-from ccnet3d.models.backbone import load_backbone_weights
-from ccnet3d.training.config import ModelRecipe
+from ccnet3d.errors import UserError
+from ccnet3d.models import CCNet3D, load_backbone_weights, load_model
+from ccnet3d.training.recipe import ModelRecipe
 
 
 def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
@@ -38,7 +38,7 @@ def _start_from(model: CCNet3D, weights: str) -> None:
             raise RuntimeError(f"{strangers[0]} is in one of the two only")
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ValueError(
+        raise UserError(
             f"initial_weights {weights} are of another architecture or other classes ({reason}); "
             "give a model file of this recipe's, or none"
         ) from error

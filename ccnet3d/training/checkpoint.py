@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
-from ccnet3d.training.config import Recipe
+from ccnet3d.training.recipe import Recipe
 
 
 class Stateful(Protocol):
@@ -52,21 +53,21 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
         ValueError: no checkpoint, a damaged one, or one of another recipe.
     """
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path} to resume from; start without --resume")
+        raise UserError(f"there is no checkpoint at {path} to resume from; start without --resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = json.loads(state["recipe"])
     except Exception as error:  # torch.load raises whatever the damage leads to
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
+        raise UserError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
     wanted = json.loads(json.dumps(asdict(recipe)))
     if saved != wanted:
         differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
-        raise ValueError(
+        raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
     try:
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model, as after other classes; give another --out") from error
+        raise UserError(f"{path} does not fit the model, as after other classes; give another --out") from error
     return Progress(int(state["step"]), bool(state["evaluated"]))

@@ -19,22 +19,21 @@ from tqdm import tqdm
 
 from ccnet3d.data import RequestedSample
 from ccnet3d.distributed import Processes
-from ccnet3d.errors import RunStoppedError
+from ccnet3d.errors import DivergedError, RunStoppedError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
-from ccnet3d.models import CCNet3D, ModelInfo, save_model
-from ccnet3d.models.backbone import feature_channels
+from ccnet3d.models import CCNet3D, ModelInfo, feature_channels, save_model
 from ccnet3d.training.batches import ClipBatches
 from ccnet3d.training.build import build_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
-from ccnet3d.training.config import Recipe
-from ccnet3d.training.data import open_splits
-from ccnet3d.training.logging import RunLog
 from ccnet3d.training.network import TrainingNetwork
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer, learning_rate_factor
+from ccnet3d.training.recipe import Recipe
+from ccnet3d.training.run_log import RunLog
 from ccnet3d.training.signals import SignalReceivedError, StopSignals, ignore_stop_signals
+from ccnet3d.training.splits import open_splits
 from ccnet3d.training.throughput import Throughput
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -77,10 +76,8 @@ class Trainer:
         self.device = device
         self.processes = processes or Processes()
         self.precision = PRECISIONS[recipe.precision]
-        if recipe.compute.sync_batch_norm and self.processes.world > 1 and device.type == "cpu":
-            raise ValueError(
-                "PyTorch has no batch norm that is synchronised on CPUs; set compute.sync_batch_norm=false"
-            )
+        if recipe.compute.sync_batch_norm and self.processes.world_size > 1 and device.type == "cpu":
+            raise UserError("PyTorch has no batch norm that is synchronised on CPUs; set compute.sync_batch_norm=false")
         self.train_set, self.val_set, pixel_counts = open_splits(recipe, data, spec_file, detail, pack, self.processes)
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
@@ -105,7 +102,7 @@ class Trainer:
             counts = pixel_counts[: len(spec.classes)]
             self.class_weights = balanced_class_weights(counts, recipe.loss.class_balance_offset).to(device)
         # Each part of a step looks for its share of the hard pixels.
-        parts = self.processes.world * recipe.compute.accumulate_steps
+        parts = self.processes.world_size * recipe.compute.accumulate_steps
         self.loss_recipe = replace(recipe.loss, hard_pixels=math.ceil(recipe.loss.hard_pixels / parts))
 
     def _batches(self, start: int) -> ClipBatches:
@@ -120,7 +117,7 @@ class Trainer:
             data.clip_strides,
             accumulate=self.recipe.compute.accumulate_steps,
             process=self.processes.rank,
-            processes=self.processes.world,
+            processes=self.processes.world_size,
         )
 
     def run(self, *, resume: bool = False) -> Path:
@@ -136,7 +133,7 @@ class Trainer:
 
         Raises:
             ValueError: nothing fit to resume from, or an earlier run in the folder.
-            FloatingPointError: the loss is no longer finite.
+            DivergedError: the loss is no longer finite.
             RunStoppedError: a signal ended the run.
         """
         parts: dict[str, Stateful] = {
@@ -147,9 +144,9 @@ class Trainer:
         }
         checkpoint = self.out / CHECKPOINT_NAME
         if checkpoint.exists() and not resume:
-            raise ValueError(f"{self.out} holds an earlier run; give --resume to go on with it, or another --out")
+            raise UserError(f"{self.out} holds an earlier run; give --resume to go on with it, or another --out")
         done, evaluated = load_checkpoint(checkpoint, self.recipe, parts) if resume else Progress()
-        recipe, first = self.recipe, self.processes.is_first
+        recipe, first = self.recipe, self.processes.is_main_process
         loader = DataLoader(
             self.train_set,
             batch_sampler=self._batches(done),
@@ -163,7 +160,7 @@ class Trainer:
         )
         speed = Throughput(self.device)
         with ExitStack() as stack:
-            stop = stack.enter_context(StopSignals(patient=self.processes.world > 1))
+            stop = stack.enter_context(StopSignals(patient=self.processes.world_size > 1))
             log = stack.enter_context(closing(RunLog(self.out, done + 1))) if first else None
             stack.enter_context(progress)
             batches = iter(loader)
@@ -225,14 +222,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for number, (sample, share) in enumerate(zip(samples, self._shares(samples), strict=True), 1):
-            with processes.gradients_meet(self.network, now=number == len(samples)):
+            with processes.gradient_sync(self.network, enabled=number == len(samples)):
                 total, parts = self._losses(sample)
                 if not torch.isfinite(total):
-                    raise FloatingPointError(
-                        f"the loss became {total.item()}; lower the learning rate or clip gradients"
-                    )
+                    raise DivergedError(f"the loss became {total.item()}; lower the learning rate or clip gradients")
                 # Gradients are averaged over processes, those of the parts in a process are added.
-                self.scaler.scale(total * (share * processes.world)).backward()
+                self.scaler.scale(total * (share * processes.world_size)).backward()
             for name, part in {"total": total, **parts}.items():
                 sums[name] = sums.get(name, 0) + share * part.detach()
         if optimizer.clip_gradient_norm:
@@ -250,7 +245,7 @@ class Trainer:
         The cross-entropy is a mean over labelled pixels, by their classes' weights: so weighted, means of parts add
         up to the mean of the whole.
         """
-        if len(samples) * self.processes.world == 1:
+        if len(samples) * self.processes.world_size == 1:
             return [1.0]
         classes_count = len(self.train_set.spec.classes)
         counts = [torch.bincount(sample["labels"].flatten(), minlength=classes_count) for sample in samples]

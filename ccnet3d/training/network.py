@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ccnet3d.models import CCNet3D, TrainingOutputs
-from ccnet3d.training.config import ComputeRecipe
+from ccnet3d.training.recipe import ComputeRecipe
 
 
 class TrainingNetwork(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ccnet3d.losses import category_consistent_loss, cross_entropy, lovasz_softmax
 from ccnet3d.models import TrainingOutputs
-from ccnet3d.training.config import LossRecipe
+from ccnet3d.training.recipe import LossRecipe
 
 
 def training_loss(

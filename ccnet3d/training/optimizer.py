@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ccnet3d.models import CCNet3D
-from ccnet3d.training.config import OptimizerRecipe
+from ccnet3d.training.recipe import OptimizerRecipe
 
 
 def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:

@@ -1,6 +1,39 @@
 """Reading and writing videos; PyAV and decord are imported when a video is opened."""
 
-from ccnet3d.video.reader import VideoError, VideoFrame, VideoInfo, VideoReader, open_video
-from ccnet3d.video.writer import GrayVideoWriter, VideoWriter
+from __future__ import annotations
 
-__all__ = ["GrayVideoWriter", "VideoError", "VideoFrame", "VideoInfo", "VideoReader", "VideoWriter", "open_video"]
+from ccnet3d.video.container import (
+    import_av,
+)
+from ccnet3d.video.image_reader import (
+    images_in_folder,
+)
+from ccnet3d.video.reader import (
+    VideoError,
+    VideoFrame,
+    VideoInfo,
+    VideoReader,
+    open_video,
+)
+from ccnet3d.video.sample import (
+    draw_sample_frame,
+    write_sample_video,
+)
+from ccnet3d.video.writer import (
+    GrayVideoWriter,
+    VideoWriter,
+)
+
+__all__ = [
+    "GrayVideoWriter",
+    "VideoError",
+    "VideoFrame",
+    "VideoInfo",
+    "VideoReader",
+    "VideoWriter",
+    "draw_sample_frame",
+    "images_in_folder",
+    "import_av",
+    "open_video",
+    "write_sample_video",
+]

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ccnet3d.video.structure import starts_with_media_data
-from ccnet3d.video.types import VideoError, first_line
+from ccnet3d.video.integrity import starts_with_media_data
+from ccnet3d.video.types import VideoError, ffmpeg_reason
 
 _ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph wants one; the times are not used
 
@@ -72,7 +72,7 @@ def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
         target = str(source) if isinstance(source, Path) else source
         container = av.open(target, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
-        raise VideoError(f"{name} cannot be read as a video ({first_line(error)}); give a video file") from error
+        raise VideoError(f"{name} cannot be read as a video ({ffmpeg_reason(error)}); give a video file") from error
     kind = container.format.name
     # FFmpeg also opens still images, and renders plain text as a terminal.
     if kind in ("image2", "tty") or (kind.endswith("_pipe") and kind != "webp_pipe"):

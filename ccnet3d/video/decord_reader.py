@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ccnet3d.video.forks import keep_over_forks
+from ccnet3d.video.integrity import broken_at, missing_bytes
 from ccnet3d.video.playback import index_packets
-from ccnet3d.video.pyav import AvReader
-from ccnet3d.video.structure import broken_at, missing_bytes
-from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader, check_indices, first_line
+from ccnet3d.video.pyav_reader import AvReader
+from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader, check_indices, ffmpeg_reason
 
 DECORD_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
 """Containers that decord reads without losing frames; in others it returns wrong ones without a word."""
@@ -138,7 +138,7 @@ class DecordReader(VideoReader):
 
 def _own_words(error: BaseException) -> str:
     """What decord says, without the clock and the source files it puts in front."""
-    return re.sub(r"\[[0-9:]+\] \S+:[0-9]+: ", "", first_line(error))
+    return re.sub(r"\[[0-9:]+\] \S+:[0-9]+: ", "", ffmpeg_reason(error))
 
 
 def _import_decord() -> Any:

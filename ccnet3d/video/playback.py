@@ -11,8 +11,8 @@ from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, ope
 from ccnet3d.video.ffv1 import Ffv1Check
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.index import ONE_TO_ONE_CODECS, Numbering, PacketIndex, is_hidden, is_ranked
-from ccnet3d.video.structure import broken_at, missing_bytes
-from ccnet3d.video.types import VideoError, VideoFrame, first_line, frame_ranges
+from ccnet3d.video.integrity import broken_at, missing_bytes
+from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
 
 
 def seconds(frame: Any, stream: Any) -> float | None:
@@ -54,7 +54,7 @@ class Playback:
             try:
                 packet = next(packets, None)
             except self._ffmpeg_error as error:
-                self._read_error, packet = first_line(error), None
+                self._read_error, packet = ffmpeg_reason(error), None
             if packet is None:
                 break
             if packet.size == 0:  # a repeated picture, or the mark of the end
@@ -76,7 +76,7 @@ class Playback:
         try:
             frames = self.stream.codec_context.decode(packet)
         except self._ffmpeg_error as error:
-            self._failed, self._reason = self._failed + 1, first_line(error)
+            self._failed, self._reason = self._failed + 1, ffmpeg_reason(error)
             return  # the next packet may be sound
         for frame in frames:
             index = self.numbering.show(frame.pts)
@@ -180,7 +180,7 @@ def index_packets(path: Path, name: str) -> PacketIndex:
             if not packet.is_discard:
                 pts.append(packet.pts)
     except import_av().error.FFmpegError as error:
-        read_error = first_line(error)
+        read_error = ffmpeg_reason(error)
     finally:
         container.close()
     times = sorted(time for time in pts if time is not None)

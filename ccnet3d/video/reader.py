@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from ccnet3d.errors import UserError
 from ccnet3d.video.container import import_av
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
 
@@ -29,11 +30,11 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     """
     # Imported here as they need each other's types, and to stay cheap.
     from ccnet3d.video.decord_reader import DecordReader
-    from ccnet3d.video.images import ImageReader, images_by_pattern, images_in_folder
-    from ccnet3d.video.pyav import AvReader
+    from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
+    from ccnet3d.video.pyav_reader import AvReader
 
     if decoder not in ("auto", "av", "decord"):
-        raise ValueError(f"unknown decoder {decoder!r}; choose auto, av or decord")
+        raise UserError(f"unknown decoder {decoder!r}; choose auto, av or decord")
     if not isinstance(source, str | Path):
         if decoder == "decord":
             raise VideoError("decord cannot read from a pipe; use --decoder av, or give a file")

@@ -10,8 +10,10 @@ from typing import Self
 
 import numpy as np
 
+from ccnet3d.errors import UserError
 
-class VideoError(ValueError):
+
+class VideoError(UserError):
     """A source that cannot be read as a video."""
 
 
@@ -124,7 +126,7 @@ def check_indices(indices: Sequence[int], length: int, name: str) -> None:
             raise IndexError(f"{name} has no frame {index}; it has {length} frames, numbered from 0")
 
 
-def first_line(error: BaseException) -> str:
+def ffmpeg_reason(error: BaseException) -> str:
     """The first line of an error's text, without the file name that FFmpeg adds."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.video.reader import import_av
 
@@ -49,7 +50,7 @@ class _Writer:
         try:
             yield
         except import_av().error.FFmpegError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            raise OutputError(error.errno, error.strerror, str(self._path)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,7 +85,7 @@ class VideoWriter(_Writer):
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:
         if path.suffix.lower() != ".mp4":
-            raise ValueError(f"the overlay must be an .mp4 file, got {path}")
+            raise UserError(f"the overlay must be an .mp4 file, got {path}")
         super().__init__(path, "mp4", frames_per_second)
         self._first_seconds = 0.0
         self._last_pts = -1

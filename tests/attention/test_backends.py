@@ -17,7 +17,7 @@ from reference.inputs import (
 from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
-from ccnet3d.attention.reference import criss_cross_weights_reference
+from ccnet3d.attention.backends.reference import criss_cross_weights_reference
 
 BACKENDS = ["tiled", "axial"]
 

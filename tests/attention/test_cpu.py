@@ -8,7 +8,8 @@ import torch
 from reference.inputs import random_inputs
 from torch import Tensor
 
-from ccnet3d.attention import cpu, criss_cross_attention
+from ccnet3d.attention import criss_cross_attention
+from ccnet3d.attention.backends import cpu
 
 matmul = getattr(torch.backends.mkldnn, "matmul", None)
 has_setting = pytest.mark.skipif(

@@ -9,7 +9,7 @@ from reference.loops import criss_cross_2d, criss_cross_loop
 from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
-from ccnet3d.attention.reference import criss_cross_weights_reference, cross_mask
+from ccnet3d.attention.backends.reference import criss_cross_weights_reference, cross_mask
 
 # (B, T, H, W, D, Dv): ones in every place, primes, T > H, T != H != W, D = 1.
 SIZES = [

@@ -8,7 +8,7 @@ from reference.loops import cross_of
 from torch import Tensor
 
 from ccnet3d.attention import RecurrentCrissCrossAttention, attention_influence, queries_and_keys
-from ccnet3d.attention.reference import criss_cross_weights_reference
+from ccnet3d.attention.backends.reference import criss_cross_weights_reference
 
 GRID = (3, 4, 5)
 POSITIONS = list(range(0, 60, 7))

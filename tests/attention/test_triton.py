@@ -21,7 +21,7 @@ from reference.layouts import LAYOUTS
 from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
-from ccnet3d.attention.operator import attention_op
+from ccnet3d.attention.custom_op import attention_op
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if find_spec("triton") is None:
@@ -29,7 +29,7 @@ if find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU: test_triton_without_gpu.py runs these in Triton's interpreter", allow_module_level=True)
 
-from ccnet3d.attention import fused  # noqa: E402, which imports Triton
+from ccnet3d.attention.backends import triton as fused  # noqa: E402, which imports Triton
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 

@@ -99,7 +99,7 @@ def compile_kernel(kernel: Any, capability: int, dtype: torch.dtype, constants: 
 
 @functools.cache
 def kernels_along_an_axis() -> dict[str, tuple[Any, dict[str, Any]]]:
-    from ccnet3d.attention import triton_kernels as kernels
+    from ccnet3d.attention.backends import triton_kernels as kernels
 
     return {
         "forward": (kernels.forward_kernel, {}),
@@ -119,7 +119,7 @@ PRECISIONS = {
 
 
 def compile_along_an_axis(kernel: str, length: int, capability: int, precision: str) -> Any:
-    from ccnet3d.attention.fused import Tiling
+    from ccnet3d.attention.backends.triton import Tiling
 
     dtype, input_precision = PRECISIONS[precision]
     function, own = kernels_along_an_axis()[kernel]
@@ -132,7 +132,7 @@ def compile_along_an_axis(kernel: str, length: int, capability: int, precision: 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 def test_kernels_compile_and_fit(capability: int, precision: str) -> None:
-    from ccnet3d.attention.triton_kernels import delta_kernel
+    from ccnet3d.attention.backends.triton_kernels import delta_kernel
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {

@@ -11,7 +11,7 @@ from conftest import MakeVideo
 from PIL import Image
 
 from ccnet3d.cli.infer import main
-from ccnet3d.inference.formats import paint
+from ccnet3d.masks.formats import paint
 from ccnet3d.models import ModelInfo
 from ccnet3d.video import open_video
 

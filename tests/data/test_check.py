@@ -48,7 +48,7 @@ def spoil(yard: Path) -> list[str]:
 
 def test_all_faults_of_all_splits_are_named_before_anything_is_written(yard: Path, tmp_path: Path) -> None:
     faults = spoil(yard)
-    with pytest.raises(FileProblemsError, match="^6 files are at fault; mend them") as error:
+    with pytest.raises(FileProblemsError, match="^6 files are invalid; fix them") as error:
         make_trainer(yard, tmp_path / "run", RECIPE)
     lines = str(error.value).splitlines()
     assert len(lines) == 7
@@ -68,7 +68,7 @@ def test_frames_of_other_sizes_may_stand_alone(yard: Path) -> None:
 def test_many_faults_are_counted(yard: Path, tmp_path: Path) -> None:
     for path in (yard / "labels").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(FileProblemsError, match="14 files are at fault") as error:
+    with pytest.raises(FileProblemsError, match="14 files are invalid") as error:
         make_trainer(yard, tmp_path / "run")
     assert len(str(error.value).splitlines()) == 12
     assert str(error.value).endswith("\n  and 4 more")
@@ -83,7 +83,7 @@ def test_all_listed_files_that_are_not_there(tmp_path: Path) -> None:
         'name = "listed"\nclasses = [{name="a",color=[0,0,0]},{name="b",color=[1,1,1]}]\n'
         'layouts = [{pair_list="{split}.txt"}]\n'
     )
-    with pytest.raises(FileProblemsError, match="6 files are at fault") as error:
+    with pytest.raises(FileProblemsError, match="6 files are invalid") as error:
         LabelledSequences.open(root, "train")
     assert all("is listed in the split 'train' but is not there" in line for line in error.value.problems)
 

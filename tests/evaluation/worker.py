@@ -9,7 +9,7 @@ import torch
 
 from ccnet3d.data import LabelledSequences
 from ccnet3d.evaluation import Evaluation, evaluate
-from ccnet3d.evaluation.distributed import gather, processes, share_out
+from ccnet3d.evaluation.parallel import gather, processes, split_segments
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.metrics import BoundaryScore, TemporalConsistency, VideoConsistency, dis_flow
 from ccnet3d.models import load_model
@@ -31,7 +31,7 @@ def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] |
 def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
     dataset = LabelledSequences.open(data, split)
     with processes() as among:
-        share = share_out(dataset.segments, among.world)[among.rank]
+        share = split_segments(dataset.segments, among.world_size)[among.rank]
         assert len(share) < len(dataset.segments)
         gather(lambda: evaluate_all(data, split, checkpoint, share)).save(out / f"{among.rank}.json")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ccnet3d.inference.pipeline import Sink, run_ahead
+from ccnet3d.inference.stages import Sink, run_ahead
 
 SECONDS = 10.0
 """After which a test that hangs fails."""

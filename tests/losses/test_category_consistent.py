@@ -8,7 +8,7 @@ import torch
 from reference.category_consistent import category_consistent_loop
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.losses import category_consistent_loss
 from ccnet3d.losses.category_consistent import FORMS, between_class_penalty, within_class_penalty
 

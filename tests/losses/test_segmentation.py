@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from reference.loops import jaccard_loss_of_errors
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.losses import balanced_class_weights, cross_entropy, lovasz_softmax
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.metrics import BoundaryScore, boundary_f
 
 VOID = IGNORE_INDEX

@@ -7,7 +7,7 @@ import torch
 from reference.loops import confusion_loop
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.metrics import (
     class_accuracy,
     class_iou,

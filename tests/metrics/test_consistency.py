@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.metrics.consistency import TemporalConsistency, VideoConsistency, pair_counts
 
 VOID = IGNORE_INDEX

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, MakeVideo
+from conftest import MakeVideo
 from PIL import Image
 from script_runner import run
 
+from ccnet3d.cli import evaluate
+from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D, ModelInfo
 from ccnet3d.models.zoo import save_model
 
@@ -81,15 +81,8 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
     ],
 )
 def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
-    script = importlib.util.spec_from_file_location("evaluate_script", REPOSITORY / "scripts" / "evaluate.py")
-    assert script is not None
-    assert script.loader is not None
-    evaluate = importlib.util.module_from_spec(script)
-    script.loader.exec_module(evaluate)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["evaluate.py", *options])
-        arguments = evaluate.parse_arguments()
-    with pytest.raises(ValueError, match=message):
+    arguments = evaluate.build_parser().parse_args(options)
+    with pytest.raises(UserError, match=message):
         evaluate.run(arguments)
 
 
@@ -146,5 +139,5 @@ def test_probed_weights_score_as_models_that_are_so(
     (yard / "labels" / "walk" / "0003.png").write_bytes(b"no image")
     wrong = run("probe_weights.py", *options, "--json", tmp_path / "rows.json")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("probe_weights.py: error: a file is at fault")
+    assert wrong.stderr.startswith("probe_weights.py: error: a file is invalid")
     assert "0003.png" in wrong.stderr.splitlines()[1]

@@ -16,7 +16,7 @@ from conftest import REPOSITORY
 from script_runner import run
 from tiny_run import SMALL
 
-from ccnet3d.cli.options import first_line
+from ccnet3d.cli.options import error_line
 
 
 @pytest.mark.parametrize("without_video", [False, True], ids=["", "without av and decord"])
@@ -96,7 +96,7 @@ def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Pa
     training = run("train_camvid.py", "--data", yard, "--out", tmp_path / "run", *overrides)
     assert (training.returncode, training.stdout) == (2, "")
     first, *lines = training.stderr.splitlines()
-    assert first == "train_camvid.py: error: 2 files are at fault; mend them or take them out of the split:"
+    assert first == "ccnet3d-train: error: 2 files are invalid; fix them or remove them from the split:"
     assert ["walk/0003.png: " in lines[0], "night/0001.png: " in lines[1], len(lines)] == [True, True, 2]
     assert all(line.startswith("  cannot read the image ") for line in lines)
     assert not (tmp_path / "run").exists()
@@ -104,7 +104,7 @@ def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Pa
 
 def test_what_a_loader_process_says_is_one_line() -> None:
     caught = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-    assert first_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
+    assert error_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
 def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_ablation_says_in_one_line_what_is_missing(yard: Path, tmp_path: Path) -
     for arguments, message in [
         ([shipped, "--data", yard, "--plot"], "--plot needs matplotlib; pip install 'ccnet3d[plot]'"),
         ([shipped, "--data", tmp_path / "nowhere"], "no data folder at"),
-        ([tmp_path / "other.toml", "--data", yard], "cannot read"),
+        ([tmp_path / "other.toml", "--data", yard], "there is no file"),
     ]:
         ablation = run("run_ablation.py", *arguments, "--out", tmp_path / "out", PYTHONPATH=blocked)
         assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)
-        assert f"run_ablation.py: error: {message}" in ablation.stderr
+        assert f"ccnet3d-ablate: error: {message}" in ablation.stderr
     assert not (tmp_path / "out").exists()

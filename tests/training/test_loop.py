@@ -12,8 +12,8 @@ from tiny_run import RECIPE, make_trainer
 
 from ccnet3d.data import RequestedSample
 from ccnet3d.models import load_model
-from ccnet3d.training.config import LossRecipe, OptimizerRecipe
 from ccnet3d.training.optimizer import build_optimizer
+from ccnet3d.training.recipe import LossRecipe, OptimizerRecipe
 
 
 class InterruptedRunError(Exception):

@@ -9,8 +9,8 @@ from conftest import TINY
 from torch import Tensor, nn
 
 from ccnet3d.models import CCNet3D
-from ccnet3d.training.config import ComputeRecipe
 from ccnet3d.training.network import TrainingNetwork
+from ccnet3d.training.recipe import ComputeRecipe
 
 CLIP = torch.rand(2, 3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 ANCHORS = torch.tensor([0, 2])

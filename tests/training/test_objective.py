@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from reference.category_consistent import category_consistent_loop
 from torch import Tensor
 
-from ccnet3d.data import IGNORE_INDEX
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.losses import lovasz_softmax
 from ccnet3d.models import TrainingOutputs
-from ccnet3d.training.config import LossRecipe
 from ccnet3d.training.objective import resize_labels, training_loss
+from ccnet3d.training.recipe import LossRecipe
 
 
 def make_batch(dtype: torch.dtype = torch.float32) -> tuple[TrainingOutputs, Tensor]:

@@ -18,7 +18,7 @@ from tiny_run import RECIPE, SMALL, make_trainer
 from ccnet3d.data import RequestedSample
 from ccnet3d.errors import RunStoppedError
 from ccnet3d.training import Trainer, read_recipe
-from ccnet3d.training.config import ComputeRecipe
+from ccnet3d.training.recipe import ComputeRecipe
 from ccnet3d.training.signals import StopSignals
 
 EVERYTHING = ComputeRecipe(accumulate_steps=2, activation_checkpointing=True, backbone_gradients="anchor")
@@ -116,8 +116,8 @@ def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
     done = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
-    message = f"stopped: {done} of 36 steps are done and in {out / 'checkpoint.pt'}; give --resume to go on"
-    assert stderr == f"train_camvid.py: {message}\n"
+    message = f"stopped: {done} of 36 steps are done and in {out / 'checkpoint.pt'}; resume with --resume"
+    assert stderr == f"ccnet3d-train: {message}\n"
     assert 3 <= done < 36
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", overrides)
     for folder, resume in ((out, True), (tmp_path / "whole", False)):

@@ -1,0 +1,266 @@
+"""The fast backend in stock PyTorch: axial matrix products a tile at a time, forward and backward by hand.
+
+A softmax over the union of three axes is the axial attentions merged by their log-sum-exp. The forward pass therefore
+first finishes the time axis, positions by the hundred, and then treats its result as one more key of a position,
+with the log-sum-exp as its score, when a frame's rows and columns are done under one softmax. Nothing larger than a
+frame's scores, ``H * W * (H + W + 1)`` numbers, lives at any moment besides inputs and results. The backward pass knows
+the joint log-sum-exp and recomputes weights from it, axis by axis; what the axes share is one number a position.
+
+Channels stay last: the D (or Dv) numbers of a position are contiguous and every product below runs on strided views.
+Scores, their softmax and the gradients of query and key are computed in float32 (float64 for float64),
+whatever the inputs: float16 scores would overflow and bfloat16 ones cost two digits. Products with the values, nine
+tenths of the work, run in the inputs' precision where the machine is fast in it.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from ccnet3d.attention.backends import cpu
+
+# A tile's values stay in cache: 256 positions of T = 5 frames and 512 float32 channels are 2.6 MB, and so are 1280
+# positions of columns. Twice or half as many measure alike.
+_TILE_POSITIONS = 256
+_TILE_COLUMN_POSITIONS = 1280
+
+
+def _score_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _value_dtype(x: Tensor) -> torch.dtype:
+    """Return the precision of products with values; float32 where the CPU has no fast half-precision product."""
+    if x.device.type == "cpu" and (
+        x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not cpu.multiplies_bfloat16())
+    ):
+        return torch.float32
+    return x.dtype
+
+
+def _self_mask(length: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mask to add to ``[..., n, n]`` scores: the position itself is counted along the width only."""
+    return torch.zeros(length, length, dtype=dtype, device=like.device).fill_diagonal_(float("-inf"))
+
+
+def _positions(x: Tensor, some: slice) -> Tensor:
+    """Take some of the H * W positions of ``[T, H, W, ...]``: ``[P, T, ...]``."""
+    return x.flatten(1, 2)[:, some].transpose(0, 1)
+
+
+def _tiles(length: int, size: int = _TILE_POSITIONS) -> list[slice]:
+    size = max(size, 1)
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def tiled_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output ``[B, T, H, W, Dv]`` and the log-sum-exp of every position's scores, ``[B, T, H, W]``.
+
+    See :func:`ccnet3d.attention.criss_cross_attention` for the inputs. The log-sum-exp has the scores' precision.
+    """
+    output = cpu.empty(*value.shape, like=value, dtype=value.dtype)
+    log_sum_exp = cpu.empty(*query.shape[:4], like=query, dtype=_score_dtype(query))
+    for clip in zip(query, key, value, output, log_sum_exp, strict=True):
+        _time_forward(*clip)
+        _space_forward(*clip)
+    return output, log_sum_exp
+
+
+def _time_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor) -> None:
+    """Attend along time alone, ``[T, H, W, .]``; write the output and the log-sum-exp ``[T, H, W]``."""
+    time, height, width, _ = query.shape
+    if time == 1:
+        return
+    scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
+    mask = _self_mask(time, query, scores_in)
+    tiles = _tiles(height * width)
+    tile = cpu.empty(tiles[0].stop, time, value.shape[-1], like=value, dtype=values_in)
+    for some in tiles:
+        q, k, v = (_positions(x, some) for x in (query, key, value))  # [P, T, D or Dv]
+        scores = torch.bmm(q.to(scores_in), k.to(scores_in).transpose(1, 2)).add_(mask)  # [P, T, T]
+        # Positions last: a softmax over five numbers in a row is slow.
+        scores = scores.permute(1, 2, 0).contiguous()
+        softmax = scores.softmax(1)
+        log_sum_exp.flatten(1, 2)[:, some] = scores.amax(1).sub_(softmax.amax(1).log_())
+        weights = softmax.to(values_in).permute(2, 0, 1).contiguous()
+        attended = torch.bmm(weights, v.to(values_in), out=tile[: len(weights)])
+        output.flatten(1, 2)[:, some] = attended.transpose(0, 1)
+
+
+@cpu.fast_float32_products()
+def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor) -> None:
+    """Attend along rows and columns, ``[T, H, W, .]``, and merge what is there already, the time axis' result."""
+    time, height, width, _ = query.shape
+    scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
+    new = functools.partial(cpu.empty, like=value)
+    row_scores = new(height, width, width, dtype=scores_in)
+    column_scores = new(width, height, height, dtype=scores_in)
+    keys = width + (height if height > 1 else 0) + (1 if time > 1 else 0)
+    scores = new(height, width, keys, dtype=scores_in)
+    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height)
+    tile = new(columns[0].stop, height, value.shape[-1], dtype=values_in)
+    mask = _self_mask(height, query, scores_in)
+    for t in range(time):
+        q, k, v = query[t].to(scores_in), key[t].to(scores_in), value[t].to(values_in)
+        parts = [torch.bmm(q, k.transpose(1, 2), out=row_scores)]  # [H, W, W]
+        if height > 1:
+            torch.bmm(q.transpose(0, 1), k.permute(1, 2, 0), out=column_scores)  # [W, H, H]
+            parts.append(column_scores.add_(mask).transpose(0, 1))
+        if time > 1:
+            parts.append(log_sum_exp[t].unsqueeze(-1))
+        torch.cat(parts, dim=-1, out=scores)
+        largest = scores.amax(-1, keepdim=True)
+        total = scores.sub_(largest).exp_().sum(-1, keepdim=True)
+        weights = scores.div_(total).to(values_in)
+        log_sum_exp[t] = largest.add_(total.log_()).squeeze(-1)
+        frame = output[t].to(values_in)  # a view, unless the precision differs
+        for some in columns if height > 1 else ():
+            column_weights = weights[:, some, width : width + height].transpose(0, 1)  # [W', H, H]
+            attended = torch.bmm(column_weights, v[:, some].transpose(0, 1), out=tile[: len(column_weights)])
+            if time > 1:
+                part = frame[:, some]
+                torch.addcmul(attended.transpose(0, 1), part, weights[:, some, -1:], out=part)
+            else:
+                frame[:, some] = attended.transpose(0, 1)
+        if height == 1 and time > 1:
+            frame.mul_(weights[..., -1:])
+        torch.baddbmm(frame, weights[..., :width], v, beta=int(height > 1 or time > 1), out=frame)
+        if frame.dtype != output.dtype:
+            output[t] = frame
+
+
+def tiled_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, log_sum_exp: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value from the output's and the log-sum-exp of the forward pass.
+
+    With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``: ``dS = P (dP - delta)``, whose products with
+    key and query are their gradients; the value's is ``P`` transposed times grad. ``delta`` is the sum of ``P dP``
+    over the cross. That equals ``grad . output`` (FlashAttention, arXiv 2205.14135, appendix B.4), but in half
+    precision only the sum of the very ``dP`` that it is subtracted from cancels what rounding did to them.
+    """
+    scores_in = log_sum_exp.dtype
+    # Query's and key's gradients add up in the scores' precision, they are small; the value's in its own.
+    grad_query, grad_key = (cpu.empty(*query.shape, like=query, dtype=scores_in) for _ in range(2))
+    grad_value = cpu.empty(*value.shape, like=value, dtype=value.dtype)
+    for b in range(len(query)):
+        inputs = grad[b], query[b], key[b], value[b], log_sum_exp[b]
+        gradients = grad_query[b], grad_key[b], grad_value[b]
+        delta = torch.zeros_like(log_sum_exp[b])  # [T, H, W]
+        _time_backward(*inputs, delta, *gradients, first=True)
+        _space_backward(*inputs, delta, *gradients)
+        _time_backward(*inputs, delta, *gradients, first=False)
+    return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
+
+
+def _time_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_sum_exp: Tensor,
+    delta: Tensor,
+    grad_query: Tensor,
+    grad_key: Tensor,
+    grad_value: Tensor,
+    *,
+    first: bool,
+) -> None:
+    """Write the time axis' share of delta and of the value's gradient first, and add that of query and key last."""
+    time, height, width, _ = query.shape
+    if time == 1:
+        return
+    scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
+    mask = _self_mask(time, query, scores_in)
+    tiles = _tiles(height * width)
+    tile = cpu.empty(tiles[0].stop, time, value.shape[-1], like=value, dtype=values_in)
+    for some in tiles:
+        q, k = (_positions(x, some).to(scores_in) for x in (query, key))  # [P, T, D]
+        v, g = (_positions(x, some).to(values_in) for x in (value, grad))  # [P, T, Dv]
+        weights, grad_weights = (torch.empty(len(q), time, time, dtype=scores_in, device=q.device) for _ in range(2))
+        _axis_weights(g, q, k, v, _positions(log_sum_exp, some), weights, grad_weights, mask)  # [P, T, T]
+        if first:
+            delta.flatten(1, 2)[:, some] = (weights * grad_weights).sum(-1).t()
+            attended = torch.bmm(weights.to(values_in).transpose(1, 2), g, out=tile[: len(weights)])
+            grad_value.flatten(1, 2)[:, some] = attended.transpose(0, 1)
+        else:
+            grad_scores = grad_weights.sub_(_positions(delta, some).unsqueeze(-1)).mul_(weights)
+            grad_query.flatten(1, 2)[:, some] += torch.bmm(grad_scores, k).transpose(0, 1)
+            grad_key.flatten(1, 2)[:, some] += torch.bmm(grad_scores.transpose(1, 2), q).transpose(0, 1)
+
+
+@cpu.fast_float32_products()
+def _space_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_sum_exp: Tensor,
+    delta: Tensor,
+    grad_query: Tensor,
+    grad_key: Tensor,
+    grad_value: Tensor,
+) -> None:
+    """Complete delta; write the rows' and columns' share of the gradients, ``[T, H, W, .]``, the value's on top."""
+    time, height, width, _ = query.shape
+    scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
+    new = functools.partial(cpu.empty, like=value, dtype=scores_in)
+    row_weights, row_grads, row_product = (new(height, width, width) for _ in range(3))
+    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height) if height > 1 else []
+    column_weights, column_grads, column_product = (new(width if columns else 0, height, height) for _ in range(3))
+    column_query, column_key, column_part = (new(width if columns else 0, height, query.shape[-1]) for _ in range(3))
+    tile_shape = columns[0].stop if columns else 0, height, value.shape[-1]
+    tiles = [cpu.empty(*tile_shape, like=value, dtype=values_in) for _ in range(3)]
+    mask = _self_mask(height, query, scores_in)
+    for t in range(time):
+        q, k = query[t].to(scores_in), key[t].to(scores_in)
+        v, g, gv = (x[t].to(values_in) for x in (value, grad, grad_value))
+        lse, d, gq, gk = log_sum_exp[t], delta[t], grad_query[t], grad_key[t]
+        _axis_weights(g, q, k, v, lse, row_weights, row_grads)  # [H, W, W]
+        torch.baddbmm(gv, row_weights.to(values_in).transpose(1, 2), g, beta=int(time > 1), out=gv)
+        d += torch.mul(row_weights, row_grads, out=row_product).sum(-1)
+        if columns:
+            column_query.copy_(q.transpose(0, 1))
+            column_key.copy_(k.transpose(0, 1))
+        for some in columns:
+            weights = column_weights[some]
+            vc, gc, attended = (tile[: len(weights)] for tile in tiles)  # [W', H, Dv]
+            vc.copy_(v[:, some].transpose(0, 1))
+            gc.copy_(g[:, some].transpose(0, 1))
+            qc, kc, lse_c, grads = column_query[some], column_key[some], lse[:, some].t(), column_grads[some]
+            _axis_weights(gc, qc, kc, vc, lse_c, weights, grads, mask)  # [W', H, H]
+            gv[:, some] += torch.bmm(weights.to(values_in).transpose(1, 2), gc, out=attended).transpose(0, 1)
+        if columns:
+            d += torch.mul(column_weights, column_grads, out=column_product).sum(-1).t()
+        grad_scores = row_grads.sub_(d.unsqueeze(-1)).mul_(row_weights)
+        torch.bmm(grad_scores, k, out=gq)
+        torch.bmm(grad_scores.transpose(1, 2), q, out=gk)
+        if columns:
+            grad_scores = column_grads.sub_(d.t().unsqueeze(-1)).mul_(column_weights)
+            gq += torch.bmm(grad_scores, column_key, out=column_part).transpose(0, 1)
+            gk += torch.bmm(grad_scores.transpose(1, 2), column_query, out=column_part).transpose(0, 1)
+        if gv.dtype != grad_value.dtype:
+            grad_value[t] = gv
+
+
+def _axis_weights(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_sum_exp: Tensor,
+    weights: Tensor,
+    grad_weights: Tensor,
+    mask: Tensor | None = None,
+) -> None:
+    """Recompute the weights of lines ``[lines, n, .]`` and their gradient into ``[lines, n, n]``."""
+    torch.bmm(query, key.transpose(1, 2), out=weights)
+    if mask is not None:
+        weights += mask
+    weights.sub_(log_sum_exp.unsqueeze(-1)).exp_()
+    if grad.dtype == grad_weights.dtype:
+        torch.bmm(grad, value.transpose(1, 2), out=grad_weights)
+    else:
+        grad_weights.copy_(torch.bmm(grad, value.transpose(1, 2)))

@@ -1,0 +1,158 @@
+"""Masks from several views of each frame: at several scales, mirrored, or window by window."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ccnet3d.errors import UserError
+from ccnet3d.inference.pixels import resize_frame
+from ccnet3d.inference.segmenter import VideoSegmenter
+
+
+class TestTimeAugmentation:
+    """Segments like a :class:`VideoSegmenter` by the mean of the class probabilities of all views.
+
+    Every view is a video of its own that streams beside the others, so that memory is constant in the video's length.
+
+    Args:
+        segmenter: gives the model and how it is run.
+        scales: factors of the working size, as in DeepLab (Chen et al., TPAMI 2018, section 4.1).
+        flip: also segment each view mirrored left to right.
+        window: height and width in pixels of windows that are cut from the frame at its own size (times the scale), for
+            frames that are too large to be seen at once; None shows the whole frame at the working size.
+        overlap: least share of a window that its neighbour sees too. Where windows overlap, each weighs the more the
+            further a pixel is from its edges.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        segmenter: VideoSegmenter,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        window: tuple[int, int] | None = None,
+        overlap: float = 1 / 3,
+    ) -> None:
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise UserError(f"scales must be numbers above 0, at least one, got {list(scales)}")
+        if window is not None and min(window) < 1:
+            raise UserError(f"window must be at least 1 pixel high and wide, got {window}")
+        if not 0 <= overlap < 1:
+            raise UserError(f"overlap must be a share of a window from 0 to less than 1, got {overlap}")
+        self.info = segmenter.info
+        self.segmenter = segmenter
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.window = window
+        self.overlap = overlap
+
+    def segment(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield one mask a frame, in order; see :meth:`VideoSegmenter.segment`.
+
+        Raises:
+            ValueError: frames of several sizes, where windows are cut from them.
+        """
+        views = [(scale, mirrored) for scale in self.scales for mirrored in ([False, True] if self.flip else [False])]
+        shared = tee(frames, len(views))
+        streams = [self._view(frames, *view) for frames, view in zip(shared, views, strict=True)]
+        for probabilities in streams[0]:
+            total = probabilities
+            for stream in streams[1:]:
+                total += next(stream)
+            yield total.argmax(0).to(torch.uint8).cpu().numpy()
+
+    def _view(self, frames: Iterable[np.ndarray], scale: float, mirrored: bool) -> Iterator[Tensor]:
+        """Of each frame the class probabilities that a view gives, float32 ``[K, H, W]`` at the frame's size."""
+        seen = (np.ascontiguousarray(frame[:, ::-1]) for frame in frames) if mirrored else frames
+        parts = self._whole(seen, scale) if self.window is None else self._windows(seen, scale, self.window)
+        return (part.flip(-1) for part in parts) if mirrored else parts
+
+    def _whole(self, frames: Iterable[np.ndarray], scale: float) -> Iterator[Tensor]:
+        for prediction in self._at(_scaled(self.segmenter.input_size, scale)).predict(frames):
+            yield _resize(prediction.logits, prediction.size).softmax(0)
+
+    def _windows(self, frames: Iterable[np.ndarray], scale: float, window: tuple[int, int]) -> Iterator[Tensor]:
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        size = first.shape[0], first.shape[1]
+        scaled = _scaled(size, scale)
+        height, width = min(window[0], scaled[0]), min(window[1], scaled[1])
+        corners = [
+            (top, left)
+            for top in window_starts(scaled[0], height, self.overlap)
+            for left in window_starts(scaled[1], width, self.overlap)
+        ]
+
+        def crops(pictures: Iterable[np.ndarray], top: int, left: int) -> Iterator[np.ndarray]:
+            return (picture[top : top + height, left : left + width] for picture in pictures)
+
+        def pictures() -> Iterator[np.ndarray]:
+            yield _resize_picture(first, scaled)
+            for frame in frames:
+                if frame.shape[:2] != size:
+                    raise UserError(
+                        f"windows need frames of one size, got {size[1]}x{size[0]} and then "
+                        f"{frame.shape[1]}x{frame.shape[0]}; leave the window out"
+                    )
+                yield _resize_picture(frame, scaled)
+
+        segmenter = self._at((height, width))
+        shared = tee(pictures(), len(corners))
+        streams = [segmenter.predict(crops(p, *corner)) for p, corner in zip(shared, corners, strict=True)]
+        weight = _ramp(height)[:, None] * _ramp(width)
+        for predictions in zip(*streams, strict=True):
+            weight = weight.to(predictions[0].logits.device)
+            total = weight.new_zeros(len(predictions[0].logits), *scaled)
+            weights = weight.new_zeros(scaled)
+            for (top, left), prediction in zip(corners, predictions, strict=True):
+                place = slice(top, top + height), slice(left, left + width)
+                total[:, *place] += _resize(prediction.logits, (height, width)).softmax(0) * weight
+                weights[place] += weight
+            yield _resize(total / weights, size)
+
+    def _at(self, input_size: tuple[int, int]) -> VideoSegmenter:
+        """The segmenter at another working size; the network is shared."""
+        other = copy.copy(self.segmenter)
+        other.input_size = input_size
+        return other
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin that cover ``length`` pixels evenly, from its first to its last, overlapping by a share."""
+    step = max(1, math.floor(window * (1 - overlap)))
+    count = math.ceil((length - window) / step) + 1
+    return [round(n * (length - window) / max(1, count - 1)) for n in range(count)]
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+
+def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of ``[K, h, w]``."""
+    return planes if planes.shape[-2:] == size else F.interpolate(planes[None], size=size, mode="bilinear")[0]
+
+
+def _resize_picture(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame uint8 ``[H, W, 3]`` at another size."""
+    picture = resize_frame(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), size)
+    return picture.permute(1, 2, 0).numpy()
+
+
+def _ramp(length: int) -> Tensor:
+    """Weights that fall off to both ends, float32, above 0."""
+    place = torch.arange(length) + 0.5
+    return torch.minimum(place, length - place)

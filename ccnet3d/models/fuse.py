@@ -1,0 +1,96 @@
+"""A model for inference only: batch norms folded into the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ccnet3d.models.ccnet3d import CCNet3D
+
+_PROBE_SIZES = (64, 128, 256)
+"""Pixels of the clip that shows who takes whose output; some backbones take none that is small."""
+
+
+def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
+    """A copy in evaluation mode that gives the same logits to rounding, in less time.
+
+    Every batch norm that takes its input straight from a convolution becomes a part of it; whether it does is seen by
+    running the model once. A batch norm elsewhere stays, and so does one whose convolution is used twice, has an output
+    that something else takes as well, or computes its weights anew.
+    """
+    folded = copy.deepcopy(model).eval()
+    names = {module: name for name, module in folded.named_modules()}
+    for convolution, norm in _pairs(folded):
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is None or variance is None:  # it normalises with what it is given
+            continue
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
+        parent, _, name = names[norm].rpartition(".")
+        # timm's batch norms carry what follows them.
+        following = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
+        setattr(folded.get_submodule(parent), name, nn.Sequential(*following))
+    return folded.eval().requires_grad_(False)
+
+
+class _Uses(TorchFunctionMode):
+    """Counts how often each tensor is an argument of a function that returns tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not a look at a shape
+            self.count.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return result
+
+
+@torch.no_grad()
+def _pairs(model: CCNet3D) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the batch norms that alone take their output, from one run over a small clip."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor, so that its id is not given away again
+    pairs: dict[nn.Conv2d, tuple[nn.BatchNorm2d, int]] = {}
+    calls: Counter[nn.Module] = Counter()
+    uses = _Uses()
+
+    def after(module: nn.Module, _: Any, output: Tensor) -> None:
+        calls[module] += 1
+        if isinstance(module, nn.Conv2d):
+            outputs[id(output)] = (module, output)
+            uses.count[id(output)] = 0
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in outputs and isinstance(module, nn.BatchNorm2d):
+            pairs[outputs[id(inputs[0])][0]] = module, id(inputs[0])
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    hooks = [module.register_forward_hook(after) for module in layers]
+    hooks += [module.register_forward_pre_hook(before) for module in layers]
+    for size in _PROBE_SIZES:
+        calls.clear()
+        pairs.clear()
+        try:
+            with uses:
+                model(torch.rand(1, 1, 3, size, size, device=model.input_mean.device, dtype=model.input_mean.dtype))
+            break
+        except RuntimeError:
+            pairs.clear()
+    for hook in hooks:
+        hook.remove()
+    return [
+        (convolution, norm)
+        for convolution, (norm, key) in pairs.items()
+        if calls[convolution] == calls[norm] == uses.count[key] == 1
+        if type(convolution).forward in (nn.Conv2d.forward, Conv2dSame.forward)
+    ]

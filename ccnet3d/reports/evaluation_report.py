@@ -1,0 +1,98 @@
+"""Evaluations as one HTML page that needs nothing else, with their numbers beside it as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ccnet3d.evaluation import RECORD, UNITS, EvaluationSummary, Interval
+from ccnet3d.files import write_atomically
+from ccnet3d.metrics import mean_iou, pixel_accuracy
+from ccnet3d.reports.evaluation_page import report_page
+from ccnet3d.reports.worst_frames import Strip
+
+PAGE = "report.html"
+
+
+def write_evaluation_report(
+    folder: Path, runs: Sequence[EvaluationSummary], strips: Sequence[Strip] = (), palette: Sequence[Any] = ()
+) -> Path:
+    """Write ``report.html`` with ``scores.csv``, ``scores.json`` and ``frames.csv``; of a single run its record too.
+
+    Args:
+        folder: made at need; files of these names in it are replaced.
+        runs: one, or several on the same frames, of which the first is what the others are compared with.
+        strips: the worst frames of a single run.
+        palette: RGB of each class in their pictures.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    rows = _score_rows(runs)
+    settings = {run.name: dict(run.evaluation.settings) for run in runs}
+    write_atomically(folder / "scores.csv", _csv(rows))
+    write_atomically(
+        folder / "scores.json", (json.dumps({"settings": settings, "scores": rows}, indent=1) + "\n").encode()
+    )
+    write_atomically(folder / "frames.csv", _csv([row for run in runs for row in _frame_rows(run)]))
+    if len(runs) == 1:
+        runs[0].evaluation.save(folder / RECORD)
+    write_atomically(folder / PAGE, report_page(runs, strips, palette).encode())
+    return folder / PAGE
+
+
+def _score_rows(runs: Sequence[EvaluationSummary]) -> list[dict[str, Any]]:
+    rows = []
+    for run in runs:
+        for name, value in run.scores.items():
+            row: dict[str, Any] = {"run": run.name, "score": name, "value": _number(value)}
+            for unit in UNITS:
+                row |= _ends(unit, run.intervals[unit][name])
+            if len(runs) > 1:
+                found = (run.differences or {}).get(name)
+                row["difference"] = _number(found.value) if found else None
+                for unit in UNITS:
+                    row |= _ends(f"difference_{unit}", found.intervals[unit] if found else None)
+                    row[f"p_{unit}"] = found.p_values[unit] if found else None
+            rows.append(row)
+    return rows
+
+
+def _frame_rows(run: EvaluationSummary) -> list[dict[str, Any]]:
+    evaluation = run.evaluation
+    columns = {"miou": mean_iou(evaluation.confusions), "pixel_accuracy": pixel_accuracy(evaluation.confusions)}
+    if evaluation.boundaries is not None:
+        columns["boundary_f"] = evaluation.frame_boundary_f
+    columns |= {name: evaluation.shares(name) for name in evaluation.series}
+    values = {name: column.tolist() for name, column in columns.items()}
+    return [
+        {"run": run.name, "sequence": frame.sequence, "number": frame.number, "name": frame.name}
+        | {name: _number(column[position]) for name, column in values.items()}
+        for position, frame in enumerate(evaluation.frames)
+    ]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    buffer = io.StringIO(newline="")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _ends(prefix: str, interval: Interval | None) -> dict[str, float | None]:
+    low, high = interval if interval else (None, None)
+    return {f"{prefix}_low": low, f"{prefix}_high": high}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,216 @@
+"""Masks and their video as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ccnet3d.errors import UserError
+from ccnet3d.files import atomic_path
+from ccnet3d.masks import SavedMasks
+from ccnet3d.reports.mask_statistics import MaskStatistics
+from ccnet3d.video import VideoFrame, VideoReader
+
+DEFAULT_FRAMES_PER_SECOND = 25.0
+"""Playing speed of videos that do not say theirs."""
+
+Matched = tuple[VideoFrame, np.ndarray]
+
+
+def write_video_page(
+    masks: SavedMasks,
+    reader: VideoReader,
+    path: Path,
+    *,
+    title: str | None = None,
+    max_width: int = 640,
+    max_frames: int = 600,
+    quality: int = 80,
+    overwrite: bool = False,
+    progress: Callable[[Iterable[Matched]], Iterable[Matched]] = iter,
+) -> int:
+    """Write a page that shows a video under its masks, with a timeline of what changes.
+
+    The page grows on disk while the video is read; one frame is held at a time.
+
+    Args:
+        masks: of the video.
+        reader: the open video that they were made from.
+        path: the .html file.
+        title: the page's; the name of the video by default.
+        max_width: pixels; wider pictures are scaled down to it.
+        max_frames: pictures in the page; of more masks, so many evenly spread ones. The timeline covers all.
+        quality: of the JPEGs, 1 to 95.
+        overwrite: replace an existing file.
+        progress: wraps the frames and masks, as tqdm does.
+
+    Returns:
+        The count of pictures in the page.
+
+    Raises:
+        ValueError: a file that exists or is not .html, a number out of range, or a video that is not the masks'.
+    """
+    _check(path, max_width, max_frames, quality, overwrite=overwrite)
+    shown = spread(len(masks), max_frames)
+    statistics = MaskStatistics(masks.class_ids)
+    times: list[float | None] = []
+
+    def pictures() -> Iterator[str]:
+        chosen = iter(shown)
+        upcoming = next(chosen, None)
+        for position, (frame, mask) in enumerate(progress(match(reader, masks))):
+            statistics.add(mask)
+            times.append(frame.pts_seconds)
+            if position == upcoming:
+                yield _picture(position, frame.image, mask, max_width, quality)
+                upcoming = next(chosen, None)
+
+    heading = title if title is not None else str(masks.summary.get("video") or reader.info.name)
+    slots: dict[str, Callable[[], Iterable[str]]] = {
+        "title": lambda: [html.escape(heading)],
+        "facts": lambda: [html.escape(_facts(masks, len(shown)))],
+        "style": lambda: [_resource("theme.css"), _resource("video.css")],
+        "pictures": pictures,
+        "data": lambda: [_script_json(_data(masks, statistics, shown, times))],
+        "script": lambda: [_resource("timeline.js"), _resource("video.js")],
+    }
+    # Odd parts are names of slots; what fills one is not looked through again, so it may hold braces.
+    parts = re.split(r"\{\{(\w+)\}\}", _resource("video.html"))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for number, part in enumerate(parts):
+            file.writelines(slots[part]() if number % 2 else [part])
+    return len(shown)
+
+
+def spread(count: int, at_most: int) -> list[int]:
+    """Evenly spread positions in ``range(count)``, the first and the last among them where there are two."""
+    if count <= at_most:
+        return list(range(count))
+    if at_most == 1:
+        return [0]
+    return [(2 * i * (count - 1) + at_most - 1) // (2 * (at_most - 1)) for i in range(at_most)]  # rounded
+
+
+def match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
+    """Each mask with its frame.
+
+    Raises:
+        ValueError: the video lacks a mask's frame, or has it in another size.
+    """
+    pairs = iter(masks)
+    number, mask = next(pairs)
+    count = 0
+    for frame in reader:
+        count += 1
+        if frame.index < number:
+            continue
+        if frame.index > number:
+            break
+        if mask.shape != frame.image.shape[:2]:
+            (height, width), (mask_height, mask_width) = frame.image.shape[:2], mask.shape
+            raise UserError(
+                f"frame {number} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
+                f"{mask_width}x{mask_height}; give the video that the masks were made from"
+            )
+        yield frame, mask
+        upcoming = next(pairs, None)
+        if upcoming is None:
+            return
+        number, mask = upcoming
+    raise UserError(
+        f"{reader.info.name} gave {count} frames and no frame {number}, of which {masks.folder} holds a mask; "
+        "give the video that the masks were made from"
+    )
+
+
+def clock(numbers: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
+    """When each frame is played, in seconds after the first; from the frame rate where the times are no use."""
+    numbers, known = list(numbers), [time for time in times if time is not None]
+    if len(known) == len(numbers) and all(a < b for a, b in pairwise(known)):
+        return [round(time - known[0], 4) for time in known]
+    rate = frames_per_second or DEFAULT_FRAMES_PER_SECOND
+    return [round((number - numbers[0]) / rate, 4) for number in numbers]
+
+
+def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwrite: bool) -> None:
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"the page must be an .html file, got {path}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the page another name")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; give the page another name, or --overwrite to replace it")
+    if max_width < 1 or max_frames < 1:
+        raise UserError(f"width and frames must be at least 1, got {max_width} and {max_frames}")
+    if not 1 <= quality <= 95:
+        raise UserError(f"the JPEG quality must be in 1 to 95, got {quality}")
+
+
+def _picture(position: int, image: np.ndarray, mask: np.ndarray, max_width: int, quality: int) -> str:
+    """A frame as JPEG, and its class ids as deflated bytes in rows.
+
+    The ids are no PNG: some browsers alter what a script reads from a picture (against fingerprinting, or to suit the
+    screen's colours), and an id off by one is another class.
+    """
+    height, width = mask.shape
+    frame = Image.fromarray(image)
+    ids = Image.fromarray(mask)
+    if width > max_width:
+        size = (max_width, max(1, round(height * max_width / width)))
+        frame = frame.resize(size, Image.Resampling.LANCZOS)
+        ids = ids.resize(size, Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    frame.save(buffer, "JPEG", quality=quality)
+    texts = {"frame": buffer.getvalue(), "mask": zlib.compress(ids.tobytes())}
+    return "".join(
+        f'<script type="text/plain" id="{kind}-{position}">{base64.b64encode(data).decode()}</script>\n'
+        for kind, data in texts.items()
+    )
+
+
+def _facts(masks: SavedMasks, pictures: int) -> str:
+    summary = masks.summary
+    parts = [f"{len(masks)} masks", f"{summary['width']} x {summary['height']} pixels"]
+    if summary.get("frames_per_second"):
+        parts.append(f"{summary['frames_per_second']:.4g} frames per second")
+    if pictures < len(masks):
+        parts.append(f"pictures of {pictures} evenly spread frames, the timeline covers all")
+    return " \u00b7 ".join(parts)
+
+
+def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times: list[float | None]) -> dict[str, Any]:
+    """What the page's script works with; shares are rounded to 1e-5, a pixel in a picture of 0.1 megapixels."""
+    described = zip(masks.class_ids, masks.class_names, masks.palette, statistics.mean_shares(), strict=True)
+    return {
+        "numbers": masks.frame_numbers,
+        "seconds": times,
+        "clock": clock(masks.frame_numbers, times, masks.summary.get("frames_per_second")),
+        "pictures": shown,
+        "classes": [
+            {"id": class_id, "name": name, "color": color, "mean": round(mean, 5)}
+            for class_id, name, color, mean in described
+        ],
+        "shares": [[round(share, 5) for share in row] for row in statistics.shares],
+        "change": [None if share is None else round(share, 5) for share in statistics.change],
+        "flicker": [None if share is None else round(share, 5) for share in statistics.flicker],
+    }
+
+
+def _script_json(value: Any) -> str:
+    """JSON that can stand in a script element: no ``</script>``, no ``<!--``."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _resource(name: str) -> str:
+    return files("ccnet3d.reports").joinpath("templates", name).read_text(encoding="utf-8")

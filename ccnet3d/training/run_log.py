@@ -1,0 +1,44 @@
+"""What TensorBoard shows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.data import LabelledSequences
+from ccnet3d.inference import VideoSegmenter, resize_frame
+
+
+class RunLog:
+    """Scalars and prediction strips of a run, as TensorBoard events in ``folder``.
+
+    Args:
+        folder: where the events go.
+        first_step: the next step; events from there on, which a run that is resumed writes again, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def add_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+
+    def add_strip(self, segmenter: VideoSegmenter, dataset: LabelledSequences, step: int) -> None:
+        """Image, label and prediction side by side, one row for each of up to four frames of the split."""
+        palette = torch.zeros(IGNORE_INDEX + 1, 3, dtype=torch.uint8)  # void is black
+        palette[: len(dataset.spec.classes)] = torch.tensor(dataset.spec.palette, dtype=torch.uint8)
+        rows = []
+        for index in range(0, len(dataset), -(-len(dataset) // 4)):
+            image, label = dataset.read_image(index), dataset.read_label(index)
+            prediction = torch.from_numpy(next(segmenter.segment([image.permute(1, 2, 0).numpy()]))).long()
+            row = torch.cat([image, *(palette[ids].permute(2, 0, 1) for ids in (label, prediction))], dim=2)
+            rows.append(resize_frame(row, (segmenter.input_size[0], 3 * segmenter.input_size[1])))
+        self.writer.add_image("val/image, label, prediction", torch.cat(rows, dim=1), step)
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""What inference costs: T = 1 and T = 5, the command against its model, against DeepLabV3-MobileNet, and memory.
+
+All ratios are of runs in one call on one machine; run it with nothing else going on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
+
+from ccnet3d.cli.options import choose_device, input_size, positive, run_command
+from ccnet3d.files import write_atomically
+from ccnet3d.inference import VideoSegmenter, resize_frame
+from ccnet3d.models import load_model
+from ccnet3d.video import VideoWriter, draw_sample_frame, open_video
+
+PARTS = ("clips", "deeplab", "command", "memory")
+
+MEMORY_PROBE = """
+import resource, subprocess, sys
+code = subprocess.run([sys.executable, "-m", "ccnet3d.cli.infer", *sys.argv[1:]]).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all by default")
+    parser.add_argument("--video", type=Path, help="a video to measure with; a drawn one of 480x360 by default")
+    parser.add_argument("--frames", type=positive, default=24, help="frames of one timed run of the model")
+    parser.add_argument("--rounds", type=positive, default=7, help="runs of each, interleaved; the median counts")
+    parser.add_argument("--command-frames", type=positive, default=3000, help="frames of the video for the command")
+    parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=positive)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    return parser.parse_args()
+
+
+def interleaved_medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, after one run that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def drain(items: Iterator[object]) -> None:
+    for _ in items:
+        pass
+
+
+def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Cost of a frame, network and blending, for clips of several lengths and strides, relative to T = 1."""
+    model, info = load_model()
+    model.to(arguments.device)
+    length = info.clip_length
+    settings: dict[str, dict[str, Any]] = {
+        "T=1": {"clip_length": 1},
+        f"T={length}, stride {length - 1} (default)": {},
+        f"T={length}, stride {length}": {"clip_stride": length},
+        f"T={length}, stride {length // 2 + 1}": {"clip_stride": length // 2 + 1},
+        f"T={length}, stride 1": {"clip_stride": 1},
+        f"T={length}, causal": {"causal": True},
+        f"T={length}, stride {length - 1}, smoothing 2": {"smoothing": 2},
+    }
+
+    def run_predict(segmenter: VideoSegmenter) -> None:
+        drain(segmenter.predict(frames))
+
+    result = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        segmenters = {
+            name: VideoSegmenter(model, info, dtype=dtype, input_size=arguments.input_size, **options)
+            for name, options in settings.items()
+        }
+        runs = {name: partial(run_predict, segmenter) for name, segmenter in segmenters.items()}
+        medians = interleaved_medians(runs, arguments.rounds)
+        result[str(dtype)] = {name: seconds / medians["T=1"] for name, seconds in medians.items()}
+    return result
+
+
+def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Cost of a frame to its mask at the working size, relative to torchvision's deeplabv3_mobilenet_v3_large."""
+    model, info = load_model()
+    size = arguments.input_size or info.input_size
+    frames = [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
+    classes_count = len(info.class_names)
+    other = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes_count).eval()
+    other.to(arguments.device, memory_format=torch.channels_last)
+    mean = torch.tensor([0.485, 0.456, 0.406], device=arguments.device).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], device=arguments.device).view(3, 1, 1)
+
+    def run_ours(segmenter: VideoSegmenter) -> None:
+        drain(segmenter.segment(frames))
+
+    @torch.inference_mode()
+    def run_other(dtype: torch.dtype) -> None:
+        for frame in frames:
+            image = torch.from_numpy(frame).to(arguments.device).permute(2, 0, 1).float().div_(255)
+            batch = ((image - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
+                other(batch)["out"].argmax(1).to(torch.uint8).cpu()
+
+    result = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        segmenter = VideoSegmenter(model.to(arguments.device), info, dtype=dtype, input_size=size)
+        runs = {"ours": partial(run_ours, segmenter), "deeplab": partial(run_other, dtype)}
+        medians = interleaved_medians(runs, arguments.rounds)
+        result[str(dtype)] = medians["ours"] / medians["deeplab"]
+    return result
+
+
+def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Wall time of ``ccnet3d-infer``, start and all, relative to its model on the same frames in memory."""
+    count = arguments.command_frames
+    video = folder / "long.mp4"
+    with VideoWriter(video, 25) as writer:
+        for number, frame in zip(range(count), itertools.cycle(frames), strict=False):
+            writer.write(frame, number / 25)
+    model, info = load_model()
+    segmenter = VideoSegmenter(model.to(arguments.device), info, input_size=arguments.input_size, smoothing=2)
+    with open_video(video) as reader:
+        decoded = list(itertools.islice(reader, len(frames)))
+    options = ["--device", arguments.device, "-q"]
+    if arguments.input_size:
+        options += ["--input-size", "x".join(map(str, arguments.input_size))]
+    if arguments.threads:
+        options += ["--threads", str(arguments.threads)]
+    command = [sys.executable, "-m", "ccnet3d.cli.infer", str(video), "-o", str(folder / "masks"), *options]
+
+    def in_memory() -> Iterator[np.ndarray]:
+        return itertools.islice(itertools.cycle([frame.image for frame in decoded]), count)
+
+    def run_model() -> None:
+        drain(segmenter.predict(in_memory()))
+
+    def run_masks() -> None:
+        drain(segmenter.segment(in_memory()))
+
+    def run_command() -> None:
+        subprocess.run(command, check=True)
+
+    # The machine's speed drifts over minutes, so the model is timed before and after.
+    runs = {"model": run_model, "model to masks": run_masks, "command": run_command}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name in ("model", "command", "model to masks", "model"):
+        begin = time.perf_counter()
+        runs[name]()
+        seconds[name].append(time.perf_counter() - begin)
+    model_seconds = statistics.mean(seconds["model"])
+    ratios = {name: statistics.mean(values) / model_seconds for name, values in seconds.items()}
+    return ratios | {"frames": count, "model, spread": max(seconds["model"]) / min(seconds["model"])}
+
+
+def measure_memory(folder: Path) -> dict[str, Any]:
+    """Peak resident memory of the command for a video of 20 minutes, relative to one of 2."""
+    peaks = {}
+    for minutes in (2, 20):
+        video = folder / f"{minutes}.mp4"
+        frame = draw_sample_frame(0, 72, 96)
+        with VideoWriter(video, 10) as writer:
+            for number in range(minutes * 600):
+                writer.write(np.roll(frame, number, axis=1), number / 10)
+        command = [sys.executable, "-c", MEMORY_PROBE, str(video), "-o", str(folder / f"masks{minutes}"), "-q"]
+        probe = subprocess.run([*command, "--input-size", "72x96"], capture_output=True, text=True, check=True)
+        code, kibibytes = probe.stdout.split()
+        if code != "0":
+            raise RuntimeError(f"the command failed: {probe.stderr}")
+        peaks[minutes] = int(kibibytes) / 1024
+    return {"2 minutes, MiB": peaks[2], "20 minutes, MiB": peaks[20], "ratio": peaks[20] / peaks[2]}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    choose_device(arguments)  # and what the command does for the CPU's sake, for all that is measured
+    if arguments.video:
+        with open_video(arguments.video) as reader:
+            frames = [frame.image for frame in itertools.islice(reader, arguments.frames)]
+    else:
+        frames = [draw_sample_frame(number) for number in range(arguments.frames)]
+    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
+    figures: dict[str, Any] = {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "frame": list(frames[0].shape[:2]),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "clips": lambda: measure_clips(frames, arguments),
+            "deeplab": lambda: measure_deeplab(frames, arguments),
+            "command": lambda: measure_command(frames, arguments, Path(name)),
+            "memory": lambda: measure_memory(Path(name)),
+        }
+        for part in arguments.parts:
+            figures[part] = parts[part]()
+            print(json.dumps({part: figures[part]}, indent=1), flush=True)
+    figures["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if arguments.json:
+        write_atomically(arguments.json, (json.dumps(figures, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    chosen = parse_arguments()
+    sys.exit(run_command("bench_inference.py", lambda: run(chosen)))

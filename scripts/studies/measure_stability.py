@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""What clips, their stride and smoothing do to mIoU and to consistency over time, on a split labelled in sequence."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccnet3d.cli.options import positive, run_command
+from ccnet3d.data import LabelledSequences
+from ccnet3d.evaluation import evaluate
+from ccnet3d.files import write_atomically
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.metrics import Flicker, OpticalFlow, TemporalConsistency, VideoConsistency, dis_flow, raft_flow
+from ccnet3d.models import load_model
+from ccnet3d.resources import dataset_file
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "T=1": {"clip_length": 1},
+    "T=5, stride 5": {"clip_stride": 5},
+    "T=5, stride 4": {},
+    "T=5, stride 2": {"clip_stride": 2},
+    "T=5, stride 1": {"clip_stride": 1},
+    "T=5, causal": {"causal": True},
+    "T=5, smoothing 1": {"smoothing": 1},
+    "T=5, smoothing 2": {"smoothing": 2},
+    "T=5, smoothing 4": {"smoothing": 4},
+    "T=5, causal, smoothing 2": {"causal": True, "smoothing": 2},
+}
+
+
+def remembered(flow: OpticalFlow) -> OpticalFlow:
+    """Compute the flow between two frames once, whatever the settings."""
+    known: dict[tuple[str, str], Tensor] = {}
+
+    def name(frame: Tensor) -> str:
+        return hashlib.sha1(frame.contiguous().numpy().tobytes(), usedforsecurity=False).hexdigest()
+
+    def look_up(first: Tensor, second: Tensor) -> Tensor:
+        key = name(first), name(second)
+        if key not in known:
+            known[key] = flow(first, second)
+        return known[key]
+
+    return look_up
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"))
+    parser.add_argument(
+        "--split", default="val", help="val by default: CamVid's other splits are labelled once a second"
+    )
+    parser.add_argument(
+        "--flow", type=Path, help="weights of torchvision's raft_small, safetensors; OpenCV's DIS by default"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
+    parser.add_argument("--threads", type=positive)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    model, info = load_model(arguments.checkpoint)
+    flow = remembered(raft_flow(arguments.flow) if arguments.flow else dis_flow())
+    table = {}
+    for name, options in SETTINGS.items():
+        result = evaluate(
+            VideoSegmenter(model, info, **options),
+            dataset,
+            video_consistency=[VideoConsistency(n, strict=strict) for n in (8, 16) for strict in (True, False)],
+            temporal_consistency=TemporalConsistency(len(dataset.spec.classes), flow),
+            flicker=Flicker(),
+        )
+        table[name] = {"miou": result.miou, "per_frame_miou": result.per_frame_miou, **result.consistency}
+        scores = "  ".join(f"{key} {100 * value:.2f}" for key, value in table[name].items())
+        print(f"{name:<26}{scores}", flush=True)
+    if arguments.json:
+        write_atomically(arguments.json, (json.dumps(table, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    chosen = parse_arguments()
+    sys.exit(run_command("measure_stability.py", lambda: run(chosen)))

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CAMVID_SPEC, REPOSITORY
+
+from ccnet3d.ablation.runner import RunResult, read_ablation, run_ablation
+from ccnet3d.ablation.timing import describe_machine
+from ccnet3d.data import LabelledSequences, RequestedSample
+from ccnet3d.evaluation import evaluate
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.metrics import Flicker, VideoConsistency
+from ccnet3d.models import load_model
+from ccnet3d.training import Trainer
+from ccnet3d.training.loop import CHECKPOINT_NAME
+
+PIPELINE = """
+epochs = 2
+precision = "fp32"
+inference_clip_length = 1
+
+[model.overrides]
+backbone = "test_efficientnet"
+channels = 16
+skip_channels = [12, 10, 8]
+
+[data]
+frames_per_batch = 4
+clip_lengths = [1]
+input_size = [32, 48]
+workers = 0
+
+[data.augmentation]
+crop_size = [32, 40]
+
+[optimizer]
+learning_rate = 3e-3
+"""
+
+ABLATION = """
+pipeline = "../tiny.toml"
+seeds = [0, 7]
+windows = [2, 3]
+plotted = ["miou", "relative_cost"]
+overrides = ["ema_decay=0.5", "optimizer.learning_rate=1e-3"]
+
+[[variants]]
+name = "T=1"
+
+[[variants]]
+name = "T=2"
+overrides = ["data.clip_lengths=[2]", "inference_clip_length=2", "optimizer.learning_rate=2e-3"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More do nothing for models this small but wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.toml").write_text(PIPELINE)
+    path = tmp_path / "ablations" / "clips.toml"
+    path.parent.mkdir()
+    path.write_text(ABLATION)
+    return path
+
+
+def run(path: Path, yard: Path, out: Path, lines: list[str] | None = None) -> list[RunResult]:
+    report = print if lines is None else lines.append
+    config, runs = read_ablation(path)
+    return run_ablation(config, runs, yard, CAMVID_SPEC, out, torch.device("cpu"), report=report)[0]
+
+
+def test_runs_are_variants_times_seeds_with_their_overrides(ablation: Path) -> None:
+    config, runs = read_ablation(ablation)
+    assert [
+        (r.variant, r.seed, r.recipe.seed, r.recipe.data.clip_lengths, r.recipe.inference_clip_length) for r in runs
+    ] == [
+        ("T=1", 0, 0, (1,), 1),
+        ("T=2", 0, 0, (2,), 2),
+        ("T=1", 7, 7, (1,), 1),
+        ("T=2", 7, 7, (2,), 2),
+    ]
+    assert [r.recipe.optimizer.learning_rate for r in runs] == [1e-3, 2e-3, 1e-3, 2e-3]  # the variant has the last word
+    assert {r.recipe.ema_decay for r in runs} == {0.5}
+    assert {r.recipe.epochs for r in runs} == {2}
+    assert [str(r.folder(Path("out"))) for r in runs[1:3]] == ["out/T=2/seed-0", "out/T=1/seed-7"]
+    assert config.metrics == (
+        "miou", "per_frame_miou", "video_miou", "vc2_strict", "vc2_reference", "vc3_strict", "vc3_reference", "flicker",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = [0, 7]", "seed = [0]", r"clips\.toml: unknown key 'seed' in AblationConfig"),
+        ('pipeline = "../tiny.toml"', "", "lacks the key 'pipeline'"),
+        ("tiny.toml", "huge.toml", r"variant T=1: cannot read .*huge\.toml"),
+        ("seeds = [0, 7]", "seeds = []", "at least one variant and one seed"),
+        ("seeds = [0, 7]", "seeds = [3, 3]", "seeds must differ, got 3, 3"),
+        ("seeds = [0, 7]", "seeds = [-1]", "seeds must be at least 0"),
+        ("windows = [2, 3]", "windows = [1]", "windows at least 2"),
+        ("windows = [2, 3]", "windows = [3]\nplot = []", "unknown key 'plot'"),
+        ('"miou", "relative_cost"', '"vc8_strict"', "plotted names 'vc8_strict', which is no score; there are miou"),
+        ('name = "T=2"', 'name = "T=1"', "variants must differ, got T=1, T=1"),
+        ('name = "T=2"', 'name = "../T"', "the name of a variant must begin with a letter or digit .*, got '../T'"),
+        ('name = "T=2"', 'name = "T=2"\nfoo = 1', "unknown key 'foo' in variants"),
+        ("inference_clip_length=2", "inference_clip_size=2", "variant T=2: .*unknown key 'inference_clip_size'"),
+        ("data.clip_lengths=[2]", "data.clip_lengths=[3]", "variant T=2: .*must divide frames_per_batch = 4, got 3"),
+        ("inference_clip_length=2", "seed=2", "the override 'seed=2' sets the seed; name it in seeds"),
+        ("ema_decay=0.5", "ema_decay", "variant T=1: an override must look like"),
+        ("[[variants]]", "[[variants", "is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file(ablation: Path, old: str, new: str, message: str) -> None:
+    assert old in ABLATION
+    ablation.write_text(ABLATION.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        read_ablation(ablation)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot read .*nothing\.toml: No such file"):
+        read_ablation(tmp_path / "nothing.toml")
+
+
+def test_all_models_are_built_before_anything_is_trained(ablation: Path, yard: Path, tmp_path: Path) -> None:
+    ablation.write_text(ABLATION.replace("inference_clip_length=2", "model.overrides.reduction=17"))
+    with pytest.raises(ValueError, match="variant T=2: channels // reduction must be at least 1"):
+        run(ablation, yard, tmp_path / "out")
+    ablation.write_text(ABLATION.replace("inference_clip_length=2", "val_split=dusk"))
+    with pytest.raises(ValueError, match="variant T=2: .*no split 'dusk'"):
+        run(ablation, yard, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_ablation_goes_on_to_the_same_scores(
+    ablation: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(ablation, yard, tmp_path / "whole")
+    assert [(result.variant, result.seed) for result in whole] == [("T=1", 0), ("T=2", 0), ("T=1", 7), ("T=2", 7)]
+
+    # The scores are those of the run's model by itself.
+    model, info = load_model(tmp_path / "whole" / "T=2" / "seed-7" / "model.safetensors")
+    assert (info.clip_length, info.recipe["seed"]) == (2, 7)
+    meters = [VideoConsistency(n, strict=strict) for n in (2, 3) for strict in (True, False)]
+    val_set = LabelledSequences.open(yard, "val")
+    alone = evaluate(VideoSegmenter(model, info), val_set, video_consistency=meters, flicker=Flicker())
+    table = {**alone.to_table(), **alone.to_table()["consistency"]}
+    assert whole[3].scores == {name: table[name] for name in read_ablation(ablation)[0].metrics}
+
+    # Killed in the second run, behind the checkpoint of its first epoch (3 steps).
+    step, steps = Trainer.train_step, []
+
+    def counted_step(self: Trainer, number: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
+        steps.append((self.recipe.inference_clip_length, self.recipe.seed))
+        if len(steps) == 6 + 5:
+            raise KilledError
+        return step(self, number, samples)
+
+    monkeypatch.setattr(Trainer, "train_step", counted_step)
+    with pytest.raises(KilledError):
+        run(ablation, yard, tmp_path / "killed")
+    assert (tmp_path / "killed" / "T=1" / "seed-0" / "scores.json").is_file()
+    assert [p.name for p in (tmp_path / "killed" / "T=2" / "seed-0").glob("*.*") if "events" not in p.name] == [
+        CHECKPOINT_NAME
+    ]
+    text = ablation.read_text()
+    ablation.write_text(text.replace("rate=2e-3", "rate=5e-3"))
+    with pytest.raises(ValueError, match=r"T=2/seed-0/checkpoint\.pt belongs to another recipe: optimizer differ"):
+        run(ablation, yard, tmp_path / "killed")
+    ablation.write_text(text)
+    lines: list[str] = []
+    again = run(ablation, yard, tmp_path / "killed", lines)
+    assert again == whole
+    # The first run is not done again, the second goes on behind its first epoch.
+    assert steps[11:] == [(2, 0)] * 3 + [(1, 7)] * 6 + [(2, 7)] * 6
+    assert lines[:3] == ["run 1 of 4, T=1, seed 0: done", "run 2 of 4, T=2, seed 0: training",
+                         "run 2 of 4, T=2, seed 0: done"]  # fmt: skip
+
+    count = len(steps)
+    assert run(ablation, yard, tmp_path / "killed") == whole
+    assert len(steps) == count
+
+
+def test_runs_of_another_recipe_are_refused_before_anything_is_trained(
+    ablation: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablation.write_text(ABLATION.replace("[0, 7]", "[0]").replace('"T=2"', '"other"'))
+    out = tmp_path / "out"
+    first = run(ablation, yard, out)
+    monkeypatch.setattr(Trainer, "run", lambda *_, **__: pytest.fail("trained"))
+    scores = out / "other" / "seed-0" / "scores.json"
+    text = ablation.read_text()
+    for old, new, message in [
+        (
+            "ema_decay=0.5",
+            "ema_decay=0.6",
+            r"T=1/seed-0/scores\.json belongs to another recipe: ema_decay differ; give",
+        ),
+        ("rate=2e-3", "rate=5e-3", r"other/seed-0/scores\.json belongs to another recipe: optimizer differ"),
+        ("windows = [2, 3]", "windows = [2]", r"has windows \[2, 3\], wanted are \[2\]; remove it to score again"),
+    ]:
+        assert old in text
+        # A seed that is not there yet would be trained.
+        ablation.write_text(text.replace(old, new).replace("[0]", "[0, 1]"))
+        with pytest.raises(ValueError, match=message):
+            run(ablation, yard, out)
+    ablation.write_text(text)
+    assert run(ablation, yard, out) == first
+    scores.write_text("[]")
+    with pytest.raises(ValueError, match=r"scores\.json does not hold the scores of a run .*; remove it"):
+        run(ablation, yard, out)
+
+
+def test_a_run_that_diverges_is_a_result(ablation: Path, yard: Path, tmp_path: Path) -> None:
+    ablation.write_text(
+        ABLATION.replace("[0, 7]", "[0]").replace("optimizer.learning_rate=2e-3", "optimizer.learning_rate=1e20")
+    )
+    config, runs = read_ablation(ablation)
+    for _ in range(2):  # from the runs and from their files
+        results, costs = run_ablation(config, runs, yard, CAMVID_SPEC, tmp_path / "out", torch.device("cpu"))
+        assert results[0].scores["miou"] is not None
+        assert (dict(results[1].scores), costs) == ({}, {})
+        assert results[1].error.startswith("diverged: the loss became")
+    saved = json.loads((tmp_path / "out" / "T=2" / "seed-0" / "scores.json").read_text())
+    assert saved["recipe"]["optimizer"]["learning_rate"] == 1e20
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "pipelines" / "ablations").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_shipped_ablations(path: Path) -> None:
+    """Several seeds, one budget, and nothing differs but what the file is about."""
+    config, runs = read_ablation(path)
+    assert len(config.seeds) >= 3
+    assert len(runs) == len(config.variants) * len(config.seeds)
+    recipes = [run.recipe for run in runs]
+    assert len({recipe.epochs for recipe in recipes}) == 1
+    assert {recipe.data.frames_per_batch for recipe in recipes} <= {10, 14, 15}
+    differing = {
+        "clip_length": {"data.clip_lengths", "inference_clip_length", "data.frames_per_batch"},
+        "loops": {"model.overrides.loops"},
+        "weighting": {"loss.class_balance_offset", "model.overrides.initial_gamma"},
+        "ccl": {"loss.ccl_weight", "loss.ccl_form", "model.overrides.embedding_channels"},
+    }[path.stem.removesuffix("_short")]
+    assert {o.partition("=")[0] for variant in config.variants for o in variant.overrides} == differing
+
+
+def test_machine_names_cores_and_torch() -> None:
+    text = describe_machine(torch.device("cpu"))
+    assert text.endswith(f", 1 of {os.cpu_count()} cores, torch {torch.__version__}")
+    assert not text.startswith(",")

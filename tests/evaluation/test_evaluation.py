@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ccnet3d.evaluation import EvaluatedFrame, Evaluation
+from ccnet3d.evaluation.parallel import join, split_segments
+
+
+def some_evaluation() -> Evaluation:
+    """Three frames of two videos and two classes, every count its own."""
+    frames = (
+        EvaluatedFrame("x", 4, "x_0004", 0),
+        EvaluatedFrame("x", 5, "x_0005", 0),
+        EvaluatedFrame("y", 1, "y_0001", 1),
+    )
+    return Evaluation(
+        ("a", "b"),
+        frames,
+        torch.arange(12).view(3, 2, 2),
+        {
+            "kept": torch.tensor([[0, 0], [3, 4], [0, 0]]),
+            "changed": torch.tensor([[0, 0], [1, 5], [0, 0]]),
+            "vc2_strict": torch.tensor([[0, 0], [1, 4], [3, 3]]),
+            "flicker": torch.tensor([[0, 0], [1, 10], [2, 30]]),
+        },
+        {"tc": torch.tensor([[[0, 0], [0, 0]], [[2, 1], [0, 1]], [[0, 0], [0, 0]]])},
+        torch.tensor([[[4, 2, 4, 2], [0, 0, 0, 0]], [[4, 4, 2, 2], [5, 0, 5, 0]], [[0, 0, 3, 0], [1, 1, 1, 1]]]),
+        {"dataset": "yard", "split": "val"},
+    )
+
+
+def test_scores_over_time_and_of_boundaries_by_hand() -> None:
+    result = some_evaluation()
+    assert result.shares("kept").tolist() == pytest.approx([math.nan, 3 / 4, math.nan], nan_ok=True)
+    assert result.consistency == pytest.approx(
+        # Windows are averaged, flicker is pooled; class a has 2 of 3, class b 1 of 2, and y compared nothing.
+        {"vc2_strict": (1 / 4 + 1) / 2, "flicker": 3 / 40, "tc": (2 / 3 + 1 / 2) / 2}
+    )
+    # a: half of each side is near, all is near, nothing was predicted; b: no boundary, nothing near, all near.
+    assert result.per_class_boundary_f == pytest.approx({"a": (0.5 + 1 + 0) / 3, "b": (0 + 1) / 2})
+    assert result.boundary_f == pytest.approx(0.5)
+    assert result.frame_boundary_f.tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert result.videos == {"x": [0, 1], "y": [2]}
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    result = some_evaluation()
+    path = tmp_path / "new" / "evaluation.json"
+    result.save(path)
+    again = Evaluation.load(path)
+    assert again.to_table() == result.to_table()
+    assert (again.frames, again.class_names, again.settings) == (result.frames, result.class_names, result.settings)
+    for one, other in ((again.series, result.series), (again.flow_confusions, result.flow_confusions)):
+        assert list(one) == list(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(again.confusions, result.confusions)
+    assert again.boundaries is not None
+    assert torch.equal(again.boundaries, result.boundaries)
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    table = json.loads(path.read_text())
+    assert {key: value for key, value in table.items() if key != "record"} == result.to_table()
+
+
+def test_without_frames_and_without_extras(tmp_path: Path) -> None:
+    nothing = Evaluation(("a", "b"), (), torch.zeros(0, 2, 2, dtype=torch.long))
+    nothing.save(tmp_path / "evaluation.json")
+    again = Evaluation.load(tmp_path / "evaluation.json")
+    assert again.confusions.shape == (0, 2, 2)
+    assert math.isnan(again.miou)
+    assert again.to_table()["video_miou"] is None
+    with pytest.raises(ValueError, match="boundaries were not evaluated"):
+        _ = again.boundary_f
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda table: table.pop("record"), "no 'record'"),
+        (lambda table: table["record"].pop("frames"), "no 'frames'"),
+        (lambda table: table["record"].update(version=7), "version 7 of the record, where this ccnet3d reads 1"),
+        (lambda table: table["record"]["confusions"].pop(), r"confusions must be int64 \[3, 2, 2\] for 3 frames"),
+        (lambda table: table["record"]["series"]["kept"][0].append(1), "is not an evaluation"),
+        (lambda table: table["record"]["confusions"][0][0].__setitem__(0, 0.5), "confusions must be int64"),
+        (lambda table: table["record"].update(series=[1]), "is not an evaluation"),
+        (lambda table: table["record"]["frames"][0].pop(), "is not an evaluation"),
+    ],
+)
+def test_files_that_are_no_evaluation(tmp_path: Path, damage: object, message: str) -> None:
+    path = tmp_path / "evaluation.json"
+    some_evaluation().save(path)
+    table = json.loads(path.read_text())
+    assert callable(damage)
+    damage(table)
+    path.write_text(json.dumps(table))
+    with pytest.raises(ValueError, match=message) as caught:
+        Evaluation.load(path)
+    assert "give a file that scripts/evaluate.py --json wrote" in str(caught.value)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    with pytest.raises(ValueError, match=r"cannot read the evaluation .*evaluation\.json: No such file"):
+        Evaluation.load(path)
+    for content in (b"no json", b"[1]", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is not an evaluation"):
+            Evaluation.load(path)
+
+
+def test_fields_that_do_not_fit() -> None:
+    result = some_evaluation()
+    with pytest.raises(ValueError, match=r"series kept must be int64 \[3, 2\] .* got torch.int64 \[2, 2\]"):
+        dataclasses.replace(result, series={"kept": torch.zeros(2, 2, dtype=torch.long)})
+    with pytest.raises(ValueError, match=r"confusions must be int64 .* got torch.float32"):
+        dataclasses.replace(result, confusions=result.confusions.float())
+
+
+def test_shares_of_segments() -> None:
+    segments = [range(0, 3), range(3, 13), range(13, 14), range(14, 18)]
+    assert split_segments(segments, 1) == [[0, 1, 2, 3]]
+    assert split_segments(segments, 2) == [[1], [0, 2, 3]]
+    assert split_segments(segments, 5) == [[1], [3], [0], [2], []]
+
+
+def part_of(result: Evaluation, members: list[int]) -> Evaluation:
+    return dataclasses.replace(
+        result,
+        frames=tuple(result.frames[i] for i in members),
+        confusions=result.confusions[members],
+        series={name: counts[members] for name, counts in result.series.items()},
+        flow_confusions={name: counts[members] for name, counts in result.flow_confusions.items()},
+        boundaries=None if result.boundaries is None else result.boundaries[members],
+    )
+
+
+def test_parts_joined_in_any_order_are_the_whole(tmp_path: Path) -> None:
+    result = some_evaluation()
+    result.save(tmp_path / "whole.json")
+    for parts in ([[2], [0, 1]], [[0, 1], [], [2]], [[0, 1, 2]]):
+        join([part_of(result, members) for members in parts]).save(tmp_path / "joined.json")
+        assert (tmp_path / "joined.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    with pytest.raises(ValueError, match="the same classes and the same counts"):
+        join([result, dataclasses.replace(result, boundaries=None)])
+    with pytest.raises(ValueError, match="no evaluation to join"):
+        join([])

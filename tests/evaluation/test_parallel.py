@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, THREE_CLASSES
+
+from ccnet3d.models import CCNet3D, ModelInfo, save_model
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_give_the_bytes_of_one(
+    yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
+) -> None:
+    """Of four runs without a gap in three sequences; and an error in one process is told by the first, once."""
+    text = THREE_CLASSES.replace('["night"]', '["walk", "yard_2", "night"]')
+    (yard / "dataset.toml").write_text(f"max_gap_frames = 2\n{text}")
+    for folder in ("frames", "labels"):
+        (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
+    checkpoint = tmp_path / "torn.safetensors"
+    save_model(checkpoint, torn_model, tiny_info)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [*command, str(WORKER), str(yard), "val", str(checkpoint), str(tmp_path)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    spec = importlib.util.spec_from_file_location("evaluation_worker", WORKER)
+    assert spec is not None
+    assert spec.loader is not None
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    alone = worker.evaluate_all(yard, "val", checkpoint)
+    assert [frame.segment for frame in alone.frames] == [0] * 3 + [1] * 6 + [2] + [3] * 4
+    assert 0 < alone.consistency["tc"] < 1
+    assert 0 < alone.miou < 1
+    alone.save(tmp_path / "alone.json")
+    for rank in (0, 1):
+        assert (tmp_path / f"{rank}.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
+    assert (tmp_path / "0.txt").read_text() == "UserError a mask is missing"
+    assert (tmp_path / "1.txt").read_text() == "SystemExit 2"

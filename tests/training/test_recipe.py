@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from ccnet3d.models import ARCHITECTURES
+from ccnet3d.training import read_recipe
+from ccnet3d.training.optimizer import learning_rate_factor
+from ccnet3d.training.recipe import OptimizerRecipe
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    config = recipe.model.build_config(num_classes=11)
+    # Where training starts from may differ, what is trained may not.
+    expected = ARCHITECTURES[recipe.model.architecture]
+    assert replace(config, initial_gamma=expected.initial_gamma) == expected
+
+
+def test_the_papers_recipe() -> None:
+    recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_resnet101.toml")
+    optimizer, loss = recipe.optimizer, recipe.loss
+    assert (optimizer.name, optimizer.weight_decay, optimizer.schedule) == ("sgd", 1e-4, "poly")
+    assert (loss.auxiliary_weight, loss.hard_threshold) == (0.4, 0.7)
+    assert recipe.model.architecture == "ccnet3d_resnet101"
+
+
+def test_overrides_and_errors() -> None:
+    path = REPOSITORY / "pipelines" / "camvid_lite.toml"
+    recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
+    assert (recipe.epochs, recipe.data.clip_lengths) == (3, (5,))
+    assert recipe.model.build_config(4).loops == 2
+    recipe = read_recipe(path, ["loss.ccl_weight=1", "model.overrides.embedding_channels=16"])
+    assert recipe.model.build_config(4).embedding_channels == 16
+    # Another backbone brings the normalisation of its own weights.
+    own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
+    assert own.input_std == (0.229, 0.224, 0.225)
+    for override, message in [
+        ("data.frames_per_batch=0", "must be at least 1"),
+        ("data.input_size=[0, 480]", "must be at least 1"),
+        ("data.augmentation.crop_area=[0.5, 1.5]", "crop_area must be a range"),
+        ("data.augmentation.crop_size=[0, 5]", "crop_size must be at least 1"),
+        ("data.augmentation.flip=2.0", "flip must be a probability"),
+        ("data.augmentation.class_crops=-0.1", "class_crops must be a probability"),
+        ("data.augmentation.blur=1.5", "blur must be a probability"),
+        ("data.detail_share=2.0", "detail_share must be a probability"),
+        ("data.clip_strides=[0]", "at least one stride of 1 or more"),
+        ("epochz=3", "unknown key 'epochz'"),
+        ("data.clip_lengths=[3]", "must divide frames_per_batch = 10, got 3"),
+        ("data.clip_lengths=[]", "at least one length"),
+        ("optimizer.name=lion", "'adamw' or 'sgd', got 'lion'"),
+        ("optimizer.schedule=step", "'poly' or 'cosine'"),
+        ("precision=fp8", "'bf16', 'fp16' or 'fp32', got 'fp8'"),
+        ("compute.accumulate_steps=0", "accumulate_steps must be at least 1"),
+        ("compute.backbone_gradients=none", "'all' or 'anchor', got 'none'"),
+        ("compute={sync_batch_norm=true,freeze_batch_norm=true}", "synchronised or frozen"),
+        ("model.architecture=unet", "unknown architecture 'unet'"),
+        ("epochs=0", "must be at least 1"),
+        ("loss.lovasz_weight=-0.5", r"must be at least 0, got \(0.4, -0.5, 0.0\)"),
+        ("loss.ccl_form=linear", r"one of \('piecewise', 'quadratic'\), got 'linear'"),
+        ("loss.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("loss.ccl_weight=1", "both be above 0 or both be 0, got 1.0 and 0; the paper's .* 1 and 16"),
+        ("model.overrides.embedding_channels=16", "both be above 0 or both be 0, got 0.0 and 16"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read_recipe(path, [override])
+
+
+def test_learning_rate() -> None:
+    poly = OptimizerRecipe(schedule="poly", warmup_steps=4)
+    assert [learning_rate_factor(s, 104, poly) for s in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert learning_rate_factor(54, 104, poly) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(104, 104, poly) == 0
+    cosine = OptimizerRecipe(schedule="cosine")
+    assert [learning_rate_factor(s, 4, cosine) for s in range(5)] == pytest.approx(
+        [1, 0.853553, 0.5, 0.146447, 0], abs=1e-6
+    )
