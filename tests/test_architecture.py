@@ -96,6 +96,10 @@ def test_no_two_modules_share_a_name() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_no_import_circle() -> None:
     names = {
         path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
