@@ -1,0 +1,71 @@
+"""Clips simulated from stills: a moving camera, and damage that each frame suffers for itself.
+
+Labels one second apart say nothing of what happens in between. A simulated clip does: its frames show the same scene a
+moment apart with exact labels, and what one frame has lost, its neighbors still hold.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt_frame
+
+__all__ = ["simulate_clip"]
+
+_ZOOM, _SHIFT, _TURN = 0.08, 0.05, math.radians(1.5)
+"""Largest change over a clip: of scale, of place as a share of the frame's size, of the camera's roll."""
+_SHAKE = 0.004
+"""Standard deviation of each frame's own shift, as a share of the frame's size."""
+
+
+def simulate_clip(
+    frame: Tensor, label: Tensor, length: int, random: np.random.Generator, *, damage: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Make a clip of a moving camera from one labeled frame.
+
+    Scale, place and roll change evenly from the first frame to the last, with a little shake on top. Then each frame is
+    damaged by one of the corruptions with probability ``damage``, at a severity of its own.
+
+    Args:
+        frame: uint8 ``[3, H, W]``, RGB.
+        label: int64 ``[H, W]``, class ids and IGNORE_INDEX.
+        length: T, frames of the clip.
+        random: the source of all draws.
+        damage: probability in [0, 1].
+
+    Returns:
+        Frames uint8 ``[T, 3, H, W]`` and labels int64 ``[T, H, W]``, IGNORE_INDEX where the camera looks past the
+        still's edge.
+    """
+    ends = random.uniform(-1, 1, (2, 4)) / 2  # of zoom, two shifts and roll
+    steps = np.linspace(0, 1, length)[:, None]
+    path = ends[0] * (1 - steps) + ends[1] * steps  # [T, 4]
+    zoom, turn = np.exp(path[:, 0] * _ZOOM), path[:, 3] * _TURN
+    shift = 2 * (path[:, 1:3] * _SHIFT + random.normal(0, _SHAKE, (length, 2)))  # in units of half the frame
+    height, width = label.shape
+    cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
+    theta = np.stack(
+        [cosine, -sine * height / width, shift[:, 0], sine * width / height, cosine, shift[:, 1]], axis=1
+    ).reshape(length, 2, 3)
+    grid = F.affine_grid(torch.from_numpy(theta).float(), [length, 1, height, width], align_corners=False)
+    stills = frame[None].float().expand(length, -1, -1, -1)
+    frames = F.grid_sample(stills, grid, "bilinear", "border", align_corners=False).round_().to(torch.uint8)
+    ids = (label[None, None] + 1).float().expand(length, -1, -1, -1)  # 0 is what lies outside
+    labels = F.grid_sample(ids, grid, "nearest", "zeros", align_corners=False)[:, 0].long() - 1
+    labels[labels < 0] = IGNORE_INDEX
+    return torch.stack([_damaged(frame, damage, random) for frame in frames]), labels
+
+
+def _damaged(frame: Tensor, probability: float, random: np.random.Generator) -> Tensor:
+    drawn, name = random.random(), str(random.choice([*CORRUPTIONS]))
+    severity, seed = int(random.choice(SEVERITIES)), int(random.integers(2**31))
+    if drawn >= probability:
+        return frame
+    image = corrupt_frame(frame.permute(1, 2, 0).numpy(), name, 5 if name == "drop" else severity, (seed,))
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

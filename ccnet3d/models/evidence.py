@@ -1,0 +1,140 @@
+"""Criss-cross attention over class evidence: what a network says of one frame, settled with the rest of the clip.
+
+Axes: N = B*T frames, C feature channels, K classes, E embedding channels, h and w the attention's grid (stride 8).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.attention import criss_cross_attention
+
+__all__ = ["ClassEvidence", "ClassEvidenceAttention"]
+
+_FREQUENCIES = (1, 2, 4, 8)
+"""Periods of the position channels along an axis: two frames' lengths, one, a half, a quarter."""
+
+
+class ClassEvidence(NamedTuple):
+    """What the attention needs of N frames; the first axis of each is N."""
+
+    embedding: Tensor
+    """``[N, E, h, w]``, unit length: what a position looks like and which classes it may be."""
+    reliability: Tensor
+    """``[N, 1, h, w]``, added to every score of the position as a key; learned, 0 before training."""
+    evidence: Tensor
+    """``[N, K, h, w]``, logits averaged over the cells of the grid."""
+
+
+class ClassEvidenceAttention(nn.Module):
+    """Let every position revise its class scores by those of its cross, R times.
+
+    Scores of a position u and a key i on its cross are ``temperature * <e_u, e_i> + position_weight * <p_u, p_i> + r_i``
+    with unit embeddings e of features and logits, sines and cosines p of height and width, and a reliability r that is
+    computed for each key. Values are the class logits themselves; the weights are the same in all loops, so that R loops
+    reach what R steps along the cross reach (CCNet, arXiv 1811.11721, section 3.2). The change of the evidence, resized to the logits,
+    is added to them. This has the form of mean-field inference in a CRF (Krähenbühl and Koltun, NeurIPS 2011) whose graph
+    is the criss-cross one, without a compatibility matrix.
+
+    Unlike the paper's placement (features at stride 8 before the classifier) this one comes after the decoder, which has
+    run once per frame already.
+
+    Args:
+        feature_channels: C of the features at the attention's grid.
+        num_classes: K.
+        loops: R, at least 1.
+        temperature: initial weight of the embeddings' cosine; learned.
+
+    Raises:
+        ValueError: ``loops`` less than 1.
+    """
+
+    def __init__(self, feature_channels: int, num_classes: int, *, loops: int = 2, temperature: float = 10.0) -> None:
+        super().__init__()
+        if loops < 1:
+            raise ValueError(f"loops must be at least 1, got {loops}")
+        self.loops = loops
+        channels = feature_channels + num_classes
+        self.feature_norm = nn.BatchNorm2d(feature_channels, affine=False)
+        self.evidence_norm = nn.BatchNorm2d(num_classes, affine=False)
+        self.embedding = nn.Conv2d(channels, channels, 1)
+        self.reliability = nn.Sequential(
+            nn.Conv2d(channels + 2, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 1, 1)
+        )
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.position_weight = nn.Parameter(torch.tensor(0.0))
+        self.gamma = nn.Parameter(torch.tensor(1.0))
+        nn.init.dirac_(self.embedding.weight)  # before training the embedding is its input
+        nn.init.zeros_(self.embedding.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.reliability[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.reliability[-1].bias)  # type: ignore[arg-type]
+
+    def embed(self, features: Tensor, logits: Tensor) -> ClassEvidence:
+        """Compute what the attention needs of each frame, independently of the clips that it will be part of.
+
+        Args:
+            features: ``[N, C, h, w]``.
+            logits: ``[N, K, H, W]``, at least as fine.
+        """
+        evidence = F.interpolate(logits, size=features.shape[-2:], mode="area")
+        parts = (self.feature_norm(features), self.evidence_norm(evidence))
+        described = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1) / math.sqrt(2)
+        probabilities = evidence.softmax(1)
+        doubt = torch.cat([probabilities.amax(1, keepdim=True), features.square().mean(1, keepdim=True).log1p()], dim=1)
+        return ClassEvidence(
+            F.normalize(self.embedding(described), dim=1),
+            self.reliability(torch.cat([described, doubt], dim=1)),
+            evidence,
+        )
+
+    def forward(self, logits: Tensor, evidence: ClassEvidence, clip_length: int) -> Tensor:
+        """Revise the logits of whole clips.
+
+        Args:
+            logits: ``[B*T, K, H, W]``, frames of a clip one after the other.
+            evidence: of the same frames, from :meth:`embed`.
+            clip_length: T.
+
+        Returns:
+            ``[B*T, K, H, W]``.
+        """
+        query, key = self._queries_and_keys(evidence)
+        query, key, before = (_to_clips(x, clip_length) for x in (query, key, evidence.evidence.to(query.dtype)))
+        values = before
+        for _ in range(self.loops):
+            values = criss_cross_attention(query, key, values)
+        change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
+        change = F.interpolate(change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        return logits + self.gamma * change
+
+    def _queries_and_keys(self, evidence: ClassEvidence) -> tuple[Tensor, Tensor]:
+        """``[N, E + P + 1, h, w]`` each, whose products are the scores."""
+        embedding, reliability = evidence.embedding, evidence.reliability
+        positions = _positions(embedding).expand(len(embedding), -1, -1, -1)
+        query = torch.cat(
+            [self.log_temperature.exp() * embedding, self.position_weight * positions, torch.ones_like(reliability)], 1
+        )
+        return query, torch.cat([embedding, positions, reliability], dim=1)
+
+
+def _positions(like: Tensor) -> Tensor:
+    """``[1, P, h, w]``: sines and cosines of height and width, whose products depend on differences alone."""
+    channels = []
+    for axis in (-2, -1):
+        length = like.shape[axis]
+        place = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / length
+        angles = torch.pi * place * torch.tensor(_FREQUENCIES, device=like.device, dtype=like.dtype)[:, None]
+        waves = torch.cat([angles.sin(), angles.cos()])  # [2 * frequencies, length]
+        shape = (len(waves), length, 1) if axis == -2 else (len(waves), 1, length)
+        channels.append(waves.view(shape).expand(-1, *like.shape[-2:]))
+    return torch.cat(channels)[None] / math.sqrt(2 * len(_FREQUENCIES))
+
+
+def _to_clips(x: Tensor, clip_length: int) -> Tensor:
+    """``[B*T, C, h, w]`` to the operator's ``[B, T, h, w, C]``."""
+    return x.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2).contiguous()
