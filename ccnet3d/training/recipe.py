@@ -11,7 +11,7 @@ from ccnet3d.config import apply_overrides, from_table, read_toml
 from ccnet3d.data import Augmentation
 from ccnet3d.errors import UserError
 from ccnet3d.losses import FORMS
-from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalisation
+from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalization
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ModelRecipe:
         """
         base = {key: getattr(ARCHITECTURES[self.architecture], key) for key in ModelConfig.__dataclass_fields__}
         if "backbone" in self.overrides:
-            base["input_mean"], base["input_std"] = input_normalisation(str(self.overrides["backbone"]))
+            base["input_mean"], base["input_std"] = input_normalization(str(self.overrides["backbone"]))
         return from_table(ModelConfig, {**base, **self.overrides, "num_classes": num_classes}, "model.overrides")
 
 
