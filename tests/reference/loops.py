@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cross_of(t: int, h: int, w: int, size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    """The cross of (t, h, w): itself, then the rest of its column in time, height and width."""
+    """Yield the cross of (t, h, w): itself, then the other positions along time, height and width."""
     yield t, h, w
     yield from ((i, h, w) for i in range(size[0]) if i != t)
     yield from ((t, i, w) for i in range(size[1]) if i != h)
@@ -18,7 +18,7 @@ def cross_of(t: int, h: int, w: int, size: tuple[int, int, int]) -> Iterator[tup
 
 
 def criss_cross_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """3D criss-cross attention of ``[B, T, H, W, D]`` position by position, differentiable."""
+    """Compute 3D criss-cross attention of ``[B, T, H, W, D]`` position by position, differentiable."""
     batch, *size = query.shape[:4]
     rows = []
     for b in range(batch):
@@ -33,9 +33,9 @@ def criss_cross_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def criss_cross_2d(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """2D criss-cross attention of ``[B, D, H, W]`` (channels first), after CCNet's figure 3.
+    """Compute 2D criss-cross attention of ``[B, D, H, W]`` (channels first), after CCNet's figure 3.
 
-    Column scores and row scores side by side, the position itself masked in its column, one softmax.
+    One softmax over concatenated column and row scores, with the position itself masked in its column.
     """
     column = torch.einsum("bdhw,bdiw->bhwi", query, key)
     row = torch.einsum("bdhw,bdhj->bhwj", query, key)
@@ -57,7 +57,7 @@ def confusion_loop(prediction: Tensor, labels: Tensor, num_classes: int, ignored
 
 
 def jaccard_loss_of_errors(errors: Tensor, truth: Tensor) -> Tensor:
-    """The Lovasz extension of the Jaccard loss from its definition: a telescoping sum over sorted errors.
+    """Compute the Lovasz extension of the Jaccard loss from its definition, a telescoping sum over sorted errors.
 
     ``sum_i errors[i] * (loss(first i) - loss(first i - 1))`` with loss(S) = 1 - |truth minus S| / |truth or S|.
     """
