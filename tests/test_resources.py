@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from ccnet3d import resources
 from ccnet3d.errors import UserError
@@ -38,3 +40,11 @@ def test_copy_in_the_wheel_has_precedence(tmp_path: Path, monkeypatch: pytest.Mo
     assert pipelines_folder() == tmp_path / "pipelines"
     (package / "_resources" / "pipelines").mkdir(parents=True)
     assert pipelines_folder() == package / "_resources" / "pipelines"
+
+
+def test_wheel_contains_the_folders() -> None:
+    """The build copies them to where the package looks for them."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    copied = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert copied == {name: f"ccnet3d/_resources/{name}" for name in ("pipelines", "datasets")}
+    assert all((REPOSITORY / name).is_dir() for name in copied)
