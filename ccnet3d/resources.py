@@ -23,10 +23,9 @@ def _folder(name: str) -> Path:
 def pipelines_folder() -> Path:
     """Return the folder of the recipes; its subfolder ``ablations`` contains the ablations.
 
-    Examples:
-        >>> from ccnet3d.resources import pipelines_folder
-        >>> (pipelines_folder() / "camvid_lite.toml").is_file()
-        True
+    >>> from ccnet3d.resources import pipelines_folder
+    >>> (pipelines_folder() / "camvid_lite.toml").is_file()
+    True
     """
     return _folder("pipelines")
 
@@ -41,10 +40,9 @@ def recipe_file(name: str, folder: Path | None = None) -> Path:
     Raises:
         UserError: ``name`` is neither a file nor a known name.
 
-    Examples:
-        >>> from ccnet3d.resources import recipe_file
-        >>> recipe_file("camvid_lite").name
-        'camvid_lite.toml'
+    >>> from ccnet3d.resources import recipe_file
+    >>> recipe_file("camvid_lite").name
+    'camvid_lite.toml'
     """
     folder = pipelines_folder() if folder is None else folder
     path = Path(name)
@@ -59,9 +57,8 @@ def recipe_file(name: str, folder: Path | None = None) -> Path:
 def dataset_file(name: str) -> Path:
     """Return the ``dataset.toml`` of a dataset that comes with the package, such as ``camvid``.
 
-    Examples:
-        >>> from ccnet3d.resources import dataset_file
-        >>> dataset_file("camvid").is_file()
-        True
+    >>> from ccnet3d.resources import dataset_file
+    >>> dataset_file("camvid").is_file()
+    True
     """
     return _folder("datasets") / name / "dataset.toml"

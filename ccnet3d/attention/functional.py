@@ -27,10 +27,9 @@ class AttentionBackend:
 def criss_cross_attention_backends() -> tuple[AttentionBackend, ...]:
     """Return all backends, fastest first, and why one is not available on this machine.
 
-    Examples:
-        >>> from ccnet3d import criss_cross_attention_backends
-        >>> [backend.name for backend in criss_cross_attention_backends()]
-        ['triton', 'tiled', 'axial', 'reference']
+    >>> from ccnet3d import criss_cross_attention_backends
+    >>> [backend.name for backend in criss_cross_attention_backends()]
+    ['triton', 'tiled', 'axial', 'reference']
     """
     listed = []
     for backend in BACKENDS:
@@ -93,13 +92,12 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
         NotImplementedError: a second derivative, ``torch.func`` or forward mode through a fused backend that was
             requested by name.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d import criss_cross_attention
-        >>> query, key = torch.rand(2, 1, 5, 6, 8, 16)  # each [B, T, H, W, D]
-        >>> value = torch.rand(1, 5, 6, 8, 32)
-        >>> criss_cross_attention(query, key, value).shape
-        torch.Size([1, 5, 6, 8, 32])
+    >>> import torch
+    >>> from ccnet3d import criss_cross_attention
+    >>> query, key = torch.rand(2, 1, 5, 6, 8, 16)  # each [B, T, H, W, D]
+    >>> value = torch.rand(1, 5, 6, 8, 32)
+    >>> criss_cross_attention(query, key, value).shape
+    torch.Size([1, 5, 6, 8, 32])
     """
     device_type = query.device.type
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):

@@ -38,14 +38,13 @@ def attention_influence(loops: Sequence[tuple[Tensor, Tensor]], position: tuple[
     Raises:
         ValueError: no loop, more than one clip, or a position outside the grid.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d.attention import attention_influence
-        >>> loop = torch.rand(2, 1, 3, 4, 5, 8)  # query and key, each [1, T, H, W, D]
-        >>> int((attention_influence([loop], (0, 1, 2)) > 0).sum())  # the cross: 3 + 4 + 5 - 2 positions
-        10
-        >>> int((attention_influence([loop] * 3, (0, 1, 2)) > 0).sum())  # three loops reach all 3 * 4 * 5
-        60
+    >>> import torch
+    >>> from ccnet3d.attention import attention_influence
+    >>> loop = torch.rand(2, 1, 3, 4, 5, 8)  # query and key, each [1, T, H, W, D]
+    >>> int((attention_influence([loop], (0, 1, 2)) > 0).sum())  # the cross: 3 + 4 + 5 - 2 positions
+    10
+    >>> int((attention_influence([loop] * 3, (0, 1, 2)) > 0).sum())  # three loops reach all 3 * 4 * 5
+    60
     """
     if not loops or any(query.dim() != 5 or query.shape[0] != 1 for query, _ in loops):
         raise ValueError(
@@ -77,13 +76,12 @@ def queries_and_keys(attention: CrissCrossAttention, x: Tensor, loops: int) -> l
     Returns:
         R pairs, each tensor ``[B, T, H, W, D]``.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d.attention import RecurrentCrissCrossAttention, queries_and_keys
-        >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
-        >>> pairs = queries_and_keys(attention, torch.rand(1, 16, 3, 4, 5), loops=3)
-        >>> [tuple(query.shape) for query, key in pairs]
-        [(1, 3, 4, 5, 2), (1, 3, 4, 5, 2), (1, 3, 4, 5, 2)]
+    >>> import torch
+    >>> from ccnet3d.attention import RecurrentCrissCrossAttention, queries_and_keys
+    >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
+    >>> pairs = queries_and_keys(attention, torch.rand(1, 16, 3, 4, 5), loops=3)
+    >>> [tuple(query.shape) for query, key in pairs]
+    [(1, 3, 4, 5, 2), (1, 3, 4, 5, 2), (1, 3, 4, 5, 2)]
     """
     x = x.permute(0, 2, 3, 4, 1).contiguous()  # [B, T, H, W, C]
     pairs = []

@@ -29,13 +29,12 @@ class CrissCrossAttention(nn.Module):
     Raises:
         ValueError: ``channels // reduction`` is less than 1.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d import CrissCrossAttention
-        >>> attention = CrissCrossAttention(channels=16)
-        >>> clip = torch.rand(1, 16, 3, 4, 5)  # [B, C, T, H, W]
-        >>> torch.equal(attention(clip), clip)  # gamma starts at 0
-        True
+    >>> import torch
+    >>> from ccnet3d import CrissCrossAttention
+    >>> attention = CrissCrossAttention(channels=16)
+    >>> clip = torch.rand(1, 16, 3, 4, 5)  # [B, C, T, H, W]
+    >>> torch.equal(attention(clip), clip)  # gamma starts at 0
+    True
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto") -> None:
@@ -100,12 +99,11 @@ class RecurrentCrissCrossAttention(CrissCrossAttention):
     Raises:
         ValueError: ``loops`` or ``channels // reduction`` is less than 1.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d import RecurrentCrissCrossAttention
-        >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
-        >>> attention(torch.rand(1, 16, 3, 4, 5)).shape  # [B, C, T, H, W]
-        torch.Size([1, 16, 3, 4, 5])
+    >>> import torch
+    >>> from ccnet3d import RecurrentCrissCrossAttention
+    >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
+    >>> attention(torch.rand(1, 16, 3, 4, 5)).shape  # [B, C, T, H, W]
+    torch.Size([1, 16, 3, 4, 5])
     """
 
     def __init__(

@@ -18,13 +18,12 @@ class ModelConfig:
     Raises:
         UserError: a value is out of range, or two do not match.
 
-    Examples:
-        >>> from ccnet3d import ModelConfig
-        >>> ModelConfig(num_classes=3, backbone="resnet18").loops
-        3
-        >>> ModelConfig(num_classes=1)
-        Traceback (most recent call last):
-        ccnet3d.errors.UserError: num_classes must be at least 2, got 1
+    >>> from ccnet3d import ModelConfig
+    >>> ModelConfig(num_classes=3, backbone="resnet18").loops
+    3
+    >>> ModelConfig(num_classes=1)
+    Traceback (most recent call last):
+    ccnet3d.errors.UserError: num_classes must be at least 2, got 1
     """
 
     num_classes: int = 11

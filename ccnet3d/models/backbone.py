@@ -55,10 +55,9 @@ def input_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     Raises:
         UserError: timm does not know the model.
 
-    Examples:
-        >>> from ccnet3d.models import input_normalization
-        >>> input_normalization("resnet18")
-        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    >>> from ccnet3d.models import input_normalization
+    >>> input_normalization("resnet18")
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:

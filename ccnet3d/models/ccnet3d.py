@@ -64,13 +64,12 @@ class CCNet3D(nn.Module):
     Raises:
         UserError: timm cannot build the backbone, or it does not have the levels of the configuration.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d import CCNet3D, ModelConfig
-        >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
-        >>> with torch.inference_mode():
-        ...     model(torch.rand(1, 2, 3, 48, 64)).shape  # [B, T, 3, H, W] to [B, T, K, H, W]
-        torch.Size([1, 2, 3, 48, 64])
+    >>> import torch
+    >>> from ccnet3d import CCNet3D, ModelConfig
+    >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
+    >>> with torch.inference_mode():
+    ...     model(torch.rand(1, 2, 3, 48, 64)).shape  # [B, T, 3, H, W] to [B, T, K, H, W]
+    torch.Size([1, 2, 3, 48, 64])
     """
 
     input_mean: Tensor

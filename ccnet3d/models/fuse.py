@@ -28,13 +28,12 @@ def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
     All others stay, as do those whose convolution is used twice, whose convolution's output has another use, or whose
     convolution computes its weights at each call.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d.models import CCNet3D, ModelConfig, fuse_batch_norms
-        >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
-        >>> clip = torch.rand(1, 2, 3, 48, 64)
-        >>> torch.allclose(fuse_batch_norms(model)(clip), model(clip), atol=1e-4)
-        True
+    >>> import torch
+    >>> from ccnet3d.models import CCNet3D, ModelConfig, fuse_batch_norms
+    >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
+    >>> clip = torch.rand(1, 2, 3, 48, 64)
+    >>> torch.allclose(fuse_batch_norms(model)(clip), model(clip), atol=1e-4)
+    True
     """
     fused = copy.deepcopy(model).eval()
     names = {module: name for name, module in fused.named_modules()}

@@ -55,17 +55,16 @@ class ModelInfo:
     Raises:
         UserError: the number of classes differs between model, names and palette, or a size is not positive.
 
-    Examples:
-        >>> from ccnet3d import ModelConfig, ModelInfo
-        >>> info = ModelInfo(
-        ...     model=ModelConfig(num_classes=2),
-        ...     class_names=("road", "other"),
-        ...     palette=((128, 64, 128), (0, 0, 0)),
-        ...     clip_length=5,
-        ...     input_size=(360, 480),
-        ... )
-        >>> info.class_names[1]
-        'other'
+    >>> from ccnet3d import ModelConfig, ModelInfo
+    >>> info = ModelInfo(
+    ...     model=ModelConfig(num_classes=2),
+    ...     class_names=("road", "other"),
+    ...     palette=((128, 64, 128), (0, 0, 0)),
+    ...     clip_length=5,
+    ...     input_size=(360, 480),
+    ... )
+    >>> info.class_names[1]
+    'other'
     """
 
     model: ModelConfig
@@ -109,14 +108,13 @@ def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtyp
     Raises:
         OutputError: the file cannot be written.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from ccnet3d import CCNet3D, ModelConfig, ModelInfo, load_model, save_model
-        >>> config = ModelConfig(num_classes=2, backbone="test_efficientnet", channels=16)
-        >>> info = ModelInfo(config, ("road", "other"), ((128, 64, 128), (0, 0, 0)), clip_length=5, input_size=(48, 64))
-        >>> save_model(Path("model.safetensors"), CCNet3D(config), info)
-        >>> load_model(Path("model.safetensors"))[1] == info
-        True
+    >>> from pathlib import Path
+    >>> from ccnet3d import CCNet3D, ModelConfig, ModelInfo, load_model, save_model
+    >>> config = ModelConfig(num_classes=2, backbone="test_efficientnet", channels=16)
+    >>> info = ModelInfo(config, ("road", "other"), ((128, 64, 128), (0, 0, 0)), clip_length=5, input_size=(48, 64))
+    >>> save_model(Path("model.safetensors"), CCNet3D(config), info)
+    >>> load_model(Path("model.safetensors"))[1] == info
+    True
     """
     tensors = {
         # Copied, because safetensors refuses tensors that share memory.
@@ -136,11 +134,10 @@ def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
     Raises:
         UserError: the file does not exist, is not a ccnet3d model file, or its weights do not match its metadata.
 
-    Examples:
-        >>> from ccnet3d import load_model
-        >>> model, info = load_model()
-        >>> info.class_names[:3]
-        ('Sky', 'Building', 'Pole')
+    >>> from ccnet3d import load_model
+    >>> model, info = load_model()
+    >>> info.class_names[:3]
+    ('Sky', 'Building', 'Pole')
     """
     path = DEFAULT_WEIGHTS if path is None else path
     if not path.is_file():

@@ -35,14 +35,13 @@ def images_in_folder(folder: Path) -> list[Path]:
     Raises:
         VideoError: the folder contains no images, or cannot be read.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from ccnet3d.video import images_in_folder
-        >>> for name in ("10.png", "2.png"):
-        ...     Image.new("RGB", (64, 48)).save(name)
-        >>> [path.name for path in images_in_folder(Path())]
-        ['2.png', '10.png']
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ccnet3d.video import images_in_folder
+    >>> for name in ("10.png", "2.png"):
+    ...     Image.new("RGB", (64, 48)).save(name)
+    >>> [path.name for path in images_in_folder(Path())]
+    ['2.png', '10.png']
     """
     try:
         return _choose(list(folder.iterdir()), f"{folder} is a folder and")

@@ -31,14 +31,13 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
             support the source.
         UserError: the decoder is unknown.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from ccnet3d import open_video
-        >>> from ccnet3d.video import write_sample_video
-        >>> write_sample_video(Path("sample.mp4"), frames=3)
-        >>> with open_video("sample.mp4") as reader:
-        ...     [frame.image.shape for frame in reader]
-        [(360, 480, 3), (360, 480, 3), (360, 480, 3)]
+    >>> from pathlib import Path
+    >>> from ccnet3d import open_video
+    >>> from ccnet3d.video import write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=3)
+    >>> with open_video("sample.mp4") as reader:
+    ...     [frame.image.shape for frame in reader]
+    [(360, 480, 3), (360, 480, 3), (360, 480, 3)]
     """
     if decoder not in ("auto", "av", "decord"):
         raise UserError(f"unknown decoder {decoder!r}; choose auto, av or decord")

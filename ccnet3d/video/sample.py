@@ -18,10 +18,9 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
     Returns:
         uint8 ``[H, W, 3]``, RGB.
 
-    Examples:
-        >>> from ccnet3d.video import draw_sample_frame
-        >>> draw_sample_frame(0, height=48, width=64).shape
-        (48, 64, 3)
+    >>> from ccnet3d.video import draw_sample_frame
+    >>> draw_sample_frame(0, height=48, width=64).shape
+    (48, 64, 3)
     """
     image = Image.new("RGB", (width, height), (150, 180, 215))
     draw = ImageDraw.Draw(image)
@@ -52,13 +51,12 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
 def write_sample_video(path: Path, frames: int = 30, frames_per_second: float = 15.0) -> None:
     """Write the synthetic clip to an mp4 file.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from ccnet3d.video import open_video, write_sample_video
-        >>> write_sample_video(Path("sample.mp4"), frames=3)
-        >>> with open_video("sample.mp4") as reader:
-        ...     len(reader)
-        3
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import open_video, write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=3)
+    >>> with open_video("sample.mp4") as reader:
+    ...     len(reader)
+    3
     """
     with VideoWriter(path, frames_per_second) as writer:
         for index in range(frames):

@@ -36,11 +36,10 @@ class NoLengthError(VideoError, TypeError):
 class VideoFrame:
     """A decoded frame.
 
-    Examples:
-        >>> import numpy as np
-        >>> from ccnet3d.video import VideoFrame
-        >>> VideoFrame(index=3, pts_seconds=0.12, image=np.zeros((360, 480, 3), np.uint8)).damaged
-        False
+    >>> import numpy as np
+    >>> from ccnet3d.video import VideoFrame
+    >>> VideoFrame(index=3, pts_seconds=0.12, image=np.zeros((360, 480, 3), np.uint8)).damaged
+    False
     """
 
     index: int
@@ -76,13 +75,12 @@ class VideoReader(ABC):
     The source is opened when the first frame is needed, separately in every process, so a reader may be created before
     a fork or pickled to a worker. :func:`ccnet3d.video.open_video` returns readers.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from ccnet3d.video import open_video, write_sample_video
-        >>> write_sample_video(Path("sample.mp4"), frames=5)
-        >>> with open_video("sample.mp4") as reader:
-        ...     len(reader), [frame.index for frame in reader], reader.clip([4, 0])[0].index
-        (5, [0, 1, 2, 3, 4], 4)
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import open_video, write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=5)
+    >>> with open_video("sample.mp4") as reader:
+    ...     len(reader), [frame.index for frame in reader], reader.clip([4, 0])[0].index
+    (5, [0, 1, 2, 3, 4], 4)
     """
 
     info: VideoInfo

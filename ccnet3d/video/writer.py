@@ -82,14 +82,13 @@ class VideoWriter(_Writer):
         UserError: the file does not end in .mp4.
         OutputError: the file cannot be written.
 
-    Examples:
-        >>> from pathlib import Path
-        >>> from ccnet3d.video import VideoWriter, draw_sample_frame
-        >>> with VideoWriter(Path("drawn.mp4"), frames_per_second=25) as writer:
-        ...     for index in range(3):
-        ...         writer.write(draw_sample_frame(index, 48, 64), index / 25)
-        >>> Path("drawn.mp4").exists()
-        True
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import VideoWriter, draw_sample_frame
+    >>> with VideoWriter(Path("drawn.mp4"), frames_per_second=25) as writer:
+    ...     for index in range(3):
+    ...         writer.write(draw_sample_frame(index, 48, 64), index / 25)
+    >>> Path("drawn.mp4").exists()
+    True
     """
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:

@@ -45,13 +45,12 @@ def criss_cross_attention_reference(query: Tensor, key: Tensor, value: Tensor) -
 
     :func:`ccnet3d.attention.criss_cross_attention` documents shapes and errors.
 
-    Examples:
-        >>> import torch
-        >>> from ccnet3d.attention import criss_cross_attention_reference
-        >>> equal = torch.zeros(1, 1, 2, 2, 8)  # equal scores give the mean over the cross of each position
-        >>> values = torch.tensor([0.0, 3.0, 6.0, 9.0]).view(1, 1, 2, 2, 1)
-        >>> criss_cross_attention_reference(equal, equal, values).flatten()
-        tensor([3., 4., 5., 6.])
+    >>> import torch
+    >>> from ccnet3d.attention import criss_cross_attention_reference
+    >>> equal = torch.zeros(1, 1, 2, 2, 8)  # equal scores give the mean over the cross of each position
+    >>> values = torch.tensor([0.0, 3.0, 6.0, 9.0]).view(1, 1, 2, 2, 1)
+    >>> criss_cross_attention_reference(equal, equal, values).flatten()
+    tensor([3., 4., 5., 6.])
     """
     weights = criss_cross_weights_reference(query, key)
     return (weights.to(value.dtype) @ value.flatten(1, 3)).unflatten(1, value.shape[1:4])
