@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for True; importing it from typing takes 10 ms
+TYPE_CHECKING = False  # type checkers treat it as True; importing it from typing would take 10 ms
 if TYPE_CHECKING:
     from ccnet3d.attention import (
         CrissCrossAttention,

@@ -45,8 +45,8 @@ def images_in_folder(folder: Path) -> list[Path]:
     """
     try:
         return _choose(list(folder.iterdir()), f"{folder} is a folder and")
-    except PermissionError as error:
-        raise VideoError(f"the folder {folder} cannot be read: you have no permission") from error
+    except OSError as error:
+        raise VideoError(f"the folder {folder} cannot be read ({ffmpeg_reason(error)})") from error
 
 
 def images_by_pattern(pattern: str) -> list[Path]:

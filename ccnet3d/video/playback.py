@@ -54,7 +54,7 @@ class Playback:
         while True:
             try:
                 packet = next(packets, None)
-            except self._ffmpeg_error as error:
+            except (self._ffmpeg_error, OSError) as error:  # OSError if a pipe fails
                 self._read_error, packet = ffmpeg_reason(error), None
             if packet is None:
                 break
@@ -149,9 +149,11 @@ class Playback:
         if "mp4" not in self.container.format.name.split(","):
             expected -= self._discarded + self._empty
         if count + lost + self.indexer.misplaced < expected:
-            found.append(f"only {count} of the {expected} frames that the file claims could be decoded; it may be cut")
+            found.append(
+                f"only {count} of the {expected} frames that the file claims could be decoded; it may be truncated"
+            )
         if isinstance(self._source, Path) and (missing := missing_bytes(self._source)):
-            found.append(f"the file is {missing} bytes shorter than its header says; it may be cut")
+            found.append(f"the file is {missing} bytes shorter than its header says; it may be truncated")
         if isinstance(self._source, Path) and (offset := broken_at(self._source)) is not None:
             found.append(f"the file is damaged at byte {offset}; frames may be missing there")
         return found

@@ -229,7 +229,7 @@ SAMPLES = [
     coded("flv1.flv", "-c:v", "flv", "-q:v", 3, encoder="flv"),
     coded("theora.ogv", "-c:v", "libtheora", "-q:v", 8, "-g", 12, encoder="libtheora"),
     Sample("size_change.ts", size_change, warning="the frame size changes: 96x80 .* 128x96 from frame 20"),
-    Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be cut"),
+    Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be truncated"),
     damaged("damaged.mp4", 15, "frame 14 could not be decoded and left gaps", *X264),
     damaged("damaged_intra.avi", 15, "1 packets could not be decoded", "-c:v", "mjpeg", "-q:v", 3, encoder="mjpeg"),
     damaged("damaged_intra.mov", 15, "frame 15 could not be decoded and left gaps", "-c:v", "mjpeg", encoder="mjpeg"),

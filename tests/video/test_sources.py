@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from video.corpus import FRAMES, HEIGHT, WIDTH, X264, draw_coded, encode, read_code
 from video.workers import Clips
 
-from ccnet3d.video import VideoError, VideoFrame, open_video
+from ccnet3d.video import VideoError, VideoFrame, images_in_folder, open_video
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,36 @@ def test_pipe(tmp_path: Path, name: str, options: tuple[object, ...]) -> None:
         assert (frame.index, frame.pts_seconds) == (other.index, other.pts_seconds)
         assert np.array_equal(frame.image, other.image)
     assert reader.info.warnings == []
+
+
+def test_pipe_that_fails(tmp_path: Path) -> None:
+    """Frames before the failure are returned, and the warning states the reason."""
+
+    class FailingPipe(Pipe):
+        left = 20_000
+
+        def read(self, size: int = -1) -> bytes:
+            if self.left <= 0:
+                raise OSError(errno.EIO, "Input/output error")
+            data = super().read(size)
+            self.left -= len(data)
+            return data
+
+    path = encode(tmp_path / "a.mkv", *X264)
+    assert path.stat().st_size > 30_000
+    with open_video(FailingPipe(path.read_bytes())) as reader:  # type: ignore[arg-type]
+        frames = list(reader)
+        assert 0 < len(frames) < FRAMES
+        assert any(
+            "reading stopped before the end" in warning and "Input/output" in warning
+            for warning in reader.info.warnings
+        )
+    assert codes(frames[:15]) == list(range(15))
+
+
+def test_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="the folder .*absent cannot be read .No such file or directory"):
+        images_in_folder(tmp_path / "absent")
 
 
 def test_standard_input(tmp_path: Path) -> None:

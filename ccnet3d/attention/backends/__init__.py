@@ -22,7 +22,7 @@ BACKENDS: tuple[ComposedBackend | FusedBackend, ...] = (
     axial.BACKEND,
     reference.BACKEND,
 )
-"""All backends, fastest first: ``"auto"`` takes the first that can compute."""
+"""All backends, fastest first: ``"auto"`` chooses the first that can be used."""
 
 BACKEND_VARIABLE = "CCNET3D_ATTENTION_BACKEND"
 """Environment variable that replaces ``"auto"``."""
