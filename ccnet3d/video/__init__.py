@@ -5,6 +5,10 @@ from __future__ import annotations
 from ccnet3d.video.container import (
     import_av,
 )
+from ccnet3d.video.gray_video import (
+    GrayVideoWriter,
+    read_gray_video,
+)
 from ccnet3d.video.image_reader import (
     images_in_folder,
 )
@@ -20,7 +24,6 @@ from ccnet3d.video.sample import (
     write_sample_video,
 )
 from ccnet3d.video.writer import (
-    GrayVideoWriter,
     VideoWriter,
 )
 
@@ -35,5 +38,6 @@ __all__ = [
     "images_in_folder",
     "import_av",
     "open_video",
+    "read_gray_video",
     "write_sample_video",
 ]

@@ -23,7 +23,7 @@ def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tin
     for _ in range(2):
         pool = run("infer_with_ray.py", *common, "-o", tmp_path / "ray", "--actors", "2", "--device", "cpu")
         assert pool.returncode == 2
-        assert "infer_with_ray.py: error: 1 of 4 videos failed; their lines say why" in pool.stderr
+        assert "infer_with_ray.py: error: 1 of 4 videos failed; their lines contain the errors" in pool.stderr
         rows = {Path(row["source"]).stem: row for row in map(json.loads, pool.stdout.splitlines())}
         assert {name: row["frames"] for name, row in rows.items()} == {"a": 6, "b": 6, "c": 6, "broken": 0}
         assert "cannot be read as a video" in rows["broken"]["error"]
