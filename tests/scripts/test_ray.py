@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The Ray example as a user runs it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from conftest import MakeVideo
 from script_runner import run
 
 
-def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
-    """Two actors, three videos and a broken one; a second call finds all done."""
+def test_ray_writes_the_same_masks_as_the_command(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    """Two actors, three videos and a broken one; a second call finds everything done."""
     pytest.importorskip("ray", reason="ray is an optional extra")
     (tmp_path / "videos").mkdir()
     for name in "abc":
