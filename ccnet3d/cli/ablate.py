@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ccnet3d.cli.options import add_data_options, add_device_options, check_data_folder, choose_device, run_command
+from ccnet3d.cli.options import (
+    add_data_options,
+    add_debug_option,
+    add_device_options,
+    check_data_folder,
+    choose_device,
+    run_command,
+)
 from ccnet3d.errors import UserError
 from ccnet3d.resources import dataset_file, pipelines_folder, recipe_file
 
@@ -32,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plot", action="store_true", help="also draw plot.png; needs matplotlib")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
@@ -75,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments), "the same command resumes")
+    return run_command(PROGRAM, lambda: run(arguments), "the same command resumes", debug=arguments.debug)
 
 
 if __name__ == "__main__":

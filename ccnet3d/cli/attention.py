@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ccnet3d.cli.options import add_device_options, choose_device, input_size, non_negative, positive, run_command
+from ccnet3d.cli.options import (
+    add_debug_option,
+    add_device_options,
+    choose_device,
+    input_size,
+    non_negative,
+    positive,
+    run_command,
+)
 from ccnet3d.errors import UserError
 
 PROGRAM = "ccnet3d-attention"
@@ -41,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames of the clip; the model's by default")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
@@ -76,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments))
+    return run_command(PROGRAM, lambda: run(arguments), debug=arguments.debug)
 
 
 if __name__ == "__main__":

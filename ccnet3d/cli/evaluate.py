@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ccnet3d.cli.options import (
     add_data_options,
+    add_debug_option,
     add_model_options,
     check_data_folder,
     choose_device,
@@ -123,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="cut windows of this size from the frame at its own size, for frames too large for the working size",
     )
     model.add_argument("--overlap", type=share, default=1 / 3, help="least share of a window that the next sees too")
+    add_debug_option(parser)
     return parser
 
 
@@ -288,7 +290,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments))
+    return run_command(PROGRAM, lambda: run(arguments), debug=arguments.debug)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.options import add_data_options, add_device_options, check_data_folder, choose_device, run_command
+from ccnet3d.cli.options import (
+    add_data_options,
+    add_debug_option,
+    add_device_options,
+    check_data_folder,
+    choose_device,
+    run_command,
+)
 from ccnet3d.resources import dataset_file, recipe_file
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME-OF-THE-RECIPE by default")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
@@ -91,7 +99,7 @@ def describe(trainer: Trainer) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments), "resume with --resume")
+    return run_command(PROGRAM, lambda: run(arguments), "resume with --resume", debug=arguments.debug)
 
 
 if __name__ == "__main__":

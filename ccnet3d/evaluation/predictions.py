@@ -22,7 +22,7 @@ from PIL import Image
 from ccnet3d.data import LabelledFrame, LabelledSequences, numbered
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation.evaluate import MasksOf
-from ccnet3d.masks import OTHER, SUMMARY_NAME, RunFolder, SavedMasks, open_masks
+from ccnet3d.masks import OTHER, SavedMasks, is_run_folder, open_masks
 from ccnet3d.video import images_in_folder
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -47,15 +47,11 @@ def open_predictions(folder: Path, dataset: LabelledSequences, *, video_starts_a
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give the folder of the masks")
-    if _is_run(folder):
+    if is_run_folder(folder):
         return _masks_of_runs(folder, {"": open_masks(folder)}, dataset, video_starts_at)
-    if runs := [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]:
+    if runs := [path for path in sorted(folder.iterdir()) if path.is_dir() and is_run_folder(path)]:
         return _masks_of_runs(folder, {run.name: open_masks(run) for run in runs}, dataset, video_starts_at)
     return _masks_of_images(folder, dataset)
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / SUMMARY_NAME).is_file() or RunFolder(folder, None).is_begun()
 
 
 def _names(frame: LabelledFrame) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""RGB frames to an H.264 video that players and browsers open, and masks to a lossless one."""
+"""RGB frames to an H.264 video that players and browsers open."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.video.container import import_av
 
+__all__ = ["StreamWriter", "VideoWriter"]
+
 _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
 _DEFAULT_RATE = 25.0
 
 
-class _Writer:
+class StreamWriter:
     """A file with one video stream, which appears under its name when the block ends without an error."""
 
     def __init__(self, path: Path, container_format: str, frames_per_second: float | None) -> None:
@@ -68,7 +70,7 @@ class _Writer:
             self._atomic.__exit__(kind, error, trace)
 
 
-class VideoWriter(_Writer):
+class VideoWriter(StreamWriter):
     """Write frames with their times to an mp4 file, which appears when the block ends without an error.
 
     The first frame is at 0 seconds. All frames get the size of the first one; odd sizes are padded by one pixel because
@@ -127,32 +129,5 @@ class VideoWriter(_Writer):
         # Times must increase, even if the source repeats one.
         self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE
-        self._encode(frame)
-        self._count += 1
-
-
-class GrayVideoWriter(_Writer):
-    """Write planes of bytes, without loss, as FFV1 in Matroska at a constant rate.
-
-    Args:
-        path: the file.
-        frames_per_second: 25 when None.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-
-    def __init__(self, path: Path, frames_per_second: float | None) -> None:
-        super().__init__(path, "matroska", frames_per_second)
-
-    def write(self, plane: np.ndarray) -> None:
-        """Add a plane, uint8 ``[H, W]``, of the size of the first."""
-        av = import_av()
-        if self._stream is None:
-            self._stream = self._container.add_stream("ffv1", rate=self._rate)
-            self._stream.height, self._stream.width = plane.shape
-            self._stream.pix_fmt = "gray"
-        frame = av.VideoFrame.from_ndarray(plane, format="gray")
-        frame.pts, frame.time_base = self._count, 1 / self._rate
         self._encode(frame)
         self._count += 1
