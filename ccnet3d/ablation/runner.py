@@ -20,7 +20,6 @@ from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import Flicker, VideoConsistency
 from ccnet3d.models import load_model
 from ccnet3d.training import CHECKPOINT_NAME, MODEL_NAME, Recipe, Trainer, read_recipe
 
@@ -215,15 +214,10 @@ def _do(
     except FloatingPointError as diverged:
         error = f"diverged: {diverged}"
     else:
-        result = evaluate(
-            _load(model_file, device),
-            trainer.val_set,
-            video_consistency=[VideoConsistency(n, strict=strict) for n in windows for strict in (True, False)],
-            flicker=Flicker(),
-        )
-        means = {"miou": result.miou, "per_frame_miou": result.per_frame_miou, "video_miou": result.video_miou}
-        all_scores = {**means, **result.consistency}
-        scores = {name: None if math.isnan(value) else value for name, value in all_scores.items()}
+        names = [*(f"vc{n}_{form}" for n in windows for form in ("strict", "reference")), "flicker"]
+        result = evaluate(_load(model_file, device), trainer.val_set, scores=names).scores
+        values = {name: result[name] for name in ("miou", "per_frame_miou", "video_miou", *names)}
+        scores = {name: None if math.isnan(value) else value for name, value in values.items()}
     machine = describe_machine(device)
     table = {**_identity(run, windows), "machine": machine, "scores": scores, "error": error}
     write_atomically(folder / SCORES_NAME, (json.dumps(table, indent=1) + "\n").encode())

@@ -10,30 +10,17 @@ from typing import Any
 
 import torch
 
-from ccnet3d.evaluation import CONFIDENCE, RESAMPLES, UNITS, EvaluationSummary
+from ccnet3d.evaluation import CONFIDENCE, RESAMPLES, UNITS, EvaluationSummary, find_score
 from ccnet3d.metrics import mean_iou
 from ccnet3d.reports import charts
 from ccnet3d.reports.charts import Bar, Line, between, escape, percent
 from ccnet3d.reports.worst_frames import ERROR_COLORS, Strip
 
-SCORE_NAMES = {
-    "miou": "mIoU (pooled)",
-    "per_frame_miou": "per-frame mIoU",
-    "video_miou": "video mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "class_accuracy": "class accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "boundary_f": "boundary F-score",
-    "flicker": "flicker (less is better)",
-    "tc": "TC",
-    "tc_all": "TC, occluded pixels too",
-}
 SERIES_NAMES = {
     "kept": "Share predicted alike, of the pixels labelled as in the frame before",
     "vc8_strict": "VC8 strict, of the eight frames up to this one",
     "flicker": "Flicker: share of pixels that change and change back",
 }
-_CARDS = ("miou", "per_frame_miou", "video_miou", "pixel_accuracy", "boundary_f", "vc8_strict", "tc")
 _MOST_VIDEOS = 12
 _DIFFERING_FRAMES = 6
 
@@ -82,8 +69,8 @@ def _scores(runs: Sequence[EvaluationSummary]) -> str:
     cards = "".join(
         f'<div class="card"><small>{escape(_name(name))}</small><b>{percent(run.scores[name])}</b>'
         f"<small>{CONFIDENCE:.0%}: {between(run.intervals['frames'][name])}</small></div>\n"
-        for name in _CARDS
-        if name in run.scores
+        for name in names
+        if find_score(name).headline
     )
     rows = [
         [escape(_name(name)), percent(run.scores[name]), *(between(run.intervals[unit][name]) for unit in units)]
@@ -131,12 +118,10 @@ def _classes(runs: Sequence[EvaluationSummary]) -> str:
 
 def _over_time(runs: Sequence[EvaluationSummary], series: str | None) -> str:
     """A chart for each video: the frames' mIoU, or a series that all runs have."""
-    if series and any(series not in run.evaluation.series for run in runs):
+    if series and any(series not in run.evaluation.frame_scores for run in runs):
         return ""
     first = runs[0].evaluation
-    values = [
-        (run.evaluation.shares(series) if series else mean_iou(run.evaluation.confusions)).tolist() for run in runs
-    ]
+    values = [run.evaluation.frame_scores[series or "miou"].tolist() for run in runs]
     by_video = {
         video: [float(mean_iou(run.evaluation.confusions[members].sum(0))) for run in runs]
         for video, members in first.videos.items()
@@ -246,8 +231,9 @@ def _units(runs: Sequence[EvaluationSummary]) -> list[str]:
     return [unit for unit in UNITS if unit == "frames" or len(runs[0].evaluation.videos) > 1]
 
 
-def _name(score: str) -> str:
-    return SCORE_NAMES.get(score) or score.replace("_", " ").replace("vc", "VC")
+def _name(name: str) -> str:
+    score = find_score(name)
+    return score.title if score.higher_is_better else f"{score.title} (less is better)"
 
 
 def _p_value(p: float | None) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from ccnet3d.evaluation import RECORD, UNITS, EvaluationSummary, Interval
 from ccnet3d.files import write_atomically
-from ccnet3d.metrics import mean_iou, pixel_accuracy
 from ccnet3d.reports.evaluation_page import report_page
 from ccnet3d.reports.worst_frames import Strip
 
@@ -68,11 +67,7 @@ def _score_rows(runs: Sequence[EvaluationSummary]) -> list[dict[str, Any]]:
 
 def _frame_rows(run: EvaluationSummary) -> list[dict[str, Any]]:
     evaluation = run.evaluation
-    columns = {"miou": mean_iou(evaluation.confusions), "pixel_accuracy": pixel_accuracy(evaluation.confusions)}
-    if evaluation.boundaries is not None:
-        columns["boundary_f"] = evaluation.frame_boundary_f
-    columns |= {name: evaluation.shares(name) for name in evaluation.series}
-    values = {name: column.tolist() for name, column in columns.items()}
+    values = {name: column.tolist() for name, column in evaluation.frame_scores.items()}
     return [
         {"run": run.name, "sequence": frame.sequence, "number": frame.number, "name": frame.name}
         | {name: _number(column[position]) for name, column in values.items()}

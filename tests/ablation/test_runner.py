@@ -14,7 +14,6 @@ from ccnet3d.ablation.timing import describe_machine
 from ccnet3d.data import LabelledSequences, RequestedSample
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import Flicker, VideoConsistency
 from ccnet3d.models import load_model
 from ccnet3d.training import Trainer
 from ccnet3d.training.loop import CHECKPOINT_NAME
@@ -158,9 +157,9 @@ def test_a_killed_ablation_goes_on_to_the_same_scores(
     # The scores are those of the run's model by itself.
     model, info = load_model(tmp_path / "whole" / "T=2" / "seed-7" / "model.safetensors")
     assert (info.clip_length, info.recipe["seed"]) == (2, 7)
-    meters = [VideoConsistency(n, strict=strict) for n in (2, 3) for strict in (True, False)]
+    names = [*(f"vc{n}_{form}" for n in (2, 3) for form in ("strict", "reference")), "flicker"]
     val_set = LabelledSequences.open(yard, "val")
-    alone = evaluate(VideoSegmenter(model, info), val_set, video_consistency=meters, flicker=Flicker())
+    alone = evaluate(VideoSegmenter(model, info), val_set, scores=names)
     table = {**alone.to_table(), **alone.to_table()["consistency"]}
     assert whole[3].scores == {name: table[name] for name in read_ablation(ablation)[0].metrics}
 

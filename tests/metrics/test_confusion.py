@@ -74,7 +74,7 @@ def test_void_never_counts() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
         confusion_matrix(torch.zeros(2), torch.zeros(3), 2)
-    with pytest.raises(ValueError, match="labels must hold class ids 0 to 1, got 0 to 2"):
+    with pytest.raises(ValueError, match="labels must contain class ids 0 to 1, got 0 to 2"):
         confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 2]), 2)
-    with pytest.raises(ValueError, match="prediction must hold class ids 0 to 1"):
+    with pytest.raises(ValueError, match="prediction must contain class ids 0 to 1"):
         confusion_matrix(torch.tensor([0, 5]), torch.tensor([0, 1]), 2)

@@ -5,10 +5,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from metrics.counting import counts_of, score_of
 from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.metrics.consistency import TemporalConsistency, VideoConsistency, pair_counts
+from ccnet3d.metrics import (
+    ChangedPixels,
+    KeptPixels,
+    MeterOptions,
+    Samples,
+    TemporalConsistency,
+    VideoConsistency,
+    find_metric,
+    find_score,
+)
 
 VOID = IGNORE_INDEX
 Videos = list[list[tuple[Tensor, Tensor]]]
@@ -40,12 +50,8 @@ def vc_loop(videos: Videos, window: int, *, strict: bool) -> float:
 
 
 def vc(videos: Videos, window: int, *, strict: bool) -> float:
-    metric = VideoConsistency(window, strict=strict)
-    for video in videos:
-        metric.start_video()
-        for prediction, labels in video:
-            metric.update(prediction, labels)
-    return metric.score
+    name = f"vc{window}_{'strict' if strict else 'reference'}"
+    return score_of(name, VideoConsistency(window, strict=strict), videos)
 
 
 def random_video(
@@ -93,7 +99,7 @@ def frames(*masks: list[list[int]]) -> list[Tensor]:
     return [torch.tensor(mask) for mask in masks]
 
 
-def score_of(predictions: list[Tensor], labels: list[Tensor], window: int, *, strict: bool) -> float:
+def vc_of(predictions: list[Tensor], labels: list[Tensor], window: int, *, strict: bool) -> float:
     return vc([list(zip(predictions, labels, strict=True))], window, strict=strict)
 
 
@@ -111,19 +117,19 @@ def test_vc_by_hand() -> None:
     # Frames 0, 1: the middle changes its label, the corner is void. Of the other 7 pixels, those at (0, 0), (0, 2),
     # (1, 0) and (2, 0) are constant and right; (1, 2) and (2, 1) are constant and wrong, (0, 1) changes.
     # Frames 1, 2: 8 pixels are stable. Right: (0, 0), (0, 2), (1, 0), (1, 1). (0, 1) and (1, 2) are constant and wrong.
-    assert score_of(predictions, labels, 2, strict=True) == pytest.approx((4 / 7 + 4 / 8) / 2)
+    assert vc_of(predictions, labels, 2, strict=True) == pytest.approx((4 / 7 + 4 / 8) / 2)
     # As published: the void corner is stable, and so is its prediction; the second window is the last.
-    assert score_of(predictions, labels, 2, strict=False) == pytest.approx(7 / 8)
+    assert vc_of(predictions, labels, 2, strict=False) == pytest.approx(7 / 8)
     # Over 3 frames: (0, 0), (0, 2), (1, 0) of 7.
-    assert score_of(predictions, labels, 3, strict=True) == pytest.approx(3 / 7)
-    assert math.isnan(score_of(predictions, labels, 3, strict=False))
+    assert vc_of(predictions, labels, 3, strict=True) == pytest.approx(3 / 7)
+    assert math.isnan(vc_of(predictions, labels, 3, strict=False))
 
 
 def test_a_constant_wrong_prediction() -> None:
     labels = [torch.zeros(3, 3, dtype=torch.long)] * 5
     wrong = [torch.ones(3, 3, dtype=torch.long)] * 5
-    assert score_of(wrong, labels, 2, strict=False) == 1
-    assert score_of(wrong, labels, 2, strict=True) == 0
+    assert vc_of(wrong, labels, 2, strict=False) == 1
+    assert vc_of(wrong, labels, 2, strict=True) == 0
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -165,23 +171,25 @@ def test_videos_of_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_what_each_frame_adds_gives_the_score(strict: bool) -> None:
+def test_counts_of_each_frame_become_the_score(strict: bool) -> None:
     videos = [random_video(seed, 9) for seed in range(3)]
-    metric, shares = VideoConsistency(3, strict=strict), []
+    shares = []
     for video in videos:
-        metric.start_video()
-        counts = [metric.update(prediction, labels) for prediction, labels in video]
+        counts = [tuple(row.tolist()) for row in counts_of(VideoConsistency(3, strict=strict), [video])]
         assert counts[:2] == [(0, 0)] * 2
         assert (counts[2] == (0, 0)) is not strict  # as published, a window counts when another one follows
-        shares += [kept / stayed for kept, stayed in counts if stayed]
-    assert metric.score == pytest.approx(sum(shares) / len(shares))
+        shares += [kept / stable for kept, stable in counts if stable]
+    assert vc(videos, 3, strict=strict) == pytest.approx(sum(shares) / len(shares))
 
 
-def test_pair_counts_by_hand() -> None:
+def test_kept_and_changed_pixels_by_hand() -> None:
     before = torch.tensor([[0, 1, 1], [2, 2, 2], [0, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 2], [0, VOID, 0]])
     now = torch.tensor([[0, 1, 2], [2, 1, 2], [1, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 1], [0, 0, 0]])
     # Void in either frame and (1, 2), whose label changes, are left out; of the other six (0, 2) and (2, 0) change.
-    assert pair_counts(before, now) == ((4, 6), (3, 9))
+    assert [row.tolist() for row in counts_of(KeptPixels(), [[before, now]])] == [[0, 0], [4, 6]]
+    assert [row.tolist() for row in counts_of(ChangedPixels(), [[before, now]])] == [[0, 0], [3, 9]]
+    for meter in (KeptPixels(), ChangedPixels()):
+        assert [row.tolist() for row in counts_of(meter, [[before], [now]])] == [[0, 0]] * 2
 
 
 def test_bad_arguments_of_vc() -> None:
@@ -205,11 +213,9 @@ def tc(videos: list[list[Tensor]], flows: Flows, classes: int = 3, *, count_occl
     metric = TemporalConsistency(
         classes, lambda first, second: flows(int(first[0, 0, 0]), int(second[0, 0, 0])), count_occluded=count_occluded
     )
-    for masks in videos:
-        metric.start_video()
-        for number, mask in enumerate(masks):
-            metric.update(numbered_frame(number, *mask.shape), mask)
-    return metric.score
+    name = "tc_all" if count_occluded else "tc"
+    frames = [[(mask, mask, numbered_frame(n, *mask.shape)) for n, mask in enumerate(masks)] for masks in videos]
+    return score_of(name, metric, frames)
 
 
 def constant_flow(x: float, y: float, height: int, width: int) -> Tensor:
@@ -351,16 +357,21 @@ def test_classes_that_are_absent_do_not_count() -> None:
 
 
 def test_a_gap_is_not_compared_and_stays_in_the_video() -> None:
-    metric = TemporalConsistency(2, lambda *_: STILL)
     frame = numbered_frame(0, 1, 4)
-    for masks in ([row(0, 0, 0, 0), row(0, 0, 0, 1)], [row(1, 1, 1, 1), row(1, 1, 1, 1)]):
-        for mask in masks:
-            metric.update(frame, mask)
-        metric.skip_gap()
+    segments = [row(0, 0, 0, 0), row(0, 0, 0, 1)], [row(1, 1, 1, 1), row(1, 1, 1, 1)]
+    metric = TemporalConsistency(2, lambda *_: STILL)
+    counts = torch.stack(counts_of(metric, [[(mask, mask, frame) for mask in masks] for masks in segments]))
     # One video: class 0 has 3 of 4, class 1 has 0 + 4 of 1 + 4.
-    assert metric.score == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert find_score("tc").value(counts, Samples.whole([range(4)])).item() == pytest.approx((3 / 4 + 4 / 5) / 2)
 
 
 def test_nothing_to_compare() -> None:
-    assert math.isnan(TemporalConsistency(2, lambda *_: STILL).score)
+    assert math.isnan(tc([], lambda *_: STILL))
     assert math.isnan(tc([[row(0, 0, 0, 0)]], lambda *_: STILL))
+
+
+def test_tc_needs_images() -> None:
+    with pytest.raises(ValueError, match="temporal consistency needs the image of every frame, got None"):
+        TemporalConsistency(2, lambda *_: STILL).update(row(0, 0, 0, 0), row(0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"score tc needs an optical flow, got None; give dis_flow\(\) or raft_flow"):
+        find_metric("tc").meter(MeterOptions(2))

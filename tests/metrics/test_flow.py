@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.optical_flow import RAFT, raft_small
 
-from ccnet3d.metrics.flow import dis_flow, raft_flow
+from ccnet3d.errors import UserError
+from ccnet3d.metrics import dis_flow, raft_flow
 
 
 @pytest.fixture(autouse=True)
@@ -66,28 +67,28 @@ def test_as_torchvision_on_frames_padded_to_eighths(
 def test_files_that_hold_no_such_weights(tmp_path: Path, raft: RAFT) -> None:
     path = tmp_path / "raft.safetensors"
     message = (
-        r"raft\.safetensors does not hold weights of torchvision's raft_small \(.+\); save its state with safetens"
+        r"raft\.safetensors does not contain weights of torchvision's raft_small \(.+\); save its state with safetens"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     path.write_bytes(b"no safetensors")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     state = raft.state_dict()
     save_file(dict(list(state.items())[1:]), path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     name = next(iter(state))
     save_file({**state, name: state[name][:1].clone()}, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     torch.save(state, path)  # a pickle is never loaded
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
-    with pytest.raises(ValueError, match="does not hold weights of torchvision's raft_small"):
+    with pytest.raises(UserError, match="does not contain weights of torchvision's raft_small"):
         raft_flow(tmp_path)
 
 
@@ -113,5 +114,5 @@ def test_dis_takes_frames_of_any_size(size: tuple[int, int]) -> None:
 
 def test_dis_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r'OpenCV, which is not installed: pip install "ccnet3d\[evaluate\]"'):
+    with pytest.raises(UserError, match=r'OpenCV, which is not installed: pip install "ccnet3d\[evaluate\]"'):
         dis_flow()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.samples import random_evaluation, with_frames
+from evaluation.samples import random_evaluation, with_counts, with_frames, without_extras
 
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.comparison import differences_text, load_runs, summarize
@@ -99,7 +99,7 @@ def test_files_hold_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     ]
     assert [float(row["miou"]) for row in frames] == pytest.approx(mean_iou(evaluation.confusions).tolist())
     assert frames[0]["kept"] == ""  # no frame before it
-    assert float(frames[1]["kept"]) == pytest.approx(evaluation.shares("kept")[1].item())
+    assert float(frames[1]["kept"]) == pytest.approx(evaluation.frame_scores["kept"][1].item())
 
 
 def test_the_page_shows_them(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_the_page_shows_them(evaluation: Evaluation, tmp_path: Path) -> None:
     assert list(page.sections) == [
         "Scores", "IoU of each class", "mIoU over time", "Consistency over time", "What is taken for what",
     ]  # fmt: skip
-    for value in (evaluation.miou, evaluation.per_frame_miou, evaluation.video_miou, evaluation.boundary_f):
+    for value in (evaluation.scores[name] for name in ("miou", "per_frame_miou", "video_miou", "boundary_f")):
         assert f"|{100 * value:.2f}|" in page.sections["Scores"]
-    for name, value in evaluation.per_class_iou.items():
+    for name, value in evaluation.class_scores("miou").items():
         assert f"{name}|" in page.sections["IoU of each class"]  # also the one that would be a script
         assert f"{100 * value:.1f}|" in page.sections["IoU of each class"]
     widths = [a["style"] for tag, a in page.tags if tag == "i" and a.get("class") == "bar run-0"]
-    assert widths == [f"width:{100 * value:.2f}%" for value in evaluation.per_class_iou.values()]
+    assert widths == [f"width:{100 * value:.2f}%" for value in evaluation.class_scores("miou").values()]
     shares = evaluation.pooled / evaluation.pooled.sum(1, keepdim=True)
     cells = [a["title"] for tag, a in page.tags if tag == "td" and a.get("title")]
     assert cells[3] == f"{NASTY} taken for sky: {100 * shares[1, 0].item():.2f} %"
@@ -127,7 +127,7 @@ def test_the_page_shows_them(evaluation: Evaluation, tmp_path: Path) -> None:
 
 
 def test_nothing_that_was_not_evaluated_is_shown(tmp_path: Path) -> None:
-    plain = dataclasses.replace(random_evaluation(1, (4,)), series={}, flow_confusions={}, boundaries=None)
+    plain = without_extras(random_evaluation(1, (4,)))
     page = written(tmp_path, {"run": plain})
     assert "Consistency over time" not in page.sections
     assert "boundary" not in page.sections["Scores"]
@@ -140,7 +140,7 @@ def test_a_class_that_is_nowhere(tmp_path: Path) -> None:
     made = random_evaluation(2)
     confusions = made.confusions.clone()
     confusions[:, 2] = confusions[:, :, 2] = 0
-    page = written(tmp_path, {"run": dataclasses.replace(made, confusions=confusions)})
+    page = written(tmp_path, {"run": with_counts(made, confusion=confusions)})
     assert "c|0.0 % of pixels|" in page.sections["IoU of each class"]
     assert page.sections["IoU of each class"].split("c|0.0 % of pixels|")[1].lstrip("|").startswith("\u2013")
     assert {row["score"]: row["value"] for row in read_csv(tmp_path / "scores.csv")}["iou c"] == ""
@@ -256,5 +256,5 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             load_runs([tmp_path / path for path in paths])
     empty = with_frames(random_evaluation(0), [], [])
-    with pytest.raises(ValueError, match="nothing holds no frame; there is nothing to report"):
+    with pytest.raises(ValueError, match="nothing has no frames; there is nothing to report"):
         summarize({"nothing": empty})
