@@ -3,7 +3,7 @@
 
 Neither needs training. Where val asks for another value than training found, the next stage has something to do:
 the attention's weight gamma is `model.overrides.initial_gamma` of a recipe, the classes' weights are
-`loss.class_balance_offset`. They are taken back by subtracting a share of their logarithm from the logits: at 1, a
+`class_balance_offset`. They are taken back by subtracting a share of their logarithm from the logits: at 1, a
 model that gives the weighted probabilities exactly gives the plain ones (logit adjustment, Menon et al., ICLR 2021).
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.cli.options import input_size, numbers, positive, run_command
-from ccnet3d.data import LabelledSequences, inspect_frames
+from ccnet3d.data import DataSource, inspect_frames
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
@@ -56,10 +56,12 @@ def loss_weights(info: ModelInfo, data: Path) -> Tensor:
         ValueError: the model file does not say, or all weighed alike.
         FileProblemsError: training labels that cannot be read.
     """
-    offset = info.recipe.get("loss", {}).get("class_balance_offset", 0.0)
+    recipe = info.recipe
+    # Files that were trained before recipes had a table of losses have the offset in their section `loss`.
+    offset = recipe.get("class_balance_offset", 0.0) or recipe.get("loss", {}).get("class_balance_offset", 0.0)
     if not offset:
         raise UserError("these weights were trained with all classes weighed alike; leave --take-back out")
-    train = LabelledSequences.open(data, info.recipe["train_split"], spec_file=dataset_file("camvid"))
+    train = DataSource(data, dataset_file("camvid")).open(info.recipe["train_split"])
     inspection = inspect_frames(train, equal_sizes=False)
     if inspection.problems:
         raise FileProblemsError(inspection.problems)
@@ -69,7 +71,7 @@ def loss_weights(info: ModelInfo, data: Path) -> Tensor:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    dataset = DataSource(arguments.data, dataset_file("camvid")).open(arguments.split)
     trained, info = load_model(arguments.checkpoint)
     if trained.head.attention is None:
         raise UserError("this model has no attention (loops = 0), whose weight could be changed")

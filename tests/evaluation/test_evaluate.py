@@ -14,7 +14,7 @@ import torch
 from conftest import CAMVID_SPEC
 from PIL import Image
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation, MasksOf, Timing, evaluate, evaluate_masks
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.metrics import BoundaryScore, Flicker, TemporalConsistency, VideoConsistency, confusion_matrix, dis_flow
@@ -50,7 +50,7 @@ def test_nothing_of_a_class_is_null_in_json() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_every_labelled_frame_counts_once(yard: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     segmenter = VideoSegmenter(torn_model, tiny_info, dtype=torch.float32)
     result = evaluate(segmenter, dataset)
     assert result.sequences == tuple(frame.sequence for frame in dataset.frames)
@@ -90,7 +90,7 @@ def with_a_gap(yard: Path) -> LabelledSequences:
     (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
     for folder in ("frames", "labels"):
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     assert [len(segment) for segment in dataset.segments] == [6, 1, 4]
     return dataset
 
@@ -121,7 +121,7 @@ def test_frames_of_other_sizes_are_not_compared(yard: Path) -> None:
     for folder in ("frames", "labels"):
         path = yard / folder / "walk" / "0003.png"
         Image.open(path).resize((32, 24), Image.Resampling.NEAREST).save(path)
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     result = evaluate_masks(guesses(dataset), dataset, **all_metrics())
     assert [i for i, (_, total) in enumerate(result.series["kept"].tolist()) if not total] == [0, 2, 3, 7]
     Image.open(path).resize((48, 64)).save(yard / "frames" / "walk" / "0004.png")
@@ -131,7 +131,7 @@ def test_frames_of_other_sizes_are_not_compared(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_occluded_pixels_that_count_have_another_name(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
     flow = dis_flow()
     scores = {}
     for count in (True, False):
@@ -143,7 +143,7 @@ def test_occluded_pixels_that_count_have_another_name(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_memory_does_not_grow_with_the_video(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     alive = []
 
     def counting(segment: range) -> Iterator[np.ndarray]:
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_video(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_time_is_told_apart(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
 
     def slow(segment: range) -> Iterator[np.ndarray]:
         for mask in guesses(dataset)(segment):
@@ -180,7 +180,7 @@ def test_flicker_is_of_the_masks_and_crosses_no_gap(
     (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
     for folder in ("frames", "labels"):
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     assert [len(segment) for segment in dataset.segments] == [6, 1, 4]
     segmenter = VideoSegmenter(tiny_model, tiny_info)
     # Masks that follow the noise of the frames.
@@ -199,13 +199,13 @@ def test_flicker_is_of_the_masks_and_crosses_no_gap(
 def test_other_classes_are_refused(yard: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
     segmenter = VideoSegmenter(tiny_model, dataclasses.replace(tiny_info, class_names=("a", "b", "c")))
     with pytest.raises(ValueError, match="the model's classes are a, b, c and those of yard are ground, box, rail"):
-        evaluate(segmenter, LabelledSequences.open(yard, "val"))
+        evaluate(segmenter, DataSource(yard).open("val"))
 
 
 @pytest.mark.real_data
 def test_default_weights_on_real_camvid(camvid: Path) -> None:
     model, info = load_model()
-    result = evaluate(VideoSegmenter(model, info), LabelledSequences.open(camvid, "val", spec_file=CAMVID_SPEC))
+    result = evaluate(VideoSegmenter(model, info), DataSource(camvid, CAMVID_SPEC).open("val"))
     assert len(result.sequences) == 101
     # The model card's score; the dtype and library versions move it by less.
     assert result.miou == pytest.approx(info.scores["val_miou"], abs=0.005)

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The training scripts as a user runs them, in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ccnet3d.cli.options import error_line
 
 @pytest.mark.parametrize("without_video", [False, True], ids=["", "without av and decord"])
 def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, without_video: bool) -> None:
-    """Frames, masks and a dataset.toml: two epochs of training, an evaluation, and resuming a run that is done."""
+    """Frames, masks and a dataset.toml: two epochs of training, an evaluation, and a comparison."""
     environment = {}
     if without_video:
         blocked = tmp_path / "blocked"
@@ -65,7 +65,7 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
 
 
-def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert training.returncode == 2
     assert training.stderr.count("\n") == 1
@@ -89,7 +89,7 @@ def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     assert "evaluate with weights that were trained on it" in scoring.stderr
 
 
-def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
+def test_every_invalid_file_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
     (yard / "frames" / "walk" / "0003.png").write_bytes(b"damaged")
     (yard / "labels" / "night" / "0001.png").write_bytes(b"damaged")
     overrides = [item for override in SMALL for item in ("--set", override)]
@@ -102,14 +102,14 @@ def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_loader_process_says_is_one_line() -> None:
+def test_the_error_of_a_data_loader_worker_is_one_line() -> None:
     caught = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
     assert error_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
-def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path) -> None:
+def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
-        f"pipeline = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
+        f"recipe = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
         f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
         "seeds = [3, 4]\nwindows = [2]\nplotted = ['miou']\n"
         "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
@@ -141,7 +141,7 @@ def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path
     assert not (tmp_path / "out" / "plot.png").exists()
 
 
-def test_ablation_says_in_one_line_what_is_missing(yard: Path, tmp_path: Path) -> None:
+def test_an_ablation_names_what_is_missing_in_one_line(yard: Path, tmp_path: Path) -> None:
     shipped = REPOSITORY / "pipelines" / "ablations" / "clip_length.toml"
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['matplotlib'] = None")
     blocked = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
