@@ -21,7 +21,7 @@ __all__ = ["Row", "Statistic", "summarize_variants", "write_ablation_report"]
 _NOTES = """\
 Scores on the {split} split in percent{lower}. ± is the sample standard deviation over seeds, if there are several. A
 difference is a variant's score minus the first variant's with the same seed, in percentage points; a difference smaller
-than its ± is inconclusive. The cost of a frame is the inference time relative to the first variant's, all variants
+than its ± is inconclusive. The cost per frame is the inference time relative to the first variant's, all variants
 being timed in turn: the median over the rounds, with minimum and maximum in parentheses."""
 
 
@@ -173,7 +173,7 @@ def _to_markdown(config: AblationConfig, rows: Sequence[Row], header: Mapping[st
         f"# Ablation {header['ablation']}",
         "\n".join(f"- {key}: {value}" for key, value in header.items() if key != "ablation"),
         _NOTES.format(split=header["split"], lower=_lower_is_better(config)),
-        _table(["variant", "runs", *titles, "cost of a frame"], means),
+        _table(["variant", "runs", *titles, "cost per frame"], means),
         *(
             [f"Difference to {rows[0].variant}:", _table(["variant", "pairs", *titles], differences)]
             if rows[1:]
@@ -215,7 +215,7 @@ def _draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) -
 
 
 def _title_of(name: str) -> str:
-    return "cost of a frame, relative" if name == COST else find_score(name).title
+    return "cost per frame, relative" if name == COST else find_score(name).title
 
 
 def _lower_is_better(config: AblationConfig) -> str:

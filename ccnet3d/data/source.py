@@ -1,4 +1,4 @@
-"""Where labeled data lies, and how to open a split of it."""
+"""The source of labeled data, and how to open a split of it."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class DatasetSpec:
         if len(set(names)) < len(names):
             raise UserError(f"class names must differ, got {names}")
         if bad := [i for i in self.void_ids if i < len(names)]:
-            raise UserError(f"void_ids must lie above the class ids 0 to {len(names) - 1}, got {bad}")
+            raise UserError(f"void_ids must be above the class ids 0 to {len(names) - 1}, got {bad}")
         for class_ in self.classes:
             if unknown := [name for name in class_.merges if name not in self.source_colors]:
                 raise UserError(f"class {class_.name} merges {unknown[0]!r}, which is not in source_colors")

@@ -21,7 +21,9 @@ __all__ = ["TrainingNetwork", "leaves_parameters_unused"]
 
 
 class TrainingNetwork(nn.Module):
-    """A model with what only training needs; the model itself is changed in place.
+    """A model with the recipe's batch norms, activation checkpointing and backbone gradients.
+
+    The model itself is changed in place.
 
     Args:
         model: on its device.

@@ -58,7 +58,7 @@ def test_unlabeled_frames_are_skipped_and_make_gaps(yard: Path) -> None:
         ('"box"', '"ground"', "class names must differ"),
         ("color = [200, 40, 40]", "color = [200, 40]", r"classes.color must be .*got \[200, 40\]"),
         ('val = ["night"]', 'val = "night"', "splits.val must be"),
-        ('name = "yard"', 'name = "yard"\nvoid_ids = [2]', "void_ids must lie above"),
+        ('name = "yard"', 'name = "yard"\nvoid_ids = [2]', "void_ids must be above"),
         ('name = "yard"', 'name = "yard"\nframe_pattern = "(.*)"', "needs the groups"),
         ('name = "yard"', 'name = "yard"\nframe_pattern = "(("', "is not a regular expression"),
         ('name = "yard"', 'name = "yard"\nlayouts = [{ pair_list = "all.txt" }]', "need {split} in their name"),

@@ -11,11 +11,11 @@ from ccnet3d.losses import lovasz_softmax
 
 def test_lovasz_is_the_extension_of_the_jaccard_loss(batch) -> None:
     logits, labels = batch
-    labelled = labels != IGNORE_INDEX
-    probabilities = logits.float().softmax(1).movedim(1, -1)[labelled]
+    labeled = labels != IGNORE_INDEX
+    probabilities = logits.float().softmax(1).movedim(1, -1)[labeled]
     expected = []
     for class_id in range(4):
-        truth = labels[labelled] == class_id
+        truth = labels[labeled] == class_id
         expected.append(jaccard_loss_of_errors((truth.float() - probabilities[:, class_id]).abs(), truth))
     mine, truth = lovasz_softmax(logits, labels), torch.stack(expected).mean()
     torch.testing.assert_close(mine, truth)
@@ -26,10 +26,10 @@ def test_lovasz_of_a_hard_prediction_is_one_minus_miou(batch) -> None:
     _, labels = batch
     prediction = torch.randint(0, 4, labels.shape, generator=torch.Generator().manual_seed(2))
     logits = 100.0 * F.one_hot(prediction, 4).movedim(-1, 1).float()
-    labelled = labels != IGNORE_INDEX
+    labeled = labels != IGNORE_INDEX
     iou = []
     for class_id in range(4):
-        truth, predicted = (labels == class_id) & labelled, (prediction == class_id) & labelled
+        truth, predicted = (labels == class_id) & labeled, (prediction == class_id) & labeled
         iou.append((truth & predicted).sum() / (truth | predicted).sum())
     assert lovasz_softmax(logits, labels).item() == pytest.approx(1 - torch.stack(iou).mean().item(), abs=1e-6)
 

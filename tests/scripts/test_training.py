@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from PIL import Image
 from script_runner import run
 from tiny_run import SMALL
 
+from ccnet3d.cli import ablate, train
 from ccnet3d.cli.options import error_line
 
 
@@ -63,6 +66,36 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert comparison.returncode == 0, comparison.stderr
     assert "scores against report, 3 frames" in comparison.stdout
     assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "recipe", [["camvid_lite"], ["--pipeline", str(REPOSITORY / "pipelines" / "camvid_lite.toml")], []]
+)
+def test_a_recipe_is_named_or_a_file(
+    recipe: list[str], yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes to ``runs/``, its frame cache to the given folder, and half of the clips come from larger frames."""
+    large = tmp_path / "large"
+    shutil.copytree(yard, large)
+    for path in large.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((128, 96), Image.Resampling.NEAREST).save(path)
+    monkeypatch.chdir(tmp_path)
+    overrides = [*SMALL, "epochs=1", "data.workers=0", "data.high_resolution_share=0.5"]
+    arguments = [*recipe, "--data", str(yard), "--high-resolution", str(large), "--cache", "cache", "--threads", "1"]
+    assert train.main([*arguments, *(item for override in overrides for item in ("--set", override))]) == 0
+    assert capsys.readouterr().out.endswith("wrote runs/camvid_lite/model.safetensors\n")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_unknown_name_lists_the_known_ones(
+    yard: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["camvid", "--data", str(yard)]) == 2
+    message = "there is no file camvid and no recipe of that name; give a TOML file or one of camvid_lite, "
+    assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
+    assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
+    assert "ccl, ccl_short, clip_length, clip_length_short, loops" in capsys.readouterr().err
 
 
 def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import RECIPE, make_trainer
 
 from ccnet3d.data import RequestedSample
+from ccnet3d.errors import OutputError
 from ccnet3d.losses import CategoryConsistentLoss, CrossEntropyLoss, Losses
 from ccnet3d.models import load_model
 from ccnet3d.training import OptimizerRecipe, build_optimizer
@@ -165,3 +166,10 @@ def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         trainer.run()
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(yard: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="File exists") as error:
+        make_trainer(yard, tmp_path / "file", replace(RECIPE, epochs=1)).run()
+    assert error.value.filename == str(tmp_path / "file")
