@@ -19,8 +19,8 @@ from ccnet3d.cli.options import (
     add_data_options,
     add_debug_option,
     add_model_options,
-    check_data_folder,
     choose_device,
+    data_source,
     input_size,
     load_segmenter,
     non_negative,
@@ -29,7 +29,6 @@ from ccnet3d.cli.options import (
     share,
 )
 from ccnet3d.errors import UserError
-from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
@@ -166,12 +165,11 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
-    from ccnet3d.data import LabelledSequences, open_labels
+    from ccnet3d.data import open_labels
 
     if arguments.labels:
         return open_labels(arguments.labels, class_names(arguments.classes), arguments.void)
-    check_data_folder(arguments.data)
-    return LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    return data_source(arguments).open(arguments.split)
 
 
 def class_names(text: str) -> list[str]:

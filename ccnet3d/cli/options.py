@@ -18,6 +18,7 @@ from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, User
 from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
+    from ccnet3d.data import DataSource
     from ccnet3d.inference import VideoSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -158,8 +159,8 @@ def add_debug_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--debug", action="store_true", help="print the tracebacks of all errors")
 
 
-def add_data_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that name the labelled data."""
+def add_data_options(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
+    """Add the options that name the labeled data, and those of training data if the command trains."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -168,6 +169,35 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
         "dataset.toml is read as that file says, any other as CamVid",
     )
+    if not training:
+        parser.set_defaults(high_resolution=None, cache=None)
+        return
+    parser.add_argument(
+        "--high-resolution",
+        type=Path,
+        metavar="FOLDER",
+        help="data folder with training frames at a higher resolution, such as the official 960x720 download, for "
+        "recipes with data.high_resolution_share",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
+        "the model; written again when a source file changes",
+    )
+
+
+def data_source(arguments: argparse.Namespace) -> DataSource:
+    """Return the labeled data that the options name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    check_data_folder(arguments.data)
+    from ccnet3d.data import DataSource  # imports torch
+
+    return DataSource(arguments.data, dataset_file("camvid"), arguments.high_resolution, arguments.cache)
 
 
 def check_data_folder(folder: Path) -> None:

@@ -47,9 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", help="as for ccnet3d-infer; all machines need access to them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all masks, on shared storage")
-    parser.add_argument(
-        "--actors", type=positive, default=2, help="models that run in parallel; 2 by default"
-    )
+    parser.add_argument("--actors", type=positive, default=2, help="models that run in parallel; 2 by default")
     parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
     parser.add_argument("--smooth", type=non_negative, default=0, help="as for ccnet3d-infer; 0 by default")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto; for cuda, Ray reserves a GPU per actor")

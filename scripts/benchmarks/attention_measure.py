@@ -5,10 +5,8 @@ As a program it prints the peak memory of one run in bytes, measured in a new pr
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,19 +164,6 @@ def check_dtype(device: str, mode: str, dtype: torch.dtype, tolerance: float) ->
     return largest
 
 
-def seconds_of(work: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
 def runner(contender: Contender, size: Size, dtype: torch.dtype, device: str, *, backward: bool) -> Callable[[], None]:
     inputs = size.inputs(dtype, device, channels_first=contender.channels_first)
     if not backward:
@@ -209,17 +194,6 @@ def gemm_runner(dtype: torch.dtype, device: str) -> tuple[Callable[[], None], fl
     return product, 2.0 * n**3
 
 
-def interleave(work: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
-    """Run everything once for warm-up, then in turns; return median seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in range(repeats + 1):
-        for name, function in work.items():
-            elapsed = seconds_of(function, device)
-            if repeat:
-                seconds[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def flops_of(function: Callable[..., Any], inputs: list[Tensor]) -> float:
     with FlopCounterMode(display=False) as counter:
         function(*inputs)
@@ -228,9 +202,11 @@ def flops_of(function: Callable[..., Any], inputs: list[Tensor]) -> float:
 
 def measured_bandwidth() -> float:
     """Return the bytes per second, read and written, of a large copy on the GPU."""
+    from ccnet3d.ablation import median_seconds  # not at the top: a measured process imports as little as it can
+
     source = torch.empty(GIB, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * GIB / interleave({"copy": lambda: target.copy_(source)}, 9, "cuda")["copy"]
+    return 2 * GIB / median_seconds({"copy": lambda: target.copy_(source)}, 9, torch.device("cuda"))["copy"]
 
 
 def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: str) -> float | None:

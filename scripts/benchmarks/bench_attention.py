@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from importlib.util import find_spec
@@ -28,12 +27,12 @@ from attention_measure import (
     fits,
     flops_of,
     gemm_runner,
-    interleave,
     measured_bandwidth,
     peak_memory,
     runner,
 )
 
+from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.attention import RecurrentCrissCrossAttention, criss_cross_attention_backends
 
 MIB = 2**20
@@ -56,13 +55,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: float | None) -> list[dict[str, Any]]:
     """Time all contenders that fit into memory, forward and forward plus backward, and print a table."""
     fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device)]
@@ -70,7 +62,7 @@ def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: 
     gemm, gemm_flops = gemm_runner(dtype, device)
     for mode in MODES:
         work = {c.name: runner(c, size, dtype, device, backward=mode != "forward") for c in fitting}
-        seconds = interleave({**work, "matrix product": gemm}, repeats, device)
+        seconds = median_seconds({**work, "matrix product": gemm}, repeats, torch.device(device))
         rate = gemm_flops / seconds.pop("matrix product")
         for c in fitting:
             meta = size.inputs(dtype, "meta", channels_first=c.channels_first)
@@ -125,7 +117,7 @@ def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list
         size = Size.parse(text, channels)
         fitting = [c for c in contenders(device, dtype) if c.name not in skipped and fits(c, size, dtype, device)]
         work = {c.name: runner(c, size, dtype, device, backward=False) for c in fitting}
-        seconds = interleave(work, repeats, device)
+        seconds = median_seconds(work, repeats, torch.device(device))
         base = seconds[fitting[0].name]
         measured.append({"time": size.time, "height": size.height, "width": size.width, "seconds": seconds})
         print(f"{text:<10}" + ", ".join(f"{name} {s / base:.2f}" for name, s in seconds.items()))
@@ -223,12 +215,11 @@ def main() -> int:
             return 2
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
-    cpu = f"{cpu_name()}, {arguments.threads} threads"
-    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
+    machine = describe_machine(torch.device(device))
     parts = arguments.only or ["check", "table", "sweeps", "claim"]
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")
-    print(f"{machine}, torch {torch.__version__}, {dtype}")
+    print(f"{machine}, {dtype}")
     for backend in criss_cross_attention_backends():
         print(f"  {backend.name}: {'' if backend.available else 'not available: '}{backend.detail}")
     if "check" in parts:

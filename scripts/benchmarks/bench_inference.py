@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
+from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.cli.options import choose_device, input_size, positive, run_command
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter, resize_frame
@@ -58,20 +58,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def interleaved_medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each run, after one warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(rounds + 1):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if repeat:
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def drain(items: Iterator[object]) -> None:
     for _ in items:
         pass
@@ -102,7 +88,7 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
             for name, options in settings.items()
         }
         runs = {name: partial(run_predict, segmenter) for name, segmenter in segmenters.items()}
-        medians = interleaved_medians(runs, arguments.rounds)
+        medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
         result[str(dtype)] = {name: seconds / medians["T=1"] for name, seconds in medians.items()}
     return result
 
@@ -133,7 +119,7 @@ def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace)
     for dtype in (torch.float32, torch.bfloat16):
         segmenter = VideoSegmenter(model.to(arguments.device), info, dtype=dtype, input_size=size)
         runs = {"ours": partial(run_ours, segmenter), "deeplab": partial(run_other, dtype)}
-        medians = interleaved_medians(runs, arguments.rounds)
+        medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
         result[str(dtype)] = medians["ours"] / medians["deeplab"]
     return result
 
@@ -205,13 +191,8 @@ def run(arguments: argparse.Namespace) -> None:
             frames = [frame.image for frame in itertools.islice(reader, arguments.frames)]
     else:
         frames = [draw_sample_frame(index) for index in range(arguments.frames)]
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
-    figures: dict[str, Any] = {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "frame": list(frames[0].shape[:2]),
-    }
+    machine = describe_machine(torch.device(arguments.device))
+    figures: dict[str, Any] = {"machine": machine, "frame": list(frames[0].shape[:2])}
     with tempfile.TemporaryDirectory() as name:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "clips": lambda: measure_clips(frames, arguments),

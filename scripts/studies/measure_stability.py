@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     check_data_folder(arguments.data)
-    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    dataset = DataSource(arguments.data, dataset_file("camvid")).open(arguments.split)
     model, info = load_model(arguments.checkpoint)
     flow = cached(raft_flow(arguments.flow) if arguments.flow else dis_flow())
     over_time = scores_of_options(["consistency", "flow"])

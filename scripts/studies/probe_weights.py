@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.cli.options import add_data_options, check_data_folder, input_size, numbers, positive, run_command
-from ccnet3d.data import LabelledSequences, inspect_frames
+from ccnet3d.data import DataSource, inspect_frames
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
@@ -58,10 +58,12 @@ def loss_weights(info: ModelInfo, data: Path) -> Tensor:
         UserError: the model was trained without class weights.
         FileProblemsError: training labels that cannot be read.
     """
-    offset = info.recipe.get("loss", {}).get("class_balance_offset", 0.0)
+    recipe = info.recipe
+    # Files that were trained before recipes had a table of losses have the offset in their section `loss`.
+    offset = recipe.get("class_balance_offset", 0.0) or recipe.get("loss", {}).get("class_balance_offset", 0.0)
     if not offset:
         raise UserError("these weights were trained without class weights; leave --take-back out")
-    train = LabelledSequences.open(data, info.recipe["train_split"], spec_file=dataset_file("camvid"))
+    train = DataSource(data, dataset_file("camvid")).open(info.recipe["train_split"])
     inspection = inspect_frames(train, equal_sizes=False)
     if inspection.problems:
         raise FileProblemsError(inspection.problems)
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     check_data_folder(arguments.data)
-    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    dataset = DataSource(arguments.data, dataset_file("camvid")).open(arguments.split)
     trained, info = load_model(arguments.checkpoint)
     if trained.head.attention is None:
         raise UserError("this model has no attention (loops = 0), whose gamma could be changed")

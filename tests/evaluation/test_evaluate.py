@@ -16,7 +16,7 @@ from metrics.counting import counts_of, score_of
 from PIL import Image
 from torch import Tensor
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation, MasksOf, Timing, evaluate, evaluate_masks, scores_text
 from ccnet3d.evaluation.resampling import compare, scores_of
@@ -66,7 +66,7 @@ def test_nothing_of_a_class_is_null_in_json() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_every_labelled_frame_counts_once(yard: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     segmenter = VideoSegmenter(torn_model, tiny_info, dtype=torch.float32)
     result = evaluate(segmenter, dataset)
     assert result.sequences == tuple(frame.sequence for frame in dataset.frames)
@@ -109,7 +109,7 @@ def with_a_gap(yard: Path) -> LabelledSequences:
     (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
     for folder in ("frames", "labels"):
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     assert [len(segment) for segment in dataset.segments] == [6, 1, 4]
     return dataset
 
@@ -144,7 +144,7 @@ def test_scores_are_those_of_the_meters_and_do_not_depend_on_the_order_of_videos
 @pytest.mark.usefixtures("one_thread")
 def test_every_score_of_the_table_is_everywhere(yard: Path, tmp_path: Path) -> None:
     """An entry of the table is counted, scored, saved, printed, resampled and compared."""
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     names = scores_of_options(["consistency", "boundary", "flow", "count_occluded"])
     assert {"vc8_strict", "vc16_reference", "flicker", "boundary_f", "boundary_iou", "tc", "tc_all"} <= set(names)
     result = evaluate_masks(guesses(dataset), dataset, scores=names, flow=still)
@@ -161,7 +161,7 @@ def test_every_score_of_the_table_is_everywhere(yard: Path, tmp_path: Path) -> N
 
 
 def test_scores_that_do_not_exist(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
     for name in ("vc1_strict", "vc8", "dice", "mask"):
         with pytest.raises(UserError, match=f"there is no score '{name}'; choose one of miou, per_frame_miou, .*, tc"):
             evaluate_masks(guesses(dataset), dataset, scores=[name])
@@ -172,7 +172,7 @@ def test_frames_of_other_sizes_are_not_compared(yard: Path) -> None:
     for folder in ("frames", "labels"):
         path = yard / folder / "walk" / "0003.png"
         Image.open(path).resize((32, 24), Image.Resampling.NEAREST).save(path)
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     result = evaluate_masks(guesses(dataset), dataset, **ALL)
     assert [i for i, (_, total) in enumerate(result.counts["kept"].tolist()) if not total] == [0, 2, 3, 7]
     Image.open(path).resize((48, 64)).save(yard / "frames" / "walk" / "0004.png")
@@ -182,7 +182,7 @@ def test_frames_of_other_sizes_are_not_compared(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_occluded_pixels_that_count_have_another_name(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
     flow = dis_flow()
     scores = {}
     for name in ("tc_all", "tc"):
@@ -193,7 +193,7 @@ def test_occluded_pixels_that_count_have_another_name(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_memory_does_not_grow_with_the_video(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     alive = []
 
     def counting(segment: range) -> Iterator[np.ndarray]:
@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_the_video(yard: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_time_of_masks_and_of_metrics(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
 
     def slow(segment: range) -> Iterator[np.ndarray]:
         for mask in guesses(dataset)(segment):
@@ -230,7 +230,7 @@ def test_flicker_is_of_the_masks_and_crosses_no_gap(
     (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
     for folder in ("frames", "labels"):
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     assert [len(segment) for segment in dataset.segments] == [6, 1, 4]
     segmenter = VideoSegmenter(tiny_model, tiny_info)
     # Masks that follow the noise of the frames.
@@ -249,13 +249,13 @@ def test_flicker_is_of_the_masks_and_crosses_no_gap(
 def test_other_classes_are_refused(yard: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
     segmenter = VideoSegmenter(tiny_model, dataclasses.replace(tiny_info, class_names=("a", "b", "c")))
     with pytest.raises(ValueError, match="model's classes are a, b, c and the classes of yard are ground, box, rail"):
-        evaluate(segmenter, LabelledSequences.open(yard, "val"))
+        evaluate(segmenter, DataSource(yard).open("val"))
 
 
 @pytest.mark.real_data
 def test_default_weights_on_real_camvid(camvid: Path) -> None:
     model, info = load_model()
-    result = evaluate(VideoSegmenter(model, info), LabelledSequences.open(camvid, "val", spec_file=CAMVID_SPEC))
+    result = evaluate(VideoSegmenter(model, info), DataSource(camvid, CAMVID_SPEC).open("val"))
     assert len(result.sequences) == 101
     # The model card's score; the dtype and library versions move it by less.
     assert result.miou == pytest.approx(info.scores["val_miou"], abs=0.005)

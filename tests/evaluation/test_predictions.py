@@ -11,7 +11,7 @@ import torch
 from conftest import THREE_CLASSES
 from PIL import Image
 
-from ccnet3d.data import LabelledSequences, open_labels
+from ccnet3d.data import DataSource, LabelledSequences, open_labels
 from ccnet3d.evaluation import evaluate, evaluate_masks, open_predictions
 from ccnet3d.inference import RunOptions, VideoSegmenter, segment_video
 from ccnet3d.models import CCNet3D, ModelInfo
@@ -42,7 +42,7 @@ def write_guesses(folder: Path, dataset: LabelledSequences, name: str = "{sequen
 
 @pytest.fixture
 def train(yard: Path) -> LabelledSequences:
-    return LabelledSequences.open(yard, "train")
+    return DataSource(yard).open("train")
 
 
 def all_masks(folder: Path, dataset: LabelledSequences, **options: int) -> list[np.ndarray]:
@@ -96,7 +96,7 @@ def test_masks_that_do_not_fit(
 
 def test_one_folder_for_two_sequences_with_the_same_names(tmp_path: Path, yard: Path) -> None:
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["night", "walk"]'))
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
     write_guesses(tmp_path / "masks", dataset, "{stem}.png")
     with pytest.raises(ValueError, match="put the masks into folders named as their sequences, night and walk"):
         open_predictions(tmp_path / "masks", dataset)
@@ -115,7 +115,7 @@ def test_what_infer_wrote_scores_as_the_model(
     """One run a sequence, over folders of images in which not all frames are labelled."""
     for name in ("0002", "0005"):
         (yard / "labels" / "walk" / f"{name}.png").unlink()
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     for sequence in ("walk", "yard_2"):
         infer(yard / "frames" / sequence, tmp_path / "runs" / sequence, torn_model, tiny_info, layout)
     result = evaluate_masks(open_predictions(tmp_path / "runs", dataset), dataset)
@@ -131,7 +131,7 @@ def test_what_infer_wrote_scores_as_the_model(
         np.testing.assert_array_equal(mine, mask)
     # And one run by itself, for a split of one sequence.
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["yard_2"]'))
-    val = LabelledSequences.open(yard, "val")
+    val = DataSource(yard).open("val")
     alone = evaluate_masks(open_predictions(tmp_path / "runs" / "yard_2", val), val)
     assert alone.miou == evaluate(segmenter, val).miou
 
@@ -139,7 +139,7 @@ def test_what_infer_wrote_scores_as_the_model(
 def test_numbers_of_a_video_file(yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
     """The labels of 10, 12, 14, 16 are of a video whose first frame has the number 9."""
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["yard_2"]'))
-    val = LabelledSequences.open(yard, "val")
+    val = DataSource(yard).open("val")
     run = tmp_path / "run"
     infer(yard / "frames" / "walk", run, torn_model, tiny_info)  # seven frames
     for number in range(8):
@@ -152,13 +152,13 @@ def test_numbers_of_a_video_file(yard: Path, tmp_path: Path, torn_model: CCNet3D
     assert [int(mask[0, 0]) for mask in all_masks(run, val, video_starts_at=9)] == [1, 3 % 3, 5 % 3, 7 % 3]
     with pytest.raises(ValueError, match=r"4 of 4 labeled frames .* the first is 0010\.png, the video's frame 10"):
         open_predictions(run, val)
-    train = LabelledSequences.open(yard, "train")
+    train = DataSource(yard).open("train")
     with pytest.raises(ValueError, match="has the masks of one video, and .* are of two"):
         open_predictions(run, train)
 
 
 def test_runs_that_do_not_fit(yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
-    dataset = LabelledSequences.open(yard, "train")
+    dataset = DataSource(yard).open("train")
     runs = tmp_path / "runs"
     infer(yard / "frames" / "walk", runs / "walk", torn_model, tiny_info)
     with pytest.raises(ValueError, match="has no masks of the sequence yard_2; expected in a folder of that name"):
@@ -182,12 +182,12 @@ def test_runs_that_do_not_fit(yard: Path, tmp_path: Path, torn_model: CCNet3D, t
         all_masks(runs, dataset)
     (yard / "frames" / "walk" / "0007.png").unlink()
     with pytest.raises(ValueError, match="has a mask for frame 6, but .* has only 6 images; it was made from others"):
-        open_predictions(runs, LabelledSequences.open(yard, "train"))
+        open_predictions(runs, DataSource(yard).open("train"))
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace("rail", "track"))
     with pytest.raises(
         ValueError, match="have the classes ground, box, rail and yard has ground, box, track; they must"
     ):
-        open_predictions(runs, LabelledSequences.open(yard, "train"))
+        open_predictions(runs, DataSource(yard).open("train"))
 
 
 def test_labels_without_a_dataset(yard: Path, tmp_path: Path, train: LabelledSequences) -> None:
@@ -208,7 +208,7 @@ def test_a_perfect_prediction_scores_1_everywhere(yard: Path, tmp_path: Path) ->
     for number in range(2, 8):
         for folder in ("frames", "labels"):
             shutil.copy(yard / folder / "walk" / "0001.png", yard / folder / "walk" / f"{number:04d}.png")
-    dataset = LabelledSequences.open(yard, "val")
+    dataset = DataSource(yard).open("val")
     for index, frame in enumerate(dataset.frames):
         save(dataset.read_label(index).clamp(max=2).numpy().astype(np.uint8), tmp_path / "masks" / frame.image.name)
     still = torch.zeros(2, 48, 64)

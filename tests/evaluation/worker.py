@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation import Evaluation, evaluate
 from ccnet3d.evaluation.parallel import gather, processes, split_segments
@@ -18,7 +18,7 @@ from ccnet3d.models import load_model
 
 def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] | None = None) -> Evaluation:
     torch.set_num_threads(1)
-    dataset = LabelledSequences.open(data, split)
+    dataset = DataSource(data).open(split)
     return evaluate(
         VideoSegmenter(*load_model(checkpoint), dtype=torch.float32),
         dataset,
@@ -29,7 +29,7 @@ def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] |
 
 
 def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
-    dataset = LabelledSequences.open(data, split)
+    dataset = DataSource(data).open(split)
     with processes() as among:
         share = split_segments(dataset.segments, among.world_size)[among.rank]
         assert len(share) < len(dataset.segments)

@@ -72,3 +72,25 @@ def jaccard_loss_of_errors(errors: Tensor, truth: Tensor) -> Tensor:
         total = total + errors[i] * (loss(wrong | {i}) - loss(wrong))
         wrong.add(i)
     return total
+
+
+def dice_loss_loop(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+    """1 minus the soft Dice coefficient of ``[N, K, H, W]`` and ``[N, H, W]``, one class and pixel after another."""
+    num_classes = logits.shape[1]
+    overlap, squares = ([logits.sum() * 0 for _ in range(num_classes)] for _ in range(2))
+    pixels = [0] * num_classes
+    for n in range(labels.shape[0]):
+        for h in range(labels.shape[1]):
+            for w in range(labels.shape[2]):
+                truth = int(labels[n, h, w])
+                if truth == ignored:
+                    continue
+                exponentials = [logits[n, k, h, w].exp() for k in range(num_classes)]
+                pixels[truth] += 1
+                for k in range(num_classes):
+                    probability = exponentials[k] / sum(exponentials)
+                    squares[k] = squares[k] + probability * probability
+                    if k == truth:
+                        overlap[k] = overlap[k] + probability
+    losses = [1 - 2 * overlap[k] / (squares[k] + pixels[k]) for k in range(num_classes) if pixels[k]]
+    return torch.stack(losses).mean()

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.evaluation import evaluate_masks
 from ccnet3d.metrics import mean_iou
 from ccnet3d.reports.worst_frames import WorstFrames
@@ -21,7 +21,7 @@ MISTAKES = [5, 40, 0, 300, 2, 120, 300, 7, 0, 33, 90]
 
 @pytest.fixture
 def dataset(yard: Path) -> LabelledSequences:
-    return LabelledSequences.open(yard, "train")
+    return DataSource(yard).open("train")
 
 
 def mask_of(dataset: LabelledSequences, index: int) -> np.ndarray:

@@ -59,7 +59,16 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
     scoring = run("evaluate.py", *labels, "--classes", tmp_path / "names.txt", "--all")
     assert scoring.returncode == 0, scoring.stderr
     lines = dict(line.rsplit(maxsplit=1) for line in scoring.stdout.splitlines()[1:])
-    assert set(lines) > {"ground", "box", "rail", "mIoU (pooled)", "weighted IoU", "boundary F", "boundary IoU", "vc8_strict"}
+    assert set(lines) > {
+        "ground",
+        "box",
+        "rail",
+        "mIoU (pooled)",
+        "weighted IoU",
+        "boundary F",
+        "boundary IoU",
+        "vc8_strict",
+    }
     assert lines.pop("flicker") == "0.00"
     assert {value for name, value in lines.items() if not name.startswith("vc")} == {"100.00"}
     (tmp_path / "masks" / "0004.png").unlink()
