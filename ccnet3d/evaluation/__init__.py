@@ -32,6 +32,7 @@ from ccnet3d.evaluation.resampling import (
     CONFIDENCE,
     RESAMPLES,
     UNITS,
+    Difference,
     Interval,
 )
 from ccnet3d.evaluation.scores import Score, find_score
@@ -41,6 +42,7 @@ __all__ = [
     "RECORD",
     "RESAMPLES",
     "UNITS",
+    "Difference",
     "EvaluatedFrame",
     "Evaluation",
     "EvaluationSummary",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from importlib.resources import files
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from PIL import Image
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.masks import SavedMasks
+from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.mask_statistics import MaskStatistics
 from ccnet3d.video import VideoFrame, VideoReader
 
@@ -27,6 +25,23 @@ DEFAULT_FRAMES_PER_SECOND = 25.0
 """Playing speed of videos that do not say theirs."""
 
 Matched = tuple[VideoFrame, np.ndarray]
+"""A frame and its mask, uint8 ``[H, W]``."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A frame and its mask in the page, in Base64.
+
+    The ids are not a PNG: some browsers alter what a script reads from a picture (against fingerprinting, or to fit the
+    screen's colors), and an id off by one is another class.
+    """
+
+    index: int
+    """Of the mask."""
+    frame: str
+    """JPEG."""
+    mask: str
+    """Class ids, one byte per pixel in rows, deflated."""
 
 
 def write_video_page(
@@ -41,7 +56,7 @@ def write_video_page(
     overwrite: bool = False,
     progress: Callable[[Iterable[Matched]], Iterable[Matched]] = iter,
 ) -> int:
-    """Write a page that shows a video under its masks, with a timeline of what changes.
+    """Write a page that shows a video under its masks, with a timeline of the changes.
 
     The page grows on disk while the video is read; one frame is held at a time.
 
@@ -49,48 +64,41 @@ def write_video_page(
         masks: of the video.
         reader: the open video that they were made from.
         path: the .html file.
-        title: the page's; the name of the video by default.
-        max_width: pixels; wider pictures are scaled down to it.
-        max_frames: pictures in the page; of more masks, so many evenly spread ones. The timeline covers all.
+        title: of the page; the name of the video by default.
+        max_width: in pixels; wider pictures are scaled down to it.
+        max_frames: most pictures in the page. If there are more masks, the pictures are spread evenly over them; the
+            timeline covers all masks.
         quality: of the JPEGs, 1 to 95.
         overwrite: replace an existing file.
         progress: wraps the frames and masks, as tqdm does.
 
     Returns:
-        The count of pictures in the page.
+        The number of pictures in the page.
 
     Raises:
-        ValueError: a file that exists or is not .html, a number out of range, or a video that is not the masks'.
+        UserError: a file that exists or is not .html, a number out of range, or a video that does not match the masks.
     """
     _check(path, max_width, max_frames, quality, overwrite=overwrite)
     shown = spread(len(masks), max_frames)
     statistics = MaskStatistics(masks.class_ids)
     times: list[float | None] = []
 
-    def pictures() -> Iterator[str]:
-        chosen = iter(shown)
-        upcoming = next(chosen, None)
-        for position, (frame, mask) in enumerate(progress(match(reader, masks))):
+    def pictures() -> Iterator[_Picture]:
+        pending = set(shown)
+        for index, (frame, mask) in enumerate(progress(match(reader, masks))):
             statistics.add(mask)
             times.append(frame.pts_seconds)
-            if position == upcoming:
-                yield _picture(position, frame.image, mask, max_width, quality)
-                upcoming = next(chosen, None)
+            if index in pending:
+                yield _picture(index, frame.image, mask, max_width, quality)
 
-    heading = title if title is not None else str(masks.summary.get("video") or reader.info.name)
-    slots: dict[str, Callable[[], Iterable[str]]] = {
-        "title": lambda: [html.escape(heading)],
-        "facts": lambda: [html.escape(_facts(masks, len(shown)))],
-        "style": lambda: [_resource("theme.css"), _resource("video.css")],
-        "pictures": pictures,
-        "data": lambda: [_script_json(_data(masks, statistics, shown, times))],
-        "script": lambda: [_resource("timeline.js"), _resource("video.js")],
-    }
-    # Odd parts are names of slots; what fills one is not looked through again, so it may hold braces.
-    parts = re.split(r"\{\{(\w+)\}\}", _resource("video.html"))
+    page = load_template("video.html").generate(
+        title=title if title is not None else str(masks.summary.get("video") or reader.info.name),
+        facts=_facts(masks, len(shown)),
+        pictures=pictures(),
+        data=lambda: _data(masks, statistics, shown, times),  # known when the pictures are written
+    )
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for number, part in enumerate(parts):
-            file.writelines(slots[part]() if number % 2 else [part])
+        file.writelines(page)
     return len(shown)
 
 
@@ -157,12 +165,7 @@ def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwri
         raise UserError(f"the JPEG quality must be in 1 to 95, got {quality}")
 
 
-def _picture(position: int, image: np.ndarray, mask: np.ndarray, max_width: int, quality: int) -> str:
-    """A frame as JPEG, and its class ids as deflated bytes in rows.
-
-    The ids are no PNG: some browsers alter what a script reads from a picture (against fingerprinting, or to suit the
-    screen's colours), and an id off by one is another class.
-    """
+def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, quality: int) -> _Picture:
     height, width = mask.shape
     frame = Image.fromarray(image)
     ids = Image.fromarray(mask)
@@ -172,11 +175,8 @@ def _picture(position: int, image: np.ndarray, mask: np.ndarray, max_width: int,
         ids = ids.resize(size, Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     frame.save(buffer, "JPEG", quality=quality)
-    texts = {"frame": buffer.getvalue(), "mask": zlib.compress(ids.tobytes())}
-    return "".join(
-        f'<script type="text/plain" id="{kind}-{position}">{base64.b64encode(data).decode()}</script>\n'
-        for kind, data in texts.items()
-    )
+    texts = [base64.b64encode(data).decode() for data in (buffer.getvalue(), zlib.compress(ids.tobytes()))]
+    return _Picture(index, *texts)
 
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
@@ -205,12 +205,3 @@ def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times
         "change": [None if share is None else round(share, 5) for share in statistics.change],
         "flicker": [None if share is None else round(share, 5) for share in statistics.flicker],
     }
-
-
-def _script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no ``</script>``, no ``<!--``."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _resource(name: str) -> str:
-    return files("ccnet3d.reports").joinpath("templates", name).read_text(encoding="utf-8")
