@@ -1,4 +1,4 @@
-"""The report's page: what its sections say, as values for ``templates/evaluation.html``."""
+"""The page of an evaluation report: values of its sections for ``templates/evaluation.html``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ccnet3d.evaluation import (
     UNITS,
     Difference,
     EvaluatedFrame,
+    Evaluation,
     EvaluationSummary,
     Interval,
     find_score,
@@ -29,11 +30,11 @@ __all__ = ["report_page"]
 _CARDS = ("miou", "per_frame_miou", "video_miou", "pixel_accuracy", "boundary_f", "vc8_strict", "tc")
 """Scores in large print above the table."""
 _SERIES = {
-    "kept": "Share predicted alike, of the pixels labelled as in the frame before",
-    "vc8_strict": "{title}, of the eight frames up to this one",
+    "kept": "Share of constant predictions where the label is constant",
+    "vc8_strict": "{title} over the eight frames up to this one",
     "flicker": "{title}: share of pixels that change and change back",
 }
-"""Headings of the series that are charted over time; ``title`` is the score's."""
+"""Headings of the series charted over time; ``title`` is the score's."""
 _MOST_VIDEOS = 12
 _DIFFERING_FRAMES = 6
 _LOWEST_CLASSES = 3
@@ -72,36 +73,38 @@ def report_page(runs: Sequence[EvaluationSummary], strips: Sequence[Strip], pale
     units = [unit for unit in UNITS if unit == "frames" or len(first.videos) > 1]
     scores = {name: _score_title(name) for name in runs[0].scores if not name.startswith("iou ")}
     rows = {name: _score_row(runs[0], name, title) for name, title in scores.items()}
-    miou = [mean_iou(run.evaluation.confusions) for run in runs]
+    frame_scores = [_frame_scores(run.evaluation) for run in runs]
+    mious = [scores["miou"] for scores in frame_scores]
     return load_template("evaluation.html").render(
         title=_title(runs),
         facts=_facts(runs),
         names=[run.name for run in runs],
         units=units,
-        interval_heads=[f"{CONFIDENCE:.0%} over {unit}" for unit in units],
+        interval_heads=[f"{CONFIDENCE:.0%} CI over {unit}" for unit in units],
         p_value_heads=[f"p over {unit}" for unit in units],
         confidence=f"{CONFIDENCE:.0%}",
         significance=f"{1 - CONFIDENCE:.2f}",
         resamples=RESAMPLES,
         cards=[rows[name] for name in _CARDS if name in rows],
+        score_unit=" or ".join(dict.fromkeys(find_score(name).unit for name in scores)),
         scores=rows.values(),
         score_differences={run.name: _differences(run, scores) for run in runs[1:]},
         classes=_classes(runs),
         class_differences={
             run.name: _differences(run, {f"iou {name}": name for name in first.class_names}) for run in runs[1:]
         },
-        miou_charts=_charts(runs, miou),
-        series_charts=_series_charts(runs),
+        miou_charts=_charts(runs, mious),
+        series_charts=_series_charts(runs, frame_scores),
         charted_videos=min(len(first.videos), _MOST_VIDEOS),
         video_count=len(first.videos),
         confusions={run.name: confusion_table(first.class_names, run.evaluation.pooled) for run in runs},
         changed_frames={
-            run.name: _changed_frames(first.frames, miou[0], after)
-            for run, after in zip(runs[1:], miou[1:], strict=True)
+            run.name: _changed_frames(first.frames, mious[0], after)
+            for run, after in zip(runs[1:], mious[1:], strict=True)
         },
         strips=[(strip, _lowest_classes(first.class_names, strip)) for strip in strips],
         colors=dict(zip(first.class_names, palette, strict=True)) if strips else {},
-        error_colors={f"error: {name}": color for name, color in ERROR_COLORS.items()},
+        error_colors={f"error map: {name}": color for name, color in ERROR_COLORS.items()},
         settings={run.name: run.evaluation.settings for run in runs},
     )
 
@@ -114,7 +117,7 @@ def _title(runs: Sequence[EvaluationSummary]) -> str:
 
 def _facts(runs: Sequence[EvaluationSummary]) -> str:
     first = runs[0].evaluation
-    counts = {"labelled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
+    counts = {"labeled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
     facts = [f"{n} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}" for what, n in counts.items()]
     if len(runs) == 1:
         masks = str(first.settings.get("masks", ""))
@@ -124,7 +127,7 @@ def _facts(runs: Sequence[EvaluationSummary]) -> str:
 
 def _score_title(name: str) -> str:
     score = find_score(name)
-    return score.title if score.higher_is_better else f"{score.title} (less is better)"
+    return score.title if score.higher_is_better else f"{score.title} (lower is better)"
 
 
 def _score_row(run: EvaluationSummary, name: str, title: str) -> _ScoreRow:
@@ -147,15 +150,22 @@ def _classes(runs: Sequence[EvaluationSummary]) -> list[BarRow]:
     ]
 
 
-def _series_charts(runs: Sequence[EvaluationSummary]) -> dict[str, list[_VideoChart]]:
+def _frame_scores(evaluation: Evaluation) -> dict[str, Tensor]:
+    """Return the scores of single frames by name, float64 ``[F]``, NaN where a frame has none."""
+    series = {name: evaluation.shares(name) for name in evaluation.series}
+    return {"miou": mean_iou(evaluation.confusions)} | series
+
+
+def _series_charts(
+    runs: Sequence[EvaluationSummary], frame_scores: Sequence[Mapping[str, Tensor]]
+) -> dict[str, list[_VideoChart]]:
     """Return the charts of each series that all runs have, by heading."""
     charts = {}
     for name, heading in _SERIES.items():
-        if all(name in run.evaluation.series for run in runs):
-            title = "" if name == "kept" else find_score(name).title
-            charts[heading.format(title=title[:1].upper() + title[1:])] = _charts(
-                runs, [run.evaluation.shares(name) for run in runs]
-            )
+        if all(name in scores for scores in frame_scores):
+            title = find_score(name).title if "{title}" in heading else ""
+            videos = _charts(runs, [scores[name] for scores in frame_scores])
+            charts[heading.format(title=title[:1].upper() + title[1:])] = videos
     return {heading: videos for heading, videos in charts.items() if videos}
 
 

@@ -1,4 +1,4 @@
-"""Masks and their video as one HTML file that needs nothing else."""
+"""A video and its masks as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.mask_statistics import MaskStatistics
 from ccnet3d.video import VideoFrame, VideoReader
 
-DEFAULT_FRAMES_PER_SECOND = 25.0
-"""Playing speed of videos that do not say theirs."""
+__all__ = ["Matched", "clock", "spread", "write_video_page"]
+
+_DEFAULT_FRAMES_PER_SECOND = 25.0
+"""Playback speed of videos without a frame rate."""
 
 Matched = tuple[VideoFrame, np.ndarray]
 """A frame and its mask, uint8 ``[H, W]``."""
@@ -85,7 +87,7 @@ def write_video_page(
 
     def pictures() -> Iterator[_Picture]:
         pending = set(shown)
-        for index, (frame, mask) in enumerate(progress(match(reader, masks))):
+        for index, (frame, mask) in enumerate(progress(_match(reader, masks))):
             statistics.add(mask)
             times.append(frame.pts_seconds)
             if index in pending:
@@ -103,7 +105,11 @@ def write_video_page(
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """Evenly spread positions in ``range(count)``, the first and the last among them where there are two."""
+    """Return at most ``at_most`` evenly spread indices in ``range(count)``; two or more include the first and the last.
+
+    >>> spread(9, 3), spread(3, 9)
+    ([0, 4, 8], [0, 1, 2])
+    """
     if count <= at_most:
         return list(range(count))
     if at_most == 1:
@@ -111,11 +117,11 @@ def spread(count: int, at_most: int) -> list[int]:
     return [(2 * i * (count - 1) + at_most - 1) // (2 * (at_most - 1)) for i in range(at_most)]  # rounded
 
 
-def match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
-    """Each mask with its frame.
+def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
+    """Yield each mask with its frame.
 
     Raises:
-        ValueError: the video lacks a mask's frame, or has it in another size.
+        UserError: the video has no frame for a mask, or a frame of another size.
     """
     pairs = iter(masks)
     number, mask = next(pairs)
@@ -138,17 +144,26 @@ def match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
             return
         number, mask = upcoming
     raise UserError(
-        f"{reader.info.name} gave {count} frames and no frame {number}, of which {masks.folder} holds a mask; "
+        f"{reader.info.name} gave {count} frames and no frame {number}, for which {masks.folder} has a mask; "
         "give the video that the masks were made from"
     )
 
 
 def clock(numbers: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
-    """When each frame is played, in seconds after the first; from the frame rate where the times are no use."""
+    """Return when each frame is played, in seconds after the first one.
+
+    Args:
+        numbers: indices of the frames in the video, ascending.
+        times: their presentation times; if one is missing or they do not increase, the frame rate decides.
+        frames_per_second: frame rate of the video.
+
+    >>> clock([2, 3, 7], [0.5, 0.75, 2.0], 30), clock([2, 3, 7], [0.5, None, 2.0], 10)
+    ([0.0, 0.25, 1.5], [0.0, 0.1, 0.5])
+    """
     numbers, known = list(numbers), [time for time in times if time is not None]
     if len(known) == len(numbers) and all(a < b for a, b in pairwise(known)):
         return [round(time - known[0], 4) for time in known]
-    rate = frames_per_second or DEFAULT_FRAMES_PER_SECOND
+    rate = frames_per_second or _DEFAULT_FRAMES_PER_SECOND
     return [round((number - numbers[0]) / rate, 4) for number in numbers]
 
 
@@ -185,12 +200,12 @@ def _facts(masks: SavedMasks, pictures: int) -> str:
     if summary.get("frames_per_second"):
         parts.append(f"{summary['frames_per_second']:.4g} frames per second")
     if pictures < len(masks):
-        parts.append(f"pictures of {pictures} evenly spread frames, the timeline covers all")
+        parts.append(f"pictures of {pictures} evenly spread frames, the timeline covers all masks")
     return " \u00b7 ".join(parts)
 
 
 def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times: list[float | None]) -> dict[str, Any]:
-    """What the page's script works with; shares are rounded to 1e-5, a pixel in a picture of 0.1 megapixels."""
+    """Return the data of the page's script; shares are rounded to 1e-5, one pixel of 0.1 megapixels."""
     described = zip(masks.class_ids, masks.class_names, masks.palette, statistics.mean_shares(), strict=True)
     return {
         "numbers": masks.frame_numbers,

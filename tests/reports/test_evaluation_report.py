@@ -1,4 +1,4 @@
-"""The report as files: what its page says against the evaluation, and its numbers read back."""
+"""The report as files: the page's contents against the evaluation, and its scores read back."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def evaluation() -> Evaluation:
     )
 
 
-def test_files_hold_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_files_contain_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     written(tmp_path, {"run": evaluation})
     assert {path.name for path in tmp_path.iterdir()} == {
         "report.html", "scores.csv", "scores.json", "frames.csv", "evaluation.json",
@@ -103,21 +103,21 @@ def test_files_hold_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     assert float(frames[1]["kept"]) == pytest.approx(evaluation.shares("kept")[1].item())
 
 
-def test_the_page_shows_them(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_the_page_shows_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     page = written(tmp_path, {"run": evaluation})
     assert list(page.sections) == [
-        "Scores", "IoU of each class", "mIoU over time", "Consistency over time", "What is taken for what",
+        "Scores", "Per-class IoU", "mIoU over time", "Consistency over time", "Confusion matrix",
     ]  # fmt: skip
     for value in (evaluation.miou, evaluation.per_frame_miou, evaluation.video_miou, evaluation.boundary_f):
         assert f"|{100 * value:.2f}|" in page.sections["Scores"]
     for name, value in evaluation.per_class_iou.items():
-        assert f"{name}|" in page.sections["IoU of each class"]  # also the one that would be a script
-        assert f"{100 * value:.1f}|" in page.sections["IoU of each class"]
+        assert f"{name}|" in page.sections["Per-class IoU"]  # also the one with a script
+        assert f"{100 * value:.1f}|" in page.sections["Per-class IoU"]
     widths = [a["style"] for tag, a in page.tags if tag == "i" and a.get("class") == "bar run-0"]
     assert widths == [f"width:{100 * value:.2f}%" for value in evaluation.per_class_iou.values()]
     shares = evaluation.pooled / evaluation.pooled.sum(1, keepdim=True)
     cells = [a["title"] for tag, a in page.tags if tag == "td" and a.get("title")]
-    assert cells[3] == f"{NASTY} taken for sky: {100 * shares[1, 0].item():.2f} %"
+    assert cells[3] == f"{NASTY} predicted as sky: {100 * shares[1, 0].item():.2f} %"
     charts = page.charts()
     assert len(charts) == 3 * 4  # videos; mIoU, kept, VC8, flicker
     assert charts[1]["x"] == [0, 1, 2, 3]
@@ -127,7 +127,7 @@ def test_the_page_shows_them(evaluation: Evaluation, tmp_path: Path) -> None:
     assert "http" not in page.source.replace("http-equiv", "")
 
 
-def test_nothing_that_was_not_evaluated_is_shown(tmp_path: Path) -> None:
+def test_what_was_not_evaluated_is_not_shown(tmp_path: Path) -> None:
     plain = dataclasses.replace(random_evaluation(1, (4,)), series={}, flow_confusions={}, boundaries=None)
     page = written(tmp_path, {"run": plain})
     assert "Consistency over time" not in page.sections
@@ -137,13 +137,13 @@ def test_nothing_that_was_not_evaluated_is_shown(tmp_path: Path) -> None:
     assert "there is one video" in page.source
 
 
-def test_a_class_that_is_nowhere(tmp_path: Path) -> None:
+def test_a_class_without_pixels(tmp_path: Path) -> None:
     made = random_evaluation(2)
     confusions = made.confusions.clone()
     confusions[:, 2] = confusions[:, :, 2] = 0
     page = written(tmp_path, {"run": dataclasses.replace(made, confusions=confusions)})
-    assert "c|0.0 % of pixels|" in page.sections["IoU of each class"]
-    assert page.sections["IoU of each class"].split("c|0.0 % of pixels|")[1].lstrip("|").startswith("\u2013")
+    assert "c|0.0 % of pixels|" in page.sections["Per-class IoU"]
+    assert page.sections["Per-class IoU"].split("c|0.0 % of pixels|")[1].lstrip("|").startswith("\u2013")
     assert {row["score"]: row["value"] for row in read_csv(tmp_path / "scores.csv")}["iou c"] == ""
     json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
 
@@ -155,7 +155,7 @@ def test_worst_frames(evaluation: Evaluation, tmp_path: Path) -> None:
     palette = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
     page = written(tmp_path, {"run": evaluation}, strips=[strip], palette=palette)
     assert "walk 7: mIoU 12.50 %" in page.sections["Worst frames"]
-    assert "lowest car 25.0, sky 50.0" in page.sections["Worst frames"]
+    assert "lowest IoU: car 25.0, sky 50.0" in page.sections["Worst frames"]
     assert [a["src"] for tag, a in page.tags if tag == "img"] == list(pictures.values())
 
 
@@ -176,8 +176,8 @@ def test_comparison(tmp_path: Path) -> None:
     change = mean_iou(runs["new"].confusions) - mean_iou(runs["old"].confusions)
     best = int(change.argmax())
     frame = runs["new"].frames[best]
-    wanted = f"{frame.sequence} {frame.number}"
-    assert re.search(rf"{wanted}\|[\d.]+\|[\d.]+\|{re.escape(percent(change[best].item(), signed=True))}\|",
+    moved = f"{frame.sequence} {frame.number}"
+    assert re.search(rf"{moved}\|[\d.]+\|[\d.]+\|{re.escape(percent(change[best].item(), signed=True))}\|",
                      page.sections["Frames that differ most"])  # fmt: skip
     assert [line["name"] for line in page.charts()[0]["lines"]] == ["old", "new", "other"]
     assert len([1 for tag, a in page.tags if tag == "i" and str(a.get("class")).startswith("bar")]) == 9
@@ -192,7 +192,7 @@ def test_differences_as_text() -> None:
     assert first.endswith(f"p over videos {runs[1].differences['miou'].p_values['videos']:.4f}")
 
 
-def test_many_videos_and_long_ones(tmp_path: Path) -> None:
+def test_many_videos_and_long_videos(tmp_path: Path) -> None:
     many = random_evaluation(6, (2,) * 20)
     page = written(tmp_path, {"run": many})
     assert "The 12 videos with the lowest mIoU of 20." in page.sections["mIoU over time"]
