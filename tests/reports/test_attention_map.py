@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ccnet3d.attention import attention_influence, queries_and_keys
+from ccnet3d.errors import UserError
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.models import CCNet3D
 from ccnet3d.reports.attention_map import AttentionMap, compute_attention_map, draw_attention_map, frames_around, reach
@@ -29,7 +31,7 @@ def test_the_clip_around_a_frame() -> None:
     assert {case: list(frames_around(*case)) for case in cases} == cases
 
 
-def test_it_is_the_attention_of_the_models_own_features(
+def test_the_map_is_the_attention_of_the_models_features(
     make_video: MakeVideo, tiny_model: CCNet3D, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_video(make_video(frames=7, height=48, width=64)) as reader:
@@ -46,7 +48,7 @@ def test_it_is_the_attention_of_the_models_own_features(
     monkeypatch.undo()
     assert features[0].shape == (1, 3, 4, 6, 16)
     pairs = queries_and_keys(attention, features[0].permute(0, 4, 1, 2, 3), 3)
-    assert view.position == (1, 1, 5)  # 20 of 48 in 4 rows, the last of 64 in 6 columns
+    assert view.position == (1, 1, 5)  # y 20 of 48 in 4 rows, the last x of 64 in 6 columns
     assert list(view.frame_indices) == [4, 5, 6]
     assert view.influence.shape == (3, 3, 4, 6)
     for count, mine in enumerate(view.influence, 1):
@@ -56,7 +58,7 @@ def test_it_is_the_attention_of_the_models_own_features(
         assert not mine[~reach(view.position, (3, 4, 6))[count - 1]].any()
 
 
-def test_bad_places(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
+def test_invalid_frames_and_points(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
     with open_video(make_video(frames=4, height=48, width=64)) as reader:
         settings = {"clip_length": 3, "input_size": (32, 48)}
         with pytest.raises(ValueError, match=r"clip.mp4 has no frame 4; it has 4 frames, numbered from 0"):
@@ -88,6 +90,22 @@ def drawn(tmp_path: Path, influence: Tensor) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"drawing needs matplotlib; pip install 'ccnet3d\[plot\]'"):
+        empty = AttentionMap([], [], (0, 0), (0, 0, 0), torch.zeros(3, 1, 1, 1))
+        draw_attention_map(empty, tmp_path / "view.png")
+
+
+def test_a_model_without_attention(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
+    tiny_model.head.attention = None
+    with (
+        open_video(make_video(frames=4)) as reader,
+        pytest.raises(UserError, match=r"no attention to show \(loops = 0\); give weights of a model with attention"),
+    ):
+        compute_attention_map(tiny_model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
+
+
 def test_the_heaviest_cell_is_the_brightest(tmp_path: Path) -> None:
     """All weight in one cell of 48, in the upper left of the first frame, which only three loops reach."""
     influence = torch.zeros(3, 2, 4, 6)
@@ -100,7 +118,7 @@ def test_the_heaviest_cell_is_the_brightest(tmp_path: Path) -> None:
     ys, xs = np.nonzero(np.abs(picture[panel] - brightest).max(-1) < 6)
     assert len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1) > 300  # a rectangle, nearly a square
     assert np.ptp(ys) == pytest.approx(np.ptp(xs), abs=1)
-    influence[2, 0, 0, 0] = 1e-7  # less than what is drawn
+    influence[2, 0, 0, 0] = 1e-7  # below the least weight that is drawn
     picture = drawn(tmp_path, influence)
     assert not (np.abs(picture[panel] - brightest).max(-1) < 6).any()
 

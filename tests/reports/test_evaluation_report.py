@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from evaluation.samples import random_evaluation, with_frames
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.comparison import differences_text, load_runs, summarize
 from ccnet3d.metrics import mean_iou
+from ccnet3d.reports import evaluation_page
 from ccnet3d.reports._templates import percent
 from ccnet3d.reports.charts import Line, _scale, largest_confusions, time_chart
 from ccnet3d.reports.evaluation_report import write_evaluation_report
@@ -28,13 +30,14 @@ VOID_ELEMENTS = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
-    """The text of a page by section, and whether its elements are closed in order."""
+    """The text of a page by section; checks that elements are closed in order."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
         self.sections: dict[str, str] = {}
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.footer = ""
         self._open: list[str] = []
         self._section = ""
         self.feed(self.source)
@@ -54,6 +57,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._open[-1:] == ["h2"]:
             self._section = data
+        elif self._open[-2:] == ["footer", "p"]:
+            self.footer += data
         elif self._section and "section" in self._open and data.strip():
             self.sections[self._section] = self.sections.get(self._section, "") + data + "|"
 
@@ -183,6 +188,58 @@ def test_comparison(tmp_path: Path) -> None:
     assert len([1 for tag, a in page.tags if tag == "i" and str(a.get("class")).startswith("bar")]) == 9
 
 
+ALERT = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_user_text_is_text(tmp_path: Path, count: int) -> None:
+    """Names that are markup, everywhere a user can give one."""
+    names = {part: f"{ALERT}{part}" for part in ("class", "video", "run", "dataset", "masks", "key", "frame")}
+    made = [random_evaluation(seed) for seed in range(count)]
+    runs = {
+        f"{names['run']}{number}": dataclasses.replace(
+            one,
+            class_names=(names["class"], "b", "c"),
+            frames=tuple(frame._replace(sequence=f"{names['video']}{frame.sequence}") for frame in one.frames),
+            settings={"dataset": names["dataset"], "masks": names["masks"], names["key"]: 1},
+        )
+        for number, one in enumerate(made)
+    }
+    frame = EvaluatedFrame(names["video"], 7, names["frame"], 0)
+    strips = [Strip(frame, 0.125, (0.5, 0.25, 0.75), {"label": "data:,"})] if count == 1 else []
+    page = written(tmp_path, runs, strips=strips, palette=[(0, 0, 0)] * 3)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert page.source.count("<script") == page.source.count("</script") == 1
+    assert names["class"] in page.sections["Per-class IoU"]
+    assert names["class"] in page.sections["Confusion matrix"]
+    assert names["video"] in page.sections["mIoU over time"]
+    assert f"{names['key']} 1" in page.footer
+    assert names["dataset"] in page.footer
+    assert names["masks"] in page.footer
+    if count == 1:
+        assert f"label of {names['frame']}" in [attributes.get("alt") for _, attributes in page.tags]
+    else:
+        assert names["run"] in page.sections["Scores"]
+        assert page.charts()[0]["lines"][0]["name"] == f"{names['run']}0"
+
+
+def test_titles_come_from_the_table_of_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score that the page does not know appears as the table describes it."""
+
+    def described(name: str) -> SimpleNamespace:
+        return SimpleNamespace(title=f"the {name}", unit="% of pixels", higher_is_better=name != "lag")
+
+    monkeypatch.setattr(evaluation_page, "find_score", described)
+    (run,) = summarize({"run": random_evaluation(0)})
+    scores = {"miou": 0.5, "lag": 0.25, "iou a": 0.5, "iou b": 0.5, "iou c": 0.5}
+    intervals = {unit: dict.fromkeys(scores) for unit in ("frames", "videos")}
+    run = dataclasses.replace(run, scores=scores, intervals=intervals)
+    page = Page(write_evaluation_report(tmp_path, [run]))
+    assert "|the miou|50.00|\u2013|\u2013|the lag (lower is better)|25.00|" in page.sections["Scores"]
+    assert "in % of pixels|score|" in page.sections["Scores"]
+    assert "The vc8_strict over the eight frames" in page.sections["Consistency over time"]
+
+
 def test_differences_as_text() -> None:
     runs = summarize({"old": random_evaluation(3), "new": random_evaluation(4, skill=6)})
     head, first, *_ = differences_text(runs).splitlines()
@@ -220,11 +277,6 @@ def test_gaps_break_lines() -> None:
 )  # fmt: skip
 def test_scales(low: float, high: float, scale: tuple[float, float, float]) -> None:
     assert _scale(low, high) == pytest.approx(scale)
-
-
-def test_numbers_as_text() -> None:
-    assert [percent(x) for x in (0.12345, None, float("nan"), 1)] == ["12.35", "\u2013", "\u2013", "100.00"]
-    assert [percent(x, signed=True) for x in (0.01, -0.01, -1e-9, 0)] == ["+1.00", "\u22121.00", "0.00", "0.00"]
 
 
 def test_largest_confusions() -> None:
