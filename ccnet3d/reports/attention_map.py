@@ -123,7 +123,7 @@ def check_plotting() -> None:
 def draw_attention_map(attention_map: AttentionMap, path: Path, title: str = "") -> None:
     """Draw the frames of a clip under the attention of one pixel as PNG, one row per number of loops.
 
-    Cells are those of the attention; cells that R loops cannot reach from the pixel are darkened. Colors are
+    Each cell is one position of the attention; cells that R loops cannot reach from the pixel are darkened. Colors are
     logarithmic because trained attention is sharp: a few of thousands of cells may hold nearly all weight. The right
     column shows how the row's weight, 1 in total, is spread along time, height and width.
 

@@ -16,7 +16,7 @@ from ccnet3d.metrics import mean_iou
 from ccnet3d.reports.worst_frames import WorstFrames
 
 MISTAKES = [5, 40, 0, 300, 2, 120, 300, 7, 0, 33, 90]
-"""Wrong pixels in the mask of each frame of the split ``train``; two pairs of frames have equal numbers."""
+"""Wrong pixels in the mask of each frame of the split ``train``; some frames have equal numbers."""
 
 
 @pytest.fixture
