@@ -31,7 +31,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def missing_bytes(path: Path) -> int:
-    """Return by how many bytes the file is shorter than its headers (MP4 boxes, Matroska segment, RIFF) say."""
+    """Return the number of missing bytes according to the headers (MP4 boxes, Matroska segment, RIFF)."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(_HEAD)

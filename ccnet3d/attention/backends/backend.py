@@ -15,7 +15,7 @@ __all__ = ["Backend", "ComposedBackend", "FusedBackend"]
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """What both kinds of backends have."""
+    """The fields that both kinds of backends share."""
 
     name: str
     """Value of the argument ``backend`` that selects it."""
