@@ -261,10 +261,10 @@ def find_score(name: str) -> Score:
 
 
 def choose_metrics(names: Iterable[str] = ()) -> list[Metric]:
-    """Return the metrics that every evaluation counts and those of further scores, in the order of the table.
+    """Return the metrics to count for some scores, in the order of the table.
 
     Args:
-        names: scores.
+        names: scores in addition to those that every evaluation has.
 
     Raises:
         UserError: no such score.
@@ -273,9 +273,9 @@ def choose_metrics(names: Iterable[str] = ()) -> list[Metric]:
         >>> [metric.name for metric in choose_metrics(["flicker", "vc3_strict"])]
         ['confusion', 'kept', 'changed', 'vc3_strict', 'flicker']
     """
-    wanted = {find_score(name).name for name in names}
-    table = metric_table(_windows(names))
-    return [m for m in table if not m.option or wanted.intersection(score.name for score in m.scores)]
+    chosen = {find_score(name).name: None for name in names}
+    table = metric_table(_windows(chosen))
+    return [metric for metric in table if not metric.option or any(score.name in chosen for score in metric.scores)]
 
 
 def scores_of_options(options: Collection[str]) -> list[str]:
