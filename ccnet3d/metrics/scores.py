@@ -28,7 +28,16 @@ from ccnet3d.metrics.consistency import ChangedPixels, KeptPixels, OpticalFlow, 
 from ccnet3d.metrics.flicker import Flicker
 from ccnet3d.metrics.meter import Meter, share
 
-__all__ = ["MeterOptions", "Metric", "Score", "choose_metrics", "find_metric", "find_score", "scores_of_options"]
+__all__ = [
+    "MeterOptions",
+    "Metric",
+    "Score",
+    "choose_metrics",
+    "find_metric",
+    "find_score",
+    "metric_table",
+    "scores_of_options",
+]
 
 _DEFAULT_WINDOWS = (8, 16)
 """Frames n of the VC_n that commands compute."""
@@ -101,7 +110,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MeterOptions:
-    """What meters need to know of an evaluation."""
+    """What meters need to know about an evaluation."""
 
     num_classes: int
     flow: OpticalFlow | None = None
