@@ -65,6 +65,20 @@ def summarize(evaluations: Mapping[str, Evaluation]) -> list[EvaluationSummary]:
 
     Raises:
         UserError: runs that cannot be compared, or a run without frames.
+
+    Example:
+        >>> import torch
+        >>> from ccnet3d.evaluation import EvaluatedFrame
+        >>> frames = (EvaluatedFrame("walk", 1, "0001", 0), EvaluatedFrame("walk", 2, "0002", 0))
+        >>> confusions = {"old": [[3, 1], [0, 4]], "new": [[4, 0], [0, 4]]}
+        >>> runs = summarize({
+        ...     name: Evaluation(("ground", "box"), frames, {"confusion": torch.tensor([counts] * 2)})
+        ...     for name, counts in confusions.items()
+        ... })
+        >>> round(runs[1].differences["miou"].value, 3)
+        0.225
+        >>> differences_text(runs).splitlines()[0]
+        'new against old, 2 frames'
     """
     runs: list[EvaluationSummary] = []
     for name, evaluation in evaluations.items():
@@ -77,7 +91,16 @@ def summarize(evaluations: Mapping[str, Evaluation]) -> list[EvaluationSummary]:
 
 
 def scores_text(evaluation: Evaluation) -> str:
-    """Return one line per class's IoU and per score, in percent."""
+    """Return one line per class's IoU and per score, in percent.
+
+    Example:
+        >>> import torch
+        >>> from ccnet3d.evaluation import EvaluatedFrame
+        >>> frame = EvaluatedFrame("walk", 1, "0001", 0)
+        >>> evaluation = Evaluation(("ground", "box"), (frame,), {"confusion": torch.tensor([[[3, 1], [0, 4]]])})
+        >>> scores_text(evaluation).splitlines()[:3]
+        ['ground           75.00', 'box              80.00', 'mIoU (pooled)    77.50']
+    """
     rows = evaluation.class_scores("miou")
     values = evaluation.scores
     for metric, _ in evaluation.metrics:

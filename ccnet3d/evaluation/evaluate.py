@@ -93,6 +93,18 @@ def evaluate_masks(
 
     Raises:
         UserError: an unknown score, or a mask or image whose size differs from its label's.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from ccnet3d.data import open_labels
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.eye(4, dtype=np.uint8)).save(Path(folder, "0001.png"))
+        ...     labels = open_labels(Path(folder), ["ground", "box"])
+        ...     all_ground = lambda segment: (np.zeros((4, 4), np.uint8) for _ in segment)
+        ...     evaluate_masks(all_ground, labels, scores=["boundary_iou"]).scores["pixel_accuracy"]
+        0.75
     """
     timing = Timing() if timing is None else timing
     began, masks_before = perf_counter(), timing.masks_seconds

@@ -39,7 +39,7 @@ class EvaluatedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts of F labeled frames with K classes and the scores that they give.
+    """Counts of F labeled frames with K classes, and the scores computed from them.
 
     Scores are in [0, 1], NaN where nothing was labeled.
 

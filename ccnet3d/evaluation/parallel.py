@@ -25,8 +25,8 @@ __all__ = ["gather", "join", "processes", "split_segments"]
 def processes() -> Iterator[Processes]:
     """Join the processes that torchrun started; without torchrun there is one.
 
-    The counts are small and on the CPU, so gloo gathers them whatever the model's device; each process uses the GPU of
-    its local rank.
+    The counts are small and on the CPU, so gloo gathers them even if the model is on a GPU. Each process uses the GPU
+    of its local rank.
     """
     joined = Processes.join(torch.device("cpu"))
     if joined.world_size > 1 and torch.cuda.is_available():
@@ -99,7 +99,7 @@ def join(parts: Sequence[Evaluation]) -> Evaluation:
         ValueError: no part, or parts with other classes or other counts.
     """
     if not parts:
-        raise ValueError("there is no evaluation to join")
+        raise ValueError("no evaluation to join")
     first = parts[0]
     if any((part.class_names, part.counts.keys()) != (first.class_names, first.counts.keys()) for part in parts):
         raise ValueError("the evaluations to join must have the same classes and the same counts")

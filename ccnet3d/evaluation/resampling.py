@@ -3,8 +3,8 @@
 Everything is computed from the counts of an :class:`Evaluation`, with frames and videos weighted: a bootstrap sample is
 how often each frame (or video) was drawn. Scores that pool pixels, as mIoU does, are pooled again in each sample.
 
-Frames of one video resemble each other, so intervals over frames are too narrow for what other videos would give;
-intervals over videos are not, and need several videos.
+Frames of one video resemble each other, so intervals over frames underestimate how much scores vary between
+videos; intervals over videos do not, and need several videos.
 
 Axes: S samples, F frames, V videos, K classes.
 """
@@ -68,7 +68,7 @@ class Difference:
 def weighted_scores(evaluation: Evaluation, frames: Tensor, videos: Tensor) -> dict[str, Tensor]:
     """Return the scores of samples, float64 ``[S]`` each, NaN where a sample has nothing to score.
 
-    Weights of 1 give the evaluation's own scores, up to rounding. The IoU of class ``c`` is ``iou c``.
+    With weights of 1 they are the evaluation's own scores, up to rounding. The IoU of class ``c`` is ``iou c``.
 
     Args:
         evaluation: the counts.

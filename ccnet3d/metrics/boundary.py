@@ -57,8 +57,8 @@ class BoundaryF(Meter):
         """Count the next frame.
 
         Returns:
-            int64 ``[K, 4]``, for each class: predicted boundary pixels, those of them near a true one, true boundary
-            pixels, those of them near a predicted one.
+            int64 ``[K, 4]``, for each class: predicted boundary pixels, how many of them are near a true one, true
+            boundary pixels, how many of them are near a predicted one.
         """
         check_shapes(prediction, labels)
         reach = math.ceil(self.tolerance * math.hypot(*labels.shape))
@@ -71,7 +71,7 @@ class BoundaryF(Meter):
             rows, columns = (predicted | true).nonzero(as_tuple=True)
             if not len(rows):
                 continue
-            # Outside of this box there is no boundary of the class.
+            # The class has no boundary outside of this box.
             box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
             predicted, true = predicted[box], true[box]
             near = predicted & self._near(true, reach), true & self._near(predicted, reach)

@@ -116,7 +116,7 @@ class TemporalConsistency(Meter):
             (column); zeros for the first frame of a segment.
 
         Raises:
-            ValueError: there is no image.
+            ValueError: the image is None.
         """
         if image is None:
             raise ValueError("temporal consistency needs the image of every frame, got None")

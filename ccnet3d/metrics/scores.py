@@ -28,7 +28,16 @@ from ccnet3d.metrics.consistency import ChangedPixels, KeptPixels, OpticalFlow, 
 from ccnet3d.metrics.flicker import Flicker
 from ccnet3d.metrics.meter import Meter, share
 
-__all__ = ["MeterOptions", "Metric", "Score", "choose_metrics", "find_metric", "find_score", "scores_of_options"]
+__all__ = [
+    "MeterOptions",
+    "Metric",
+    "Score",
+    "choose_metrics",
+    "find_metric",
+    "find_score",
+    "metric_table",
+    "scores_of_options",
+]
 
 _DEFAULT_WINDOWS = (8, 16)
 """Frames n of the VC_n that commands compute."""
@@ -101,7 +110,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MeterOptions:
-    """What meters need to know of an evaluation."""
+    """What meters need to know about an evaluation."""
 
     num_classes: int
     flow: OpticalFlow | None = None
@@ -261,10 +270,10 @@ def find_score(name: str) -> Score:
 
 
 def choose_metrics(names: Iterable[str] = ()) -> list[Metric]:
-    """Return the metrics that every evaluation counts and those of further scores, in the order of the table.
+    """Return the metrics to count for some scores, in the order of the table.
 
     Args:
-        names: scores.
+        names: scores in addition to those that every evaluation has.
 
     Raises:
         UserError: no such score.
@@ -273,9 +282,9 @@ def choose_metrics(names: Iterable[str] = ()) -> list[Metric]:
         >>> [metric.name for metric in choose_metrics(["flicker", "vc3_strict"])]
         ['confusion', 'kept', 'changed', 'vc3_strict', 'flicker']
     """
-    wanted = {find_score(name).name for name in names}
-    table = metric_table(_windows(names))
-    return [m for m in table if not m.option or wanted.intersection(score.name for score in m.scores)]
+    chosen = {find_score(name).name: None for name in names}
+    table = metric_table(_windows(chosen))
+    return [metric for metric in table if not metric.option or any(score.name in chosen for score in metric.scores)]
 
 
 def scores_of_options(options: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 
 
 def random_evaluation(seed: int, videos: tuple[int, ...] = (5, 4, 3), skill: float = 3.0) -> Evaluation:
-    """Counts of three classes, the same labels for every seed; ``skill`` is how much more likely right pixels are."""
+    """Return counts of three classes, with the same labels for every seed; more ``skill`` makes more pixels right."""
     labels = torch.from_numpy(np.random.default_rng(99).integers(50, 400, size=(sum(videos), 3)))
     random = np.random.default_rng(seed)
     shares = torch.from_numpy(random.random((sum(videos), 3, 3))) + skill * torch.eye(3)
@@ -29,7 +29,7 @@ def random_evaluation(seed: int, videos: tuple[int, ...] = (5, 4, 3), skill: flo
 
 
 def with_frames(evaluation: Evaluation, indices: list[int], names: list[str]) -> Evaluation:
-    """An evaluation of these frames in these videos."""
+    """Return the evaluation of these frames, moved to these videos."""
     frames = tuple(evaluation.frames[i]._replace(sequence=name) for i, name in zip(indices, names, strict=True))
     return Evaluation(
         evaluation.class_names, frames, {name: counts[indices] for name, counts in evaluation.counts.items()}
@@ -37,10 +37,10 @@ def with_frames(evaluation: Evaluation, indices: list[int], names: list[str]) ->
 
 
 def with_counts(evaluation: Evaluation, **counts: torch.Tensor) -> Evaluation:
-    """An evaluation in which these counts are others."""
+    """Return the evaluation with some counts replaced."""
     return dataclasses.replace(evaluation, counts={**evaluation.counts, **counts})
 
 
 def without_extras(evaluation: Evaluation) -> Evaluation:
-    """An evaluation of IoU and accuracy alone."""
+    """Return the evaluation with IoU and accuracy only."""
     return dataclasses.replace(evaluation, counts={"confusion": evaluation.confusions})

@@ -46,9 +46,8 @@ def test_scores_by_their_definitions() -> None:
     pooled = [7 / 9, 3 / 5]  # [[7, 1], [1, 3]]
     assert result.class_scores("miou") == pytest.approx(dict(zip("ab", pooled, strict=True)))
     assert result.miou == pytest.approx(sum(pooled) / 2)
-    assert result.scores["per_frame_miou"] == pytest.approx(
-        (1 + 1 / 3 + 1) / 3
-    )  # b is in neither labels nor prediction of y
+    # b is in neither labels nor prediction of y.
+    assert result.scores["per_frame_miou"] == pytest.approx((1 + 1 / 3 + 1) / 3)
     assert result.scores["video_miou"] == pytest.approx((3 / 5 + 1) / 2)  # x: [[3, 1], [1, 3]]
     table = result.to_table()
     assert (table["frames"], table["videos"]) == (3, 2)
@@ -65,26 +64,26 @@ def test_nothing_of_a_class_is_null_in_json() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_labelled_frame_counts_once(yard: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
+def test_every_labeled_frame_counts_once(yard: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
     dataset = DataSource(yard).open("train")
     segmenter = VideoSegmenter(torn_model, tiny_info, dtype=torch.float32)
     result = evaluate(segmenter, dataset)
     assert result.sequences == tuple(frame.sequence for frame in dataset.frames)
-    # The streaming segmenter over each sequence gives the same masks.
+    # The streaming segmenter returns the same masks for each sequence.
     expected = []
     for segment in dataset.segments:
         images = [dataset.read_image(i).permute(1, 2, 0).numpy() for i in segment]
         for index, mask in zip(segment, segmenter.segment(images), strict=True):
             expected.append(confusion_matrix(torch.from_numpy(mask), dataset.read_label(index), 3))
     assert torch.equal(result.confusions, torch.stack(expected))
-    # Where the frames pass the backbone together, as on a GPU, convolutions round differently and no more.
+    # Batches of frames in the backbone, as on a GPU, change only how convolutions round.
     segmenter.batch_size = 4
     batched = evaluate(segmenter, dataset)
     assert (batched.confusions - result.confusions).abs().sum() < 0.002 * result.confusions.sum()
 
 
 def guesses(dataset: LabelledSequences) -> MasksOf:
-    """Masks that are nearly right, and others for every frame."""
+    """Return masks that are nearly right, different for every frame."""
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         for index in segment:
@@ -97,7 +96,7 @@ WINDOW_SCORES = {f"vc{n}_{form}": (n, form == "strict") for n in (2, 3) for form
 
 
 def still(*_: Tensor) -> Tensor:
-    """The flow of a scene that does not move."""
+    """Return the flow of a scene that does not move."""
     return torch.zeros(2, 48, 64)
 
 
@@ -105,7 +104,7 @@ ALL: dict[str, Any] = {"scores": [*WINDOW_SCORES, "tc", "boundary_f", "boundary_
 
 
 def with_a_gap(yard: Path) -> LabelledSequences:
-    """Six frames, one behind a gap, four of another sequence."""
+    """Return six frames, one after a gap, and four of another sequence."""
     (yard / "dataset.toml").write_text("max_gap_frames = 2\n" + (yard / "dataset.toml").read_text())
     for folder in ("frames", "labels"):
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")

@@ -15,7 +15,7 @@ from ccnet3d.evaluation.parallel import join, split_segments
 
 
 def some_evaluation() -> Evaluation:
-    """Three frames of two videos and two classes, every count its own."""
+    """Return three frames of two videos, with two classes and distinct counts."""
     frames = (
         EvaluatedFrame("x", 4, "x_0004", 0),
         EvaluatedFrame("x", 5, "x_0005", 0),

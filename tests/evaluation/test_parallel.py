@@ -44,7 +44,7 @@ def test_two_processes_give_the_bytes_of_one(
     alone.save(tmp_path / "alone.json")
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
-    told = {path.stem: path.read_text() for path in tmp_path.glob("?_?.txt")}
-    assert told == {
+    reported = {path.stem: path.read_text() for path in tmp_path.glob("?_?.txt")}
+    assert reported == {
         "0_0": "UserError a mask is missing", "1_0": "SystemExit 2", "0_1": "SystemExit 1", "1_1": "ValueError a bug",
     }  # fmt: skip

@@ -29,7 +29,7 @@ def save(mask: np.ndarray, path: Path, *, palette: bool = False) -> None:
 
 
 def guess(dataset: LabelledSequences, index: int) -> np.ndarray:
-    """A mask that is nearly right, and another one for every frame."""
+    """Return a mask that is nearly right, different for every frame."""
     label = dataset.read_label(index).clamp(max=2).to(torch.uint8)
     return label.roll(index % 4, 1).numpy()
 
@@ -112,7 +112,7 @@ def infer(frames: Path, out: Path, model: CCNet3D, info: ModelInfo, layout: str 
 def test_what_infer_wrote_scores_as_the_model(
     yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo, layout: str
 ) -> None:
-    """One run a sequence, over folders of images in which not all frames are labelled."""
+    """One run per sequence, over folders of images in which not all frames are labeled."""
     for name in ("0002", "0005"):
         (yard / "labels" / "walk" / f"{name}.png").unlink()
     dataset = DataSource(yard).open("train")
@@ -121,15 +121,15 @@ def test_what_infer_wrote_scores_as_the_model(
     result = evaluate_masks(open_predictions(tmp_path / "runs", dataset), dataset)
     segmenter = VideoSegmenter(torn_model, tiny_info, dtype=torch.float32)
     truth = []
-    for sequence, labelled in (("walk", [0, 2, 3, 5, 6]), ("yard_2", [0, 1, 2, 3])):
+    for sequence, labeled in (("walk", [0, 2, 3, 5, 6]), ("yard_2", [0, 1, 2, 3])):
         with open_video(yard / "frames" / sequence) as reader:
             masks = list(segmenter.segment(frame.image for frame in reader))
-        truth += [masks[place] for place in labelled]
+        truth += [masks[index] for index in labeled]
     assert len(result.frames) == 9
     assert all(len(np.unique(mask)) == 3 for mask in truth)
     for mine, mask in zip(all_masks(tmp_path / "runs", dataset), truth, strict=True):
         np.testing.assert_array_equal(mine, mask)
-    # And one run by itself, for a split of one sequence.
+    # And a single run, for a split of one sequence.
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["yard_2"]'))
     val = DataSource(yard).open("val")
     alone = evaluate_masks(open_predictions(tmp_path / "runs" / "yard_2", val), val)
@@ -137,7 +137,7 @@ def test_what_infer_wrote_scores_as_the_model(
 
 
 def test_numbers_of_a_video_file(yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
-    """The labels of 10, 12, 14, 16 are of a video whose first frame has the number 9."""
+    """Labels 10, 12, 14, 16 belong to a video whose first frame has the number 9."""
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["yard_2"]'))
     val = DataSource(yard).open("val")
     run = tmp_path / "run"
@@ -203,7 +203,7 @@ def test_labels_without_a_dataset(yard: Path, tmp_path: Path, train: LabelledSeq
 
 
 def test_a_perfect_prediction_scores_1_everywhere(yard: Path, tmp_path: Path) -> None:
-    """In a scene that stands still, whose flow is nothing."""
+    """In a scene that does not move, where the flow is zero."""
     (yard / "dataset.toml").write_text(THREE_CLASSES.replace('["night"]', '["walk"]'))
     for number in range(2, 8):
         for folder in ("frames", "labels"):

@@ -1,4 +1,4 @@
-"""Intervals and tests against SciPy's, and scores of weighted frames against evaluations of repeated ones."""
+"""Compare intervals and tests with SciPy's, and scores of weighted frames with evaluations of repeated frames."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_class_that_is_nowhere_has_no_interval() -> None:
 
 
 def test_p_values_are_scipys() -> None:
-    """SciPy goes through all 2^12 exchanges, of which ours are a sample."""
+    """SciPy computes all 2^12 exchanges, ours are a sample of them."""
     stats = pytest.importorskip("scipy.stats")
     first, second = random_evaluation(7), random_evaluation(8, skill=3.15)
     counts = torch.cat([first.confusions, second.confusions]).double()
@@ -120,7 +120,7 @@ def test_p_values_are_scipys() -> None:
     assert mine.value == pytest.approx(truth.statistic, rel=1e-10)
     assert 0.02 < truth.pvalue < 0.8
     assert mine.p_values["frames"] == pytest.approx(truth.pvalue, abs=0.04)
-    # With three videos there are eight exchanges, and the observed one and its mirror are as large as can be.
+    # With three videos there are eight exchanges, and the observed one and its mirror are the largest.
     assert mine.p_values["videos"] >= 0.2
 
 

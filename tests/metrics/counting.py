@@ -1,4 +1,4 @@
-"""Scores of videos as an evaluation computes them: a meter counts every frame, the counts become the score."""
+"""Compute scores of videos as an evaluation does: a meter counts every frame, and the score is that of the counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccnet3d.metrics import Meter, Samples, find_metric, find_score
 
 
 def counts_of(meter: Meter, videos: Sequence[Sequence[tuple[Tensor, ...]]]) -> list[Tensor]:
-    """The counts of each frame; frames are the arguments of ``Meter.update``."""
+    """Return the counts of each frame; frames are the arguments of ``Meter.update``."""
     rows = []
     for video in videos:
         meter.start_segment()
@@ -21,7 +21,7 @@ def counts_of(meter: Meter, videos: Sequence[Sequence[tuple[Tensor, ...]]]) -> l
 
 
 def score_of(name: str, meter: Meter, videos: Sequence[Sequence[tuple[Tensor, ...]]]) -> float:
-    """The score of a meter's counts."""
+    """Return the score of a meter's counts."""
     rows = counts_of(meter, videos)
     stops = list(itertools.accumulate(map(len, videos), initial=0))
     members = [range(start, stop) for start, stop in itertools.pairwise(stops)]
@@ -30,6 +30,6 @@ def score_of(name: str, meter: Meter, videos: Sequence[Sequence[tuple[Tensor, ..
 
 
 def class_scores_of(name: str, meter: Meter, frames: Sequence[tuple[Tensor, ...]]) -> list[float]:
-    """The score of each class, of one video."""
+    """Return the score of each class, for one video."""
     counts = torch.stack(counts_of(meter, [frames]))
     return find_score(name).class_values(counts, Samples.whole([range(len(frames))]))[0].tolist()

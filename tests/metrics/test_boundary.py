@@ -16,7 +16,7 @@ VOID = IGNORE_INDEX
 
 
 def boundary_loop(region: list[list[bool]]) -> list[tuple[int, int]]:
-    """Pixels that differ from the one to the right, below, or below to the right, as DAVIS has it."""
+    """Return the pixels that differ from their right, lower or lower right neighbor, as DAVIS defines boundaries."""
     height, width = len(region), len(region[0])
     found = []
     for y in range(height):
@@ -32,7 +32,7 @@ def near_loop(these: list[tuple[int, int]], those: list[tuple[int, int]], reach:
 
 
 def f_loop(prediction: Tensor, labels: Tensor, k: int, reach: int) -> float:
-    """F of a class by definition; NaN where it has no boundary."""
+    """Return the F-score of a class by definition; NaN if it has no boundary."""
     known = (labels != VOID).tolist()
     regions = [
         [[here == k and ok for here, ok in zip(*rows, strict=True)] for rows in zip(ids.tolist(), known, strict=True)]
@@ -49,7 +49,7 @@ def f_loop(prediction: Tensor, labels: Tensor, k: int, reach: int) -> float:
 
 
 def random_frame(seed: int, height: int = 17, width: int = 23) -> tuple[Tensor, Tensor]:
-    """Blocks of 3 classes of 4, moved a little, with void over some."""
+    """Return blocks of 3 of 4 classes, shifted slightly in the prediction, with void over some of the labels."""
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, 3, (5, 6), generator=generator).repeat_interleave(4, 0).repeat_interleave(5, 1)
     labels = blocks[:height, :width].clone()
@@ -82,7 +82,7 @@ def test_against_a_loop(tolerance: float) -> None:
 
 
 def test_by_hand() -> None:
-    """A step in the middle of 1 x 8 pixels, predicted two pixels further on: 2 pixels reach it, 1 does not."""
+    """A step in the middle of 1 x 8 pixels, predicted two pixels further right: 2 pixels of tolerance reach it."""
     labels, prediction = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]]), torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1]])
     assert BoundaryF(2, 0.2).update(prediction, labels).tolist() == [[1, 1, 1, 1]] * 2
     assert BoundaryF(2, 0.1).update(prediction, labels).tolist() == [[1, 0, 1, 0]] * 2

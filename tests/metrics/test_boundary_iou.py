@@ -16,7 +16,7 @@ VOID = IGNORE_INDEX
 
 
 def band_loop(region: list[list[bool]], distance: int) -> set[tuple[int, int]]:
-    """By definition: pixels of a region with a pixel that is not in it, or not in the image, within a square."""
+    """Return the pixels of a region whose square neighborhood is not entirely in the region and in the image."""
     height, width = len(region), len(region[0])
 
     def inside(y: int, x: int) -> bool:
@@ -45,7 +45,7 @@ def counts_loop(prediction: Tensor, labels: Tensor, classes: int, distance: int)
 
 
 def counts_opencv(prediction: Tensor, labels: Tensor, classes: int) -> list[list[int]]:
-    """As the code of the paper does: mask less its erosion by a square, step by step, with zeros around the image."""
+    """Count as the code of the paper does: the mask less its erosion, with zeros around the image."""
     diagonal = math.sqrt(labels.shape[0] ** 2 + labels.shape[1] ** 2)
     steps = max(round(0.02 * diagonal), 1)
     counts = []
@@ -62,7 +62,7 @@ def counts_opencv(prediction: Tensor, labels: Tensor, classes: int) -> list[list
 
 
 def random_frame(seed: int, height: int, width: int, block: int) -> tuple[Tensor, Tensor]:
-    """Blocks of 3 classes of 4, moved a little, with void over some."""
+    """Return blocks of 3 of 4 classes, shifted slightly in the prediction, with void over some of the labels."""
     generator = torch.Generator().manual_seed(seed)
     shape = -(-height // block), -(-width // block)
     blocks = torch.randint(0, 3, shape, generator=generator).repeat_interleave(block, 0).repeat_interleave(block, 1)

@@ -43,8 +43,8 @@ def test_against_a_loop_and_torchmetrics(seed: int) -> None:
     assert frequency_weighted_iou(confusion).item() == pytest.approx(weighted.item())
 
 
-def test_accuracies_where_a_class_is_not_labelled() -> None:
-    # Class 1 is predicted and never labelled, class 2 is in neither.
+def test_accuracies_where_a_class_is_not_labeled() -> None:
+    # Class 1 is predicted and never labeled, class 2 is in neither.
     confusion = torch.tensor([[3, 1, 0], [0, 0, 0], [0, 0, 0]])
     accuracy = class_accuracy(confusion)
     assert accuracy[0] == 0.75

@@ -26,7 +26,7 @@ Videos = list[list[tuple[Tensor, Tensor]]]
 
 
 def vc_of_windows(video: list[tuple[Tensor, Tensor]], window: int, *, strict: bool) -> list[float]:
-    """By definition: every window, every pixel; ``reference`` as the published script has it (FACTS.md, section 4)."""
+    """By definition: every window, every pixel; ``reference`` as in the published script."""
     scores = []
     for start in range(len(video) - window + (1 if strict else 0)):
         frames = video[start : start + window]
@@ -57,7 +57,7 @@ def vc(videos: Videos, window: int, *, strict: bool) -> float:
 def random_video(
     seed: int, frames: int, *, height: int = 4, width: int = 3, change: float = 0.15
 ) -> list[tuple[Tensor, Tensor]]:
-    """Labels that change now and then, void among them, and predictions that are mostly right."""
+    """Return labels that change sometimes, some of them to void, and predictions that are mostly right."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int) -> Tensor:
@@ -87,7 +87,7 @@ def test_vc_against_a_loop(window: int, strict: bool, change: float) -> None:
 
 
 def test_vc_where_some_windows_have_no_stable_pixel() -> None:
-    """One pixel: windows without a stable label count in neither sum nor number, the last one of each video neither."""
+    """One pixel: windows without a constant label are left out of the mean, and so is the last one of each video."""
     for seed in range(30):
         videos = [random_video(seed, 9, height=1, width=1, change=0.4)]
         for strict in (True, False):
@@ -145,7 +145,7 @@ def test_labels_that_are_void_all_over() -> None:
 
 
 def test_no_window_crosses_a_gap() -> None:
-    """One pixel, predicted right before the gap and wrong, or changing, behind it."""
+    """One pixel, predicted right before the gap, and wrong or changing after it."""
     zero, one = torch.zeros(1, 1), torch.ones(1, 1)
     right, wrong = [(zero, zero)] * 3, [(one, zero)] * 3
     assert vc([right, wrong], 2, strict=True) == (1 + 1 + 0 + 0) / 4
@@ -223,7 +223,7 @@ def constant_flow(x: float, y: float, height: int, width: int) -> Tensor:
 
 
 def tc_loop(videos: list[list[Tensor]], flows: Flows, classes: int, *, count_occluded: bool) -> float:
-    """By definition, pixel by pixel."""
+    """Compute TC by definition, pixel by pixel."""
     scores = []
     for masks in videos:
         both, either = [0] * classes, [0] * classes
@@ -276,7 +276,7 @@ def test_tc_against_a_loop(seed: int, count_occluded: bool) -> None:
 @pytest.mark.parametrize("shift", [(0, 0), (2, 0), (0, 1), (-3, 2), (4, -3), (1.4, -0.8)])
 @pytest.mark.parametrize("count_occluded", [True, False])
 def test_masks_that_move_with_the_picture_are_consistent(shift: tuple[float, float], count_occluded: bool) -> None:
-    """A window that glides over a large random map: what comes in from outside is new, and never counts."""
+    """A window that moves over a large random map: pixels that enter it are new and never count."""
     height, width = 7, 11
     world = torch.randint(0, 3, (60, 60), generator=torch.Generator().manual_seed(0))
     across, down = round(shift[0]), round(shift[1])
@@ -296,7 +296,7 @@ def test_masks_that_move_with_the_picture_are_consistent(shift: tuple[float, flo
 
 
 def test_occluded_pixels_by_hand() -> None:
-    """A box of one pixel moves to the left, off a place that was hidden before."""
+    """A box of one pixel moves to the left and uncovers a pixel that was hidden before."""
     before, now = torch.tensor([[0, 0, 1, 0, 0]]), torch.tensor([[0, 1, 0, 0, 0]])
 
     def flows(first: int, second: int) -> Tensor:

@@ -17,7 +17,7 @@ from ccnet3d.metrics import dis_flow, raft_flow
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine, two threads wait for each other at every small layer."""
+    """Use one thread: on a busy machine, two wait for each other at every small layer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def random_pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 def test_as_torchvision_on_frames_padded_to_eighths(
     raft: RAFT, weights: Path, height: int, width: int, padded_height: int, padded_width: int
 ) -> None:
-    """From the first frame to the second, in RAFT's range of -1 to 1, the last of its refinements."""
+    """The flow is from the first frame to the second, with pixels from -1 to 1, after the last refinement."""
     first, second = random_pair(height, width)
     flow = raft_flow(weights)(first, second)
     assert flow.shape == (2, height, width)
@@ -94,7 +94,7 @@ def test_files_that_hold_no_such_weights(tmp_path: Path, raft: RAFT) -> None:
 
 @pytest.mark.parametrize("shift", [(0, 0), (3, 0), (-2, 4)])
 def test_dis_finds_where_the_picture_moved(shift: tuple[int, int]) -> None:
-    """A smooth random picture, of which the second frame sees a window that lies further right and down."""
+    """A smooth random picture, of which the second frame is a window further right and down."""
     across, down = shift
     noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     world = (255 * torch.nn.functional.interpolate(noise, size=(128, 128), mode="bicubic")[0]).clamp(0, 255).byte()

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""Run the commands as users do, in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ccnet3d.models.zoo import save_model
 
 @pytest.mark.real_data
 def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> None:
-    """On real CamVid, whose classes the default weights know; random flow weights make TC a number, not a truth."""
+    """On real CamVid, which the default weights were trained on; random flow weights only show that TC is computed."""
     from safetensors.torch import save_file
     from torchvision.models.optical_flow import raft_small
 
@@ -48,7 +48,7 @@ def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> No
 
 
 def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> None:
-    """Masks that are the labels, where void is some class, are right everywhere."""
+    """Masks equal to the labels, with some class in void, are right everywhere."""
     from PIL import Image
 
     (tmp_path / "names.txt").write_text("ground\nbox\nrail\n")
@@ -112,7 +112,7 @@ def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoi
 def test_probed_weights_score_as_models_that_are_so(
     yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
 ) -> None:
-    """Against models without attention, and with a classifier whose biases were moved by hand."""
+    """Compare with models without attention, and with a classifier whose biases were changed by hand."""
     import torch
 
     recipe = {"train_split": "train", "loss": {"class_balance_offset": 1.1}}
