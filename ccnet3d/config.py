@@ -1,4 +1,4 @@
-"""Tables (TOML, JSON) to frozen dataclasses, with unknown keys and wrong types as errors."""
+"""Convert tables (TOML, JSON) to frozen dataclasses; unknown keys and wrong types are errors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from ccnet3d.errors import UserError
 
+__all__ = ["apply_overrides", "from_table", "read_toml"]
+
 Config = TypeVar("Config")
 
 
@@ -19,7 +21,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ValueError: there is no such file, or it is not TOML.
+        UserError: there is no such file, or it is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -32,13 +34,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "") -> Config:
     """Build a dataclass from a table whose keys are its fields.
 
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Crop:
+    ...     size: tuple[int, int]
+    ...     scale: float = 1.0
+    >>> from_table(Crop, {"size": [320, 416], "scale": 2})
+    Crop(size=(320, 416), scale=2.0)
+
     Args:
         cls: the dataclass; its fields may be plain values, tuples, mappings, optional values and dataclasses.
         table: the values; fields with a default may be absent.
         where: dotted name of the table, for messages.
 
     Raises:
-        ValueError: an unknown key, a missing one, or a value of another type than the field's.
+        UserError: an unknown key, a missing key, or a value whose type is not the field's.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     name = where or cls.__name__
@@ -55,16 +64,16 @@ def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "") -> 
     return cls(**{key: _convert(value, hints[key], f"{where}.{key}" if where else key) for key, value in table.items()})
 
 
-def _convert(value: Any, wanted: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if wanted is Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)), where)
-    if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
-        return from_table(typing.cast(type, wanted), value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_table(typing.cast(type, hint), value, where)
     if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
         if arguments[-1] is Ellipsis:
             return tuple(_convert(item, arguments[0], where) for item in value)
@@ -72,21 +81,24 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
             return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
     elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {key: _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
-    elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+    elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
-    expected = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
+    expected = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
     raise UserError(f"{where} must be {expected}, got {value!r}")
 
 
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set values of a nested table from ``section.key=value`` texts, values written as in TOML.
+    """Return a nested table with values set from ``section.key=value`` texts, where values are written as in TOML.
 
-    A value that is not TOML is taken as a string, so that names need no quotes.
+    A value that is not TOML is a string, so that names need no quotes.
+
+    >>> apply_overrides({"data": {"workers": 1}}, ["data.workers=4", "precision=fp32"])
+    {'data': {'workers': 4}, 'precision': 'fp32'}
 
     Raises:
-        ValueError: an override without ``=``, or one that goes through a value which is no table.
+        UserError: an override without ``=``, or a section in its name that is a value.
     """
     result = _copy_tables(table)
     for override in overrides:

@@ -1,14 +1,14 @@
-"""Constants that more than one package needs."""
+"""Constants that several packages use."""
 
 from __future__ import annotations
 
 __all__ = ["IGNORE_INDEX", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES"]
 
 IGNORE_INDEX = 255
-"""Label of pixels that are neither trained nor scored: void, and every pixel of a padded frame."""
+"""Label of pixels that are neither trained on nor scored: void, and every pixel of a padded frame."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""Extensions of images that are read as frames."""
+"""File extensions of images that are read as frames."""
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".gif")
-"""Extensions by which a video file is recognized in a folder."""
+"""File extensions by which videos are recognized in a folder."""

@@ -1,4 +1,4 @@
-"""The processes of one run: one alone, or several that ``torchrun`` started."""
+"""The processes of one run: a single one, or several that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# While rank 0 evaluates the others wait; a long validation split must not look like a process that died.
-_PATIENCE = timedelta(hours=6)
+from ccnet3d.errors import UserError
+
+__all__ = ["Processes", "local_device"]
+
+# The other processes wait while rank 0 evaluates; a long validation split must not look like a dead process.
+_TIMEOUT = timedelta(hours=6)
 
 
 class Processes:
-    """What the processes of a run do together; alone, as by default, it is all done at once.
+    """Communication between the processes of a run; with a single process, the default, there is none.
 
-    Values on the CPU travel over gloo, gradients on a GPU over NCCL.
+    Values on the CPU are exchanged with gloo, gradients on a GPU with NCCL.
+
+    >>> Processes().sum(torch.tensor([1, 2]))
+    tensor([1, 2])
 
     Args:
-        rank: number of this process, from 0; rank 0 alone writes, logs and evaluates.
-        world_size: how many processes there are.
+        rank: index of this process; only rank 0 writes, logs and evaluates.
+        world_size: number of processes.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
@@ -31,80 +38,86 @@ class Processes:
 
     @classmethod
     def join(cls, device: torch.device) -> Processes:
-        """Meet the processes that torchrun started with this one; without torchrun it is alone.
+        """Join the process group if torchrun started this process; without torchrun there is a single process.
 
         Args:
-            device: where this process trains; a GPU becomes the current one.
+            device: device of this process; a GPU becomes the current device.
         """
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if not distributed.is_torchelastic_launched():
             return cls()
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     def leave(self) -> None:
-        """Part from the others, at the end of a run."""
+        """Leave the process group, at the end of a run."""
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
     @property
     def is_main_process(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over processes of a tensor on the CPU, the same bits in each of them."""
+        """Return the sum of a CPU tensor over processes, bit-identical in all of them."""
         if self.world_size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all get the same answer."""
+        """Return whether the flag is set in any process."""
         return bool(self.sum(torch.tensor(int(flag))))
 
     def once(self, work: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Do something in rank 0 while the others wait, and give all of them its result, int64 of ``shape``.
+        """Run ``work`` in rank 0 while the others wait, and return its result, int64 of ``shape``, in all of them.
 
         Raises:
-            Exception: what the work raised, in rank 0; the others leave without a word (``SystemExit``).
+            Exception: the error of ``work``, in rank 0; the others exit silently (``SystemExit``).
         """
         result, error = torch.zeros(shape, dtype=torch.long), None
         if self.is_main_process:
             try:
                 result = work()
-            except Exception as caught:  # raised again below, when the others know
+            except Exception as caught:  # raised below, after the others have been told to exit
                 error = caught
         if self.any(error is not None):
             raise SystemExit(2) if error is None else error
         return self.sum(result)
 
     def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
-        """The module, with gradients averaged over processes.
+        """Return the module with gradients averaged over processes.
 
         Args:
-            module: on its device, with the same weights everywhere.
-            some_unused: not every parameter takes part in every step.
+            module: on its device, with the same weights in all processes.
+            some_unused: whether a step may leave parameters without a gradient.
         """
         if self.world_size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
 
     def gradient_sync(self, module: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
-        """Around a forward and a backward pass of a wrapped module: gradients are averaged now, or only added up."""
+        """Return the context of a forward and backward pass in which gradients are averaged, or only accumulated."""
         return nullcontext() if enabled or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def local_device(name: str) -> torch.device:
-    """The device of this process: under torchrun, ``cuda`` is a GPU of its own.
+    """Return the device of this process; under torchrun, ``cuda`` is the GPU of its local rank.
+
+    >>> local_device("cpu")
+    device(type='cpu')
 
     Raises:
-        ValueError: torchrun started more processes than there are GPUs.
+        UserError: torchrun started more processes than there are GPUs.
     """
     device = torch.device(name)
     if device.type != "cuda" or device.index is not None or not distributed.is_torchelastic_launched():
         return device
-    place, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if place >= count:
-        raise ValueError(f"torchrun started process {place + 1} on a machine with {count} GPUs; give one each")
-    return torch.device("cuda", place)
+    local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"torchrun started process {local_rank + 1} on a machine with {count} GPUs; start at most one per GPU"
+        )
+    return torch.device("cuda", local_rank)

@@ -1,12 +1,23 @@
-"""Errors with special command-line output; see :func:`ccnet3d.cli.options.run_command`."""
+"""Exceptions that commands report in a special way; see :func:`ccnet3d.cli.options.run_command`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["DivergedError", "FileProblemsError", "OutputError", "RunStoppedError", "UserError"]
+__all__ = [
+    "DivergedError",
+    "FileProblemsError",
+    "OutputError",
+    "RunStoppedError",
+    "UserError",
+    "explain_out_of_memory",
+]
 
 _MOST_LISTED = 10
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""Parts of the messages of PyTorch's failed allocations; on a CPU it raises a plain RuntimeError."""
 
 
 class UserError(ValueError):
@@ -40,14 +51,39 @@ class DivergedError(UserError, FloatingPointError):
 
 
 class RunStoppedError(Exception):
-    """A signal ended a run early; its checkpoint holds all that is needed to resume.
+    """A signal ended a run early; its checkpoint contains everything needed to resume.
 
     Args:
         signal_number: the signal.
-        message: one line that says how far the run had come.
+        message: one line that says how far the run got.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
         """As shells define it: 130 for SIGINT (Ctrl-C), 143 for SIGTERM."""
+
+
+@contextmanager
+def explain_out_of_memory(fix: str) -> Iterator[None]:
+    """Raise a failed allocation in the block, on a CPU or a GPU, as a UserError; also usable as a decorator.
+
+    Args:
+        fix: what the user can change, such as ``use a smaller --batch``.
+
+    Raises:
+        UserError: memory ran out.
+
+    >>> with explain_out_of_memory("use a smaller --batch"):
+    ...     raise MemoryError("no room for 8 frames")
+    Traceback (most recent call last):
+        ...
+    ccnet3d.errors.UserError: out of memory (no room for 8 frames); use a smaller --batch
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+        reason = ". ".join(str(error).split(". ")[:2])  # the rest of PyTorch's message is about its allocator
+        raise UserError(f"out of memory ({reason or type(error).__name__}); {fix}") from error

@@ -1,21 +1,25 @@
-"""Files that are either whole or absent."""
+"""Atomic file writes, and archives whose bytes depend on their content alone."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ccnet3d.errors import OutputError
 
+__all__ = ["atomic_path", "remove_unfinished", "timeless_entry", "write_atomically"]
+
 _UNFINISHED = ".partial"
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder that becomes ``path`` when the block ends without an error.
+    """Yield a temporary path in the same folder that becomes ``path`` when the block ends without an error.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -24,8 +28,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError as error:  # mkdir's word for a parent that is a file
+        raise OutputError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, str(path)) from error
+    try:
         yield temporary
         os.replace(temporary, path)
+    except BrokenPipeError:  # not about this file: the block also prints, and its reader is gone
+        raise
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
@@ -35,12 +46,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader or a crash never sees half of it."""
+    """Write ``data`` to ``path`` so that neither a reader nor a crash ever sees half of it.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "new" / "greeting.txt", b"hello")
+    ...     print((Path(folder) / "new" / "greeting.txt").read_text())
+    hello
+    """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what a process that was killed left of files named ``name`` (a pattern) in ``folder``."""
+    """Remove the temporary files that a killed process left behind in ``folder``.
+
+    Args:
+        folder: the folder of the files.
+        name: a pattern of the names that the files were going to have.
+    """
     for path in folder.glob(f".{name}.*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+def timeless_entry(name: str) -> zipfile.ZipInfo:
+    """Return an archive entry without the time of writing, so that archives of equal content are equal.
+
+    PNGs, which are compressed already, are stored as they are.
+    """
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry

@@ -1,7 +1,7 @@
 """Recipes and dataset descriptions that come with the package.
 
-The repository's ``pipelines/`` and ``datasets/`` are the one source: a wheel carries a copy inside the package, and an
-editable install or a checkout reads the folders themselves.
+Both come from the repository's folders ``pipelines/`` and ``datasets/``: a wheel contains a copy of them, an editable
+install or a checkout reads the folders themselves.
 """
 
 from __future__ import annotations
@@ -21,19 +21,28 @@ def _folder(name: str) -> Path:
 
 
 def pipelines_folder() -> Path:
-    """Return the folder of the recipes; ablations lie in its folder ``ablations``."""
+    """Return the folder of the recipes; its subfolder ``ablations`` contains the ablations.
+
+    >>> from ccnet3d.resources import pipelines_folder
+    >>> (pipelines_folder() / "camvid_lite.toml").is_file()
+    True
+    """
     return _folder("pipelines")
 
 
 def recipe_file(name: str, folder: Path | None = None) -> Path:
-    """Return the TOML file that a recipe's name or path stands for.
+    """Return the TOML file of a recipe.
 
     Args:
-        name: a path of a TOML file, or the name of a file in ``folder`` without its extension.
-        folder: where names are looked up; :func:`pipelines_folder` when None.
+        name: the path of a TOML file, or the name of a file in ``folder`` without its extension.
+        folder: the folder in which names are looked up; :func:`pipelines_folder` if None.
 
     Raises:
-        UserError: neither a file nor a known name.
+        UserError: ``name`` is neither a file nor a known name.
+
+    >>> from ccnet3d.resources import recipe_file
+    >>> recipe_file("camvid_lite").name
+    'camvid_lite.toml'
     """
     folder = pipelines_folder() if folder is None else folder
     path = Path(name)
@@ -42,11 +51,14 @@ def recipe_file(name: str, folder: Path | None = None) -> Path:
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name in known:
         return folder / f"{name}.toml"
-    raise UserError(
-        f"there is no file {name} and no recipe of that name; give a TOML file or one of {', '.join(known)}"
-    )
+    raise UserError(f"there is neither a file nor a recipe named {name}; give a TOML file or one of {', '.join(known)}")
 
 
 def dataset_file(name: str) -> Path:
-    """Return the ``dataset.toml`` of a dataset that comes with the package, such as ``camvid``."""
+    """Return the ``dataset.toml`` of a dataset that comes with the package, such as ``camvid``.
+
+    >>> from ccnet3d.resources import dataset_file
+    >>> dataset_file("camvid").is_file()
+    True
+    """
     return _folder("datasets") / name / "dataset.toml"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
 
-# Two processes run the tests, and tiny models gain nothing from threads.
+# Two processes run the tests, and threads do not make tiny models faster.
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ TINY = ModelConfig(
     channels=16,
     skip_channels=(12, 10, 8),
 )
-"""A whole model in miniature: every part of the light one, 0.1 million parameters."""
+"""A small model with every part of the light one, 0.1 million parameters."""
 
 THREE_CLASSES = """
 name = "yard"
@@ -41,7 +41,7 @@ val = ["night"]
 
 @pytest.fixture
 def camvid() -> Path:
-    """CamVid at 480x360; tests that need it are marked ``real_data``."""
+    """The folder with CamVid at 480x360; tests that need it are marked ``real_data``."""
     folder = os.environ.get("CCNET3D_CAMVID", "")
     if not folder:
         pytest.skip("CCNET3D_CAMVID does not name a folder with CamVid")
@@ -49,7 +49,7 @@ def camvid() -> Path:
 
 
 def draw_scene(number: int, height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """A moving box and rail on noisy ground: RGB and class ids 0 to 2, with a void border (255)."""
+    """Draw a moving box and a rail on noisy ground; return RGB and class ids 0 to 2 with a void border (255)."""
     random = np.random.default_rng(number)
     label = np.zeros((height, width), np.uint8)
     left = 4 + 3 * number % (width - 24)
@@ -62,6 +62,7 @@ def draw_scene(number: int, height: int = 48, width: int = 64) -> tuple[np.ndarr
 
 
 def write_sequence(root: Path, sequence: str, numbers: list[int]) -> None:
+    """Write frames and labels of a sequence with the given frame numbers."""
     for folder in ("frames", "labels"):
         (root / folder / sequence).mkdir(parents=True)
     for number in numbers:
@@ -72,7 +73,7 @@ def write_sequence(root: Path, sequence: str, numbers: list[int]) -> None:
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Path:
-    """A user's own data: three classes, three sequences, its own dataset.toml."""
+    """A user's dataset: three classes, three sequences, a dataset.toml."""
     root = tmp_path / "yard"
     write_sequence(root, "walk", [1, 2, 3, 4, 5, 6, 7])
     write_sequence(root, "yard_2", [10, 12, 14, 16])
@@ -95,7 +96,7 @@ def tiny_info() -> ModelInfo:
 
 @pytest.fixture
 def tiny_model() -> CCNet3D:
-    """Random weights, with batch norm statistics that are not the initial ones."""
+    """A model with random weights and batch norm statistics that are not the initial ones."""
     torch.manual_seed(0)
     model = CCNet3D(TINY)
     model.train()
@@ -107,15 +108,15 @@ def tiny_model() -> CCNet3D:
 
 @pytest.fixture
 def torn_model(tiny_model: CCNet3D) -> CCNet3D:
-    """A tiny model whose classes compete everywhere, so that masks are full of all of them."""
+    """A tiny model with standardized logits, so that all classes occur all over its masks."""
     frames = torch.stack([torch.from_numpy(draw_scene(number)[0]).permute(2, 0, 1) for number in range(4)])
     with torch.no_grad():
         logits = tiny_model(frames[None].float() / 255)[0]  # [T, K, H, W]
-        spread, middle = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
+        deviation, mean = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
         classifier = tiny_model.classifier
-        classifier.weight /= spread.view(-1, 1, 1, 1)
+        classifier.weight /= deviation.view(-1, 1, 1, 1)
         assert classifier.bias is not None
-        classifier.bias.sub_(middle).div_(spread)
+        classifier.bias.sub_(mean).div_(deviation)
     return tiny_model
 
 
@@ -128,7 +129,7 @@ def tiny_checkpoint(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """On a busy machine, two threads wait for each other at every small layer."""
+    """Avoid threads that wait for each other at every small layer on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -140,7 +141,7 @@ MakeVideo = Callable[..., Path]
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> MakeVideo:
-    """Write a video with PyAV itself, so that the project's writer is not its own judge."""
+    """Return a function that writes a video with PyAV, independently of the package's writer."""
 
     def make(
         name: str = "clip.mp4",
@@ -156,9 +157,9 @@ def make_video(tmp_path: Path) -> MakeVideo:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=10)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            for number in range(frames):
-                frame = av.VideoFrame.from_ndarray(draw_scene(number, height, width)[0], format="rgb24")
-                frame.pts = number if pts is None else pts[number]
+            for index in range(frames):
+                frame = av.VideoFrame.from_ndarray(draw_scene(index, height, width)[0], format="rgb24")
+                frame.pts = index if pts is None else pts[index]
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         return path

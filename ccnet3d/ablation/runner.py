@@ -1,4 +1,4 @@
-"""One recipe in several variants, each over several seeds: trained, scored on the val split and timed side by side."""
+"""Run an ablation: variants of a recipe with several seeds, trained, scored on the val split and timed side by side."""
 
 from __future__ import annotations
 
@@ -15,54 +15,73 @@ import torch
 
 from ccnet3d.ablation.timing import Cost, describe_machine, measure_cost
 from ccnet3d.config import from_table, read_toml
-from ccnet3d.data import LabelledSequences
-from ccnet3d.errors import FileProblemsError, UserError
-from ccnet3d.evaluation import evaluate
+from ccnet3d.data import DataSource
+from ccnet3d.errors import DivergedError, FileProblemsError, UserError
+from ccnet3d.evaluation import evaluate, find_score
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import Flicker, VideoConsistency
 from ccnet3d.models import load_model
+from ccnet3d.resources import recipe_file
 from ccnet3d.training import CHECKPOINT_NAME, MODEL_NAME, Recipe, Trainer, read_recipe
+
+__all__ = [
+    "COST",
+    "SCORES_NAME",
+    "AblationConfig",
+    "AblationRun",
+    "RunResult",
+    "Variant",
+    "read_ablation",
+    "run_ablation",
+]
 
 SCORES_NAME = "scores.json"
 COST = "relative_cost"
-"""What a variant has beside its scores: seconds a frame of inference over those of the first variant."""
+"""Column of the tables next to the scores: inference time per frame relative to the first variant's."""
 _TIMED_FRAMES = 24
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared with the others."""
+    """One of the compared variants of the recipe."""
 
     name: str
-    """In tables, and of the folder of its runs."""
+    """Its name in tables, and the name of its folder."""
     overrides: tuple[str, ...] = ()
-    """``section.key=value`` each, as in ``--set``, on top of those of all variants."""
+    """Overrides ``section.key=value``, as in ``--set``, applied after those of the ablation."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w=+., -]*", self.name):
             raise UserError(
-                f"the name of a variant must begin with a letter or digit and hold nothing but those and '=+., -_', "
-                f"because a folder is named so, got {self.name!r}"
+                "the name of a variant must begin with a letter or digit and contain only letters, digits and "
+                f"'=+., -_', because it names a folder, got {self.name!r}"
             )
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """What a TOML file in ``pipelines/ablations/`` says."""
+    """The contents of a TOML file in ``pipelines/ablations/``.
 
-    pipeline: str
-    """The recipe that varies, a path seen from the file's folder."""
+    >>> config = AblationConfig("camvid_lite", (Variant("R=1", ("model.overrides.loops=1",)),), windows=(8,))
+    >>> config.score_names
+    ('miou', 'per_frame_miou', 'video_miou', 'vc8_strict', 'vc8_reference', 'flicker')
+    """
+
+    recipe: str
+    """The recipe that is varied: a TOML file relative to the folder of this one, or the name of a recipe of the
+    package."""
     variants: tuple[Variant, ...]
-    """The first is the one that the others are compared with."""
+    """The others are compared with the first."""
     overrides: tuple[str, ...] = ()
-    """Of all variants."""
+    """Overrides for all variants."""
     seeds: tuple[int, ...] = (0,)
-    """Each variant runs once with each."""
+    """Each variant runs once per seed."""
     windows: tuple[int, ...] = (8, 16)
-    """Frames n of the VC_n that are scored."""
+    """Window lengths n of the VC_n that are scored."""
+    scores: tuple[str, ...] = ()
+    """More scores of the evaluation, such as ``boundary_f``."""
     plotted: tuple[str, ...] = ("miou", "vc8_strict", "flicker", COST)
-    """Scores that the plot shows, one panel each."""
+    """Scores in the plot, one panel each."""
 
     def __post_init__(self) -> None:
         if not self.variants or not self.seeds:
@@ -73,18 +92,22 @@ class AblationConfig:
                 raise UserError(f"{what} must differ, got {', '.join(map(str, values))}")
         if min(self.seeds) < 0 or min(self.windows, default=2) < 2:
             raise UserError(f"seeds must be at least 0 and windows at least 2, got {self.seeds} and {self.windows}")
-        known = (*self.metrics, COST)
+        for name in self.scores:
+            if find_score(name).name in ("tc", "tc_all"):
+                raise UserError(f"scores names {name!r}, which needs optical flow; ccnet3d-evaluate --flow computes it")
+        known = (*self.score_names, COST)
         if unknown := [name for name in self.plotted if name not in known]:
-            raise UserError(f"plotted names {unknown[0]!r}, which is no score; there are {', '.join(known)}")
+            raise UserError(f"plotted names {unknown[0]!r}, which is not a score here; choose from {', '.join(known)}")
         for override in itertools.chain(self.overrides, *(variant.overrides for variant in self.variants)):
             if override.partition("=")[0].strip() == "seed":
-                raise UserError(f"the override {override!r} sets the seed; name it in seeds")
+                raise UserError(f"the override {override!r} sets the seed; list it in seeds instead")
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def score_names(self) -> tuple[str, ...]:
         """Names of the scores of a run, in the order of the tables."""
         consistency = [f"vc{n}_{form}" for n in self.windows for form in ("strict", "reference")]
-        return ("miou", "per_frame_miou", "video_miou", *consistency, "flicker")
+        names = ("miou", "per_frame_miou", "video_miou", *consistency, "flicker", *self.scores)
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -96,169 +119,170 @@ class AblationRun:
     recipe: Recipe
 
     def folder(self, out: Path) -> Path:
+        """Return the run's folder in the ablation's."""
         return out / self.variant / f"seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave."""
+    """The result of one run."""
 
     variant: str
     seed: int
     scores: Mapping[str, float | None]
-    """By name, None where nothing was to be scored; empty where training diverged."""
+    """By name, None if there was nothing to score; empty if training diverged."""
     machine: str
-    """Where it was trained and scored, and with which torch."""
+    """Where it was trained and scored, and with which version of torch."""
     error: str = ""
     """Why there are no scores."""
 
 
 def read_ablation(path: Path) -> tuple[AblationConfig, list[AblationRun]]:
-    """Read an ablation and build the recipes of all its runs: all variants with the first seed, and so on.
+    """Read an ablation and the recipes of all its runs: all variants with the first seed, then with the next.
+
+    >>> from ccnet3d.resources import pipelines_folder
+    >>> config, runs = read_ablation(pipelines_folder() / "ablations" / "loops_short.toml")
+    >>> [(run.variant, run.seed) for run in runs][:5]
+    [('R=0', 0), ('R=1', 0), ('R=2', 0), ('R=3', 0), ('R=0', 1)]
 
     Raises:
-        ValueError: the file or its pipeline is missing or not TOML, a key is unknown, a value does not fit.
+        UserError: the file or its recipe is missing or not TOML, a key is unknown, or a value is invalid.
     """
     try:
         config = from_table(AblationConfig, read_toml(path))
-    except ValueError as error:
+        named = config.recipe.endswith(".toml")
+        recipe = path.parent / config.recipe if named else recipe_file(config.recipe)
+    except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     runs = []
     for seed, variant in itertools.product(config.seeds, config.variants):
         overrides = [*config.overrides, *variant.overrides, f"seed={seed}"]
         try:
-            recipe = read_recipe(path.parent / config.pipeline, overrides)
-        except ValueError as error:
+            runs.append(AblationRun(variant.name, seed, read_recipe(recipe, overrides)))
+        except UserError as error:
             raise UserError(f"{path}, variant {variant.name}: {error}") from error
-        runs.append(AblationRun(variant.name, seed, recipe))
     return config, runs
 
 
 def run_ablation(
     config: AblationConfig,
     runs: Sequence[AblationRun],
-    data: Path,
-    spec_file: Path,
+    source: DataSource,
     out: Path,
     device: torch.device,
-    detail: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[list[RunResult], dict[str, Cost]]:
-    """Do what is not done yet of the runs, and time all variants.
+    """Do the runs that are not done yet, and time all variants.
 
-    Each run has a folder of its own in ``out``, goes on from its checkpoint and is done when it has its scores there.
-    A run that diverges is a result too.
+    Each run has its own folder in ``out``, resumes from its checkpoint and is done once its scores are there. A
+    diverged run is a result too.
 
     Args:
         config: the ablation.
         runs: its runs.
-        data: the data folder.
-        spec_file: the dataset's ``dataset.toml``, where the data folder has none.
+        source: the data.
         out: folder of the runs.
-        device: where the models train and infer.
-        detail: see :class:`ccnet3d.training.loop.Trainer`.
-        report: gets one line about each run.
+        device: where the models are trained and run.
+        report: called with one line about each run.
 
     Returns:
-        What each run gave, and the cost of each variant; no costs where no seed trained all variants.
+        The result of each run, and the cost of each variant; no costs if no seed has trained all variants.
 
     Raises:
-        ValueError: data or recipes that do not fit, or runs of other recipes in ``out``; before anything is trained.
+        UserError: data or recipes that do not fit, or runs of other recipes in ``out``; before anything is trained.
     """
-    known = [_read_result(run, out, config.windows) for run in runs]
+    known = [_read_result(run, config, out) for run in runs]
     for run in {run.variant: run for run, result in zip(runs, known, strict=True) if result is None}.values():
-        _check(run, out, data, spec_file, detail)
+        _check(run, source, out)
     results = []
-    for number, (run, result) in enumerate(zip(runs, known, strict=True), 1):
-        name = f"run {number} of {len(runs)}, {run.variant}, seed {run.seed}"
+    for count, (run, result) in enumerate(zip(runs, known, strict=True), 1):
+        name = f"run {count} of {len(runs)}, {run.variant}, seed {run.seed}"
         if result is None:
             report(f"{name}: training")
-            result = _do(run, out, config.windows, data, spec_file, device, detail)
+            result = _train_and_score(run, config, source, out, device)
         report(f"{name}: {result.error or 'done'}")
         results.append(result)
     for seed in config.seeds:
-        of_seed = [run for run in runs if run.seed == seed]
         if all(result.scores for result in results if result.seed == seed):
             report("timing all variants side by side")
-            val_set = LabelledSequences.open(data, of_seed[0].recipe.val_split, spec_file=spec_file)
-            images = [val_set.read_image(index) for index in range(min(_TIMED_FRAMES, len(val_set)))]
-            segmenters = {run.variant: _load(run.folder(out) / MODEL_NAME, device) for run in of_seed}
-            return results, measure_cost(segmenters, [image.permute(1, 2, 0).numpy() for image in images])
+            return results, _time_variants([run for run in runs if run.seed == seed], source, out, device)
     return results, {}
 
 
-def _check(run: AblationRun, out: Path, data: Path, spec_file: Path, detail: Path | None) -> None:
-    """Prepare the run, which opens its data and builds its model, and drop it."""
+def _check(run: AblationRun, source: DataSource, out: Path) -> None:
+    """Prepare the run, which opens its data and builds its model, and discard it."""
     try:
-        Trainer(run.recipe, data, spec_file, run.folder(out), torch.device("cpu"), detail)
-    except FileProblemsError:  # of the data, whatever the variant
+        Trainer(run.recipe, source, run.folder(out), torch.device("cpu"))
+    except FileProblemsError:  # of the data, which all variants share
         raise
-    except (ValueError, RuntimeError) as error:
+    except UserError as error:
         raise UserError(f"variant {run.variant}: {error}") from error
 
 
-def _do(
-    run: AblationRun,
-    out: Path,
-    windows: Sequence[int],
-    data: Path,
-    spec_file: Path,
-    device: torch.device,
-    detail: Path | None,
+def _train_and_score(
+    run: AblationRun, config: AblationConfig, source: DataSource, out: Path, device: torch.device
 ) -> RunResult:
     folder = run.folder(out)
-    trainer = Trainer(run.recipe, data, spec_file, folder, device, detail)
+    trainer = Trainer(run.recipe, source, folder, device)
     scores: dict[str, float | None] = {}
     error = ""
     try:
         model_file = trainer.run(resume=(folder / CHECKPOINT_NAME).exists())
-    except FloatingPointError as diverged:
+    except DivergedError as diverged:
         error = f"diverged: {diverged}"
     else:
-        result = evaluate(
-            _load(model_file, device),
-            trainer.val_set,
-            video_consistency=[VideoConsistency(n, strict=strict) for n in windows for strict in (True, False)],
-            flicker=Flicker(),
-        )
-        means = {"miou": result.miou, "per_frame_miou": result.per_frame_miou, "video_miou": result.video_miou}
-        all_scores = {**means, **result.consistency}
-        scores = {name: None if math.isnan(value) else value for name, value in all_scores.items()}
-    machine = describe_machine(device)
-    table = {**_identity(run, windows), "machine": machine, "scores": scores, "error": error}
-    write_atomically(folder / SCORES_NAME, (json.dumps(table, indent=1) + "\n").encode())
-    return RunResult(run.variant, run.seed, scores, machine, error)
+        names = config.score_names
+        found = evaluate(_load(model_file, device), trainer.val_set, scores=names).scores
+        scores = {name: None if math.isnan(found[name]) else found[name] for name in names}
+    result = RunResult(run.variant, run.seed, scores, describe_machine(device), error)
+    record = {**_identity(run, config), "machine": result.machine, "scores": scores, "error": error}
+    write_atomically(folder / SCORES_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    return result
 
 
-def _identity(run: AblationRun, windows: Sequence[int]) -> dict[str, Any]:
-    """What must be the same for a run's scores to count."""
-    table: dict[str, Any] = json.loads(json.dumps({"recipe": asdict(run.recipe), "windows": windows}))
+def _time_variants(runs: Sequence[AblationRun], source: DataSource, out: Path, device: torch.device) -> dict[str, Cost]:
+    val_set = source.open(runs[0].recipe.val_split)
+    images = [val_set.read_image(index) for index in range(min(_TIMED_FRAMES, len(val_set)))]
+    segmenters = {run.variant: _load(run.folder(out) / MODEL_NAME, device) for run in runs}
+    return measure_cost(segmenters, [image.permute(1, 2, 0).numpy() for image in images], device)
+
+
+def _identity(run: AblationRun, config: AblationConfig) -> dict[str, Any]:
+    """Return what must be equal for saved scores to be those of the run."""
+    table: dict[str, Any] = json.loads(json.dumps({"recipe": asdict(run.recipe), "windows": config.windows}))
     return table
 
 
-def _read_result(run: AblationRun, out: Path, windows: Sequence[int]) -> RunResult | None:
-    """The scores of a run that is done, None where there are none."""
+def _read_result(run: AblationRun, config: AblationConfig, out: Path) -> RunResult | None:
+    """Return the saved result of a run, None if it is not done."""
     path = run.folder(out) / SCORES_NAME
     if not path.is_file():
         return None
     try:
         table = json.loads(path.read_text())
         saved = {key: table[key] for key in ("recipe", "windows")}
-        result = RunResult(run.variant, run.seed, table["scores"], table["machine"], table["error"])
+        result = RunResult(run.variant, run.seed, dict(table["scores"]), table["machine"], table["error"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold the scores of a run ({error}); remove it to score again") from error
-    wanted = _identity(run, windows)
-    if saved["recipe"] != wanted["recipe"]:
-        differing = sorted(key for key in wanted["recipe"] if saved["recipe"].get(key) != wanted["recipe"][key])
+        raise UserError(
+            f"{path} does not contain the scores of a run ({error}); remove it to score the run again"
+        ) from error
+    expected = _identity(run, config)
+    if saved["recipe"] != expected["recipe"]:
+        keys = {*saved["recipe"], *expected["recipe"]}
+        differing = sorted(key for key in keys if saved["recipe"].get(key) != expected["recipe"].get(key))
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
-    if saved["windows"] != wanted["windows"]:
-        raise UserError(f"{path} has windows {saved['windows']}, wanted are {list(windows)}; remove it to score again")
+    if saved["windows"] != expected["windows"]:
+        raise UserError(
+            f"{path} has windows {saved['windows']}, expected {list(config.windows)}; remove it to score the run again"
+        )
+    if result.scores and (missing := [name for name in config.score_names if name not in result.scores]):
+        raise UserError(f"{path} lacks the score {missing[0]!r}; remove it to score the run again")
     return result
 
 
 def _load(path: Path, device: torch.device) -> VideoSegmenter:
-    """A trained model as ``scripts/evaluate.py`` runs it."""
+    """Load a trained model as ``ccnet3d-evaluate`` runs it."""
     model, info = load_model(path)
     return VideoSegmenter(model.to(device), info)

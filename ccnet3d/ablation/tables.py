@@ -1,4 +1,4 @@
-"""The runs of an ablation as tables (Markdown, CSV, JSON) and as a plot."""
+"""Tables (Markdown, CSV, JSON) and a plot of the runs of an ablation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from typing import Any
 
 from ccnet3d.ablation.runner import COST, AblationConfig, RunResult
 from ccnet3d.ablation.timing import Cost
+from ccnet3d.evaluation import find_score
 from ccnet3d.files import atomic_path, write_atomically
 
-_TITLES = {"miou": "mIoU (pooled)", "per_frame_miou": "per-frame mIoU", "video_miou": "video mIoU"}
+__all__ = ["Row", "Statistic", "summarize_variants", "write_ablation_report"]
+
 _NOTES = """\
-Scores of the {split} split in percent, flicker the lower the better. ± is the sample standard deviation over seeds, if
-there are several. A difference is a variant's score less that of the first with the same seed, in points; one inside
-its ± shows nothing. The cost of a frame is the time of inference over that of the first variant, all timed in turn: the
-median over the rounds, and in brackets the least and the largest."""
+Scores on the {split} split in percent{lower}. ± is the sample standard deviation over seeds, if there are several. A
+difference is a variant's score minus the first variant's with the same seed, in percentage points; a difference smaller
+than its ± is inconclusive. The cost per frame is the inference time relative to the first variant's, all variants
+being timed in turn: the median over the rounds, with minimum and maximum in parentheses."""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and sample standard deviation (n - 1 in the denominator) of n values, None where there are too few."""
+    """Mean and sample standard deviation (n - 1 in the denominator) of n values, None if there are too few.
+
+    >>> Statistic.of([0.25, 0.75])
+    Statistic(mean=0.5, std=0.3535533905932738, n=2)
+    """
 
     mean: float | None
     std: float | None
@@ -33,35 +39,43 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistic:
+        """Return the statistic of a list of values."""
         mean = statistics.fmean(values) if values else None
         return cls(mean, statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant over its seeds."""
+    """The results of a variant over its seeds."""
 
     variant: str
     overrides: tuple[str, ...]
     results: tuple[RunResult, ...]
     scores: Mapping[str, Statistic]
-    """By metric."""
+    """By name."""
     differences: Mapping[str, Statistic]
-    """To the first variant, of the runs with the same seed; of the first variant itself, none."""
+    """By name, differences to the first variant's runs with the same seed; empty for the first variant itself."""
     cost: Cost | None
 
 
-def summarise(config: AblationConfig, results: Sequence[RunResult], costs: Mapping[str, Cost]) -> list[Row]:
-    """One row for each variant, in the order of the file."""
+def summarize_variants(config: AblationConfig, results: Sequence[RunResult], costs: Mapping[str, Cost]) -> list[Row]:
+    """Return one row per variant, in the order of the file.
+
+    >>> from ccnet3d.ablation import Variant
+    >>> config = AblationConfig("camvid_lite", (Variant("a"), Variant("b")))
+    >>> results = [RunResult("a", 0, {"miou": 0.5}, "a machine"), RunResult("b", 0, {"miou": 0.75}, "a machine")]
+    >>> summarize_variants(config, results, {})[1].differences["miou"].mean
+    0.25
+    """
     rows = []
     first = config.variants[0].name
     of_first = {result.seed: result.scores for result in results if result.variant == first}
     for variant in config.variants:
         own = tuple(result for result in results if result.variant == variant.name)
-        values: dict[str, list[float]] = {name: [] for name in config.metrics}
-        differences: dict[str, list[float]] = {name: [] for name in config.metrics}
+        values: dict[str, list[float]] = {name: [] for name in config.score_names}
+        differences: dict[str, list[float]] = {name: [] for name in config.score_names}
         for result in own:
-            for name in config.metrics:
+            for name in config.score_names:
                 value, base = result.scores.get(name), of_first.get(result.seed, {}).get(name)
                 if value is not None:
                     values[name].append(value)
@@ -94,9 +108,9 @@ def write_ablation_report(
     Args:
         out: the folder.
         config: the ablation.
-        rows: see :func:`summarise`.
-        header: what a reader must know beside the scores, by name; ``ablation`` and ``split`` among it.
-        absolute_cost: whether seconds are given beside the cost relative to the first variant.
+        rows: see :func:`summarize_variants`.
+        header: what a reader must know in addition to the scores, by name; includes ``ablation`` and ``split``.
+        absolute_cost: whether to report seconds in addition to the cost relative to the first variant.
         plot: whether to draw; needs matplotlib.
 
     Returns:
@@ -106,55 +120,60 @@ def write_ablation_report(
     variants = [{**asdict(row), "cost": costs[row.variant]} for row in rows]
     table = json.dumps({**header, "variants": variants}, indent=1)
     write_atomically(out / "table.json", f"{table}\n".encode())
-    write_atomically(out / "table.csv", to_csv(config, rows, costs).encode())
-    markdown = to_markdown(config, rows, header, absolute_cost=absolute_cost)
+    write_atomically(out / "table.csv", _to_csv(config, rows, costs).encode())
+    markdown = _to_markdown(config, rows, header, absolute_cost=absolute_cost)
     write_atomically(out / "table.md", markdown.encode())
     if plot:
-        draw(out / "plot.png", config, rows, f"{header['ablation']}, {header['split']}: mean ± standard deviation")
+        _draw(out / "plot.png", config, rows, f"{header['ablation']}, {header['split']}: mean ± standard deviation")
     return markdown
 
 
-def to_csv(config: AblationConfig, rows: Sequence[Row], costs: Mapping[str, Mapping[str, float] | None]) -> str:
-    """Shares in [0, 1]: a line for each run (``seed 0``), then the mean, its spread, the difference and its spread."""
+def _to_csv(config: AblationConfig, rows: Sequence[Row], costs: Mapping[str, Mapping[str, float] | None]) -> str:
+    """Return shares in [0, 1]: a line per run (``seed 0``), then mean and spread of scores and of differences."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", "row", "n", *config.metrics, COST])
+    writer.writerow(["variant", "row", "n", *config.score_names, COST])
     for row in rows:
         for result in row.results:
-            scores = [result.scores.get(name) for name in config.metrics]
+            scores = [result.scores.get(name) for name in config.score_names]
             writer.writerow([row.variant, f"seed {result.seed}", int(bool(result.scores)), *scores, ""])
         cost = (costs[row.variant] or {}).get("relative")
         for kind, some in (("", row.scores), ("difference ", row.differences)):
             if some:
-                n = some[config.metrics[0]].n
-                means, spreads = ([getattr(some[name], key) for name in config.metrics] for key in ("mean", "std"))
+                n = some[config.score_names[0]].n
+                means, spreads = ([getattr(some[name], key) for name in config.score_names] for key in ("mean", "std"))
                 writer.writerow([row.variant, f"{kind}mean", n, *means, "" if kind else cost])
                 writer.writerow([row.variant, f"{kind}standard deviation", n, *spreads, ""])
     return text.getvalue()
 
 
-def to_markdown(config: AblationConfig, rows: Sequence[Row], header: Mapping[str, Any], *, absolute_cost: bool) -> str:
-    """The tables that people read, in percent."""
-    titles = [title_of(name) for name in config.metrics]
+def _to_markdown(config: AblationConfig, rows: Sequence[Row], header: Mapping[str, Any], *, absolute_cost: bool) -> str:
+    """Return the tables for readers, in percent."""
+    names = config.score_names
+    titles = [_title_of(name) for name in names]
     means = [
-        [row.variant, _runs(row), *(_spread(name, row.scores[name]) for name in config.metrics),
+        [row.variant, _runs(row), *(_spread(name, row.scores[name]) for name in names),
          _cost(row.cost, absolute_cost)]
         for row in rows
     ]  # fmt: skip
     differences = [
-        [row.variant, str(row.differences["miou"].n), *(_spread(n, row.differences[n], "+") for n in config.metrics)]
+        [
+            row.variant,
+            str(row.differences["miou"].n),
+            *(_spread(n, row.differences[n], "+") for n in names),
+        ]
         for row in rows[1:]
     ]
     runs = [
-        [row.variant, str(result.seed), *(_percent(name, result.scores.get(name)) for name in config.metrics)]
+        [row.variant, str(result.seed), *(_percent(name, result.scores.get(name)) for name in names)]
         for row in rows
         for result in row.results
     ]
     parts = [
         f"# Ablation {header['ablation']}",
         "\n".join(f"- {key}: {value}" for key, value in header.items() if key != "ablation"),
-        _NOTES.format(split=header["split"]),
-        _table(["variant", "runs", *titles, "cost of a frame"], means),
+        _NOTES.format(split=header["split"], lower=_lower_is_better(config)),
+        _table(["variant", "runs", *titles, "cost per frame"], means),
         *(
             [f"Difference to {rows[0].variant}:", _table(["variant", "pairs", *titles], differences)]
             if rows[1:]
@@ -167,8 +186,8 @@ def to_markdown(config: AblationConfig, rows: Sequence[Row], header: Mapping[str
     return "\n\n".join(parts) + "\n"
 
 
-def draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) -> None:
-    """One panel for each score: of each variant a point for each run, mean and standard deviation over seeds."""
+def _draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) -> None:
+    """Draw one panel per score: for each variant a point per run, and mean and standard deviation over seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -178,15 +197,15 @@ def draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) ->
     rotation = 20 if max(len(row.variant) for row in rows) > 8 else 0
     figure, panels = plt.subplots(1, len(config.plotted), figsize=(width * len(config.plotted), 3.6), squeeze=False)
     for panel, name in zip(panels[0], config.plotted, strict=True):
-        for place, row in enumerate(rows):
+        for column, row in enumerate(rows):
             for x, y in _points(row, name):
-                panel.plot(place + x, y, ".", color="tab:grey", markersize=5, zorder=1)
+                panel.plot(column + x, y, ".", color="tab:gray", markersize=5, zorder=1)
             mean, below, above = _bar(row, name)
             if mean is not None:
-                panel.errorbar(place, mean, [[below], [above]], fmt="o", color="tab:blue", capsize=4, zorder=2)
+                panel.errorbar(column, mean, [[below], [above]], fmt="o", color="tab:blue", capsize=4, zorder=2)
         panel.set_xticks(range(len(rows)), [row.variant for row in rows], rotation=rotation)
         panel.set_xlim(-0.5, len(rows) - 0.5)
-        panel.set_title(f"{title_of(name)}{' (range)' if name == COST else ', %'}", fontsize=10)
+        panel.set_title(f"{_title_of(name)}{' (range)' if name == COST else ', %'}", fontsize=10)
         panel.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
@@ -195,22 +214,24 @@ def draw(path: Path, config: AblationConfig, rows: Sequence[Row], title: str) ->
     plt.close(figure)
 
 
-def title_of(name: str) -> str:
-    """A score's name for people: ``vc8_strict`` is VC8 strict."""
-    if name == COST:
-        return "cost of a frame, relative"
-    return _TITLES.get(name) or name.replace("vc", "VC").replace("_", " ")
+def _title_of(name: str) -> str:
+    return "cost per frame, relative" if name == COST else find_score(name).title
+
+
+def _lower_is_better(config: AblationConfig) -> str:
+    titles = [score.title for score in map(find_score, config.score_names) if not score.higher_is_better]
+    return f" ({', '.join(titles)}: lower is better)" if titles else ""
 
 
 def _points(row: Row, name: str) -> Iterator[tuple[float, float]]:
-    """Place beside the variant's and value of each run."""
+    """Yield the offset from the variant's column, and the value, of each run."""
     values = [value for r in row.results if name != COST and (value := r.scores.get(name)) is not None]
-    for number, value in enumerate(values):
-        yield 0.12 + 0.06 * number, 100 * value
+    for index, value in enumerate(values):
+        yield 0.12 + 0.06 * index, 100 * value
 
 
 def _bar(row: Row, name: str) -> tuple[float | None, float, float]:
-    """Mean, and how far the bar reaches below and above it."""
+    """Return the mean, and how far the bar extends below and above it."""
     if name == COST:
         cost = row.cost
         return (cost.relative, cost.relative - cost.low, cost.high - cost.relative) if cost else (None, 0, 0)

@@ -1,5 +1,7 @@
 """3D criss-cross attention: the operator, its reference and its modules."""
 
+from __future__ import annotations
+
 from ccnet3d.attention.backends.reference import criss_cross_attention_reference
 from ccnet3d.attention.functional import AttentionBackend, criss_cross_attention, criss_cross_attention_backends
 from ccnet3d.attention.influence import attention_influence, queries_and_keys

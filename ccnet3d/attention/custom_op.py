@@ -1,42 +1,34 @@
 """Criss-cross attention as a PyTorch operator, ``torch.ops.ccnet3d.criss_cross_attention``.
 
-The backends that compute gradients by hand are one operator to PyTorch: opaque to torch.compile, with a fake
-implementation for shapes and a formula for autograd.
+PyTorch sees the fused backends as one operator: opaque to torch.compile, with a fake implementation for shapes and a
+formula for autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ccnet3d.attention.backends.tiled import tiled_backward, tiled_forward
+from ccnet3d.attention.backends import fused_backend
 
-
-def _implementation(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return a backend's forward and backward; Triton is imported when it is used."""
-    if backend == "triton":
-        from ccnet3d.attention.backends.triton import fused_backward, fused_forward
-
-        return fused_forward, fused_backward
-    return tiled_forward, tiled_backward
+__all__ = ["attention_op", "backward_op"]
 
 
 @torch.library.custom_op("ccnet3d::criss_cross_attention", mutates_args=())
 def attention_op(query: Tensor, key: Tensor, value: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """Return the output ``[B, T, H, W, Dv]`` and the scores' log-sum-exp ``[B, T, H, W]``, for the backward pass."""
-    return _implementation(backend)[0](query, key, value)
+    """Return the output ``[B, T, H, W, Dv]`` and, for the backward pass, the scores' log-sum-exp ``[B, T, H, W]``."""
+    return fused_backend(backend).forward(query, key, value)
 
 
 @torch.library.custom_op("ccnet3d::criss_cross_attention_backward", mutates_args=())
 def backward_op(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor | None, log_sum_exp: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value; only triton reads the output."""
-    return _implementation(backend)[1](grad, query, key, value, output, log_sum_exp)
+    """Return the gradients of query, key and value."""
+    return fused_backend(backend).backward(grad, query, key, value, output, log_sum_exp)
 
 
 @attention_op.register_fake
@@ -61,8 +53,9 @@ def _(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
-    # What is saved stays in memory: tiled does without the output.
-    ctx.save_for_backward(query, key, value, output[0] if ctx.backend == "triton" else None, output[1])
+    # Saved tensors stay in memory until the backward pass, so the output is saved only if that reads it.
+    kept_output = output[0] if fused_backend(ctx.backend).backward_needs_output else None
+    ctx.save_for_backward(query, key, value, kept_output, output[1])
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -75,7 +68,7 @@ attention_op.register_autograd(_gradients, setup_context=_save_for_backward)
 def _refuse_double_backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
     raise NotImplementedError(
         f"backend {ctx.backend!r} of criss_cross_attention has no second derivatives; "
-        "use backend='axial', which has them at the price of memory"
+        "use backend='axial', which has them but needs more memory"
     )
 
 
@@ -87,7 +80,7 @@ backward_op.register_autograd(_refuse_double_backward, setup_context=_remember_b
 
 
 def _products(query_shape: tuple[int, ...], value_shape: tuple[int, ...]) -> tuple[int, int]:
-    """FLOPs of one product of all scores and of one with all values, two a multiply-add."""
+    """Return the FLOPs of one product of all scores and of one with all values, two per multiply-add."""
     batch, time, height, width, channels = query_shape
     pairs = batch * time * height * width * (time + height + width - 2)
     return 2 * pairs * channels, 2 * pairs * value_shape[-1]
@@ -108,6 +101,6 @@ def _backward_flops(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Scores again, the gradients of query, key, weights and value: what any backend must do."""
+    """Count the minimum of any backend: scores again, and the gradients of query, key, weights and value."""
     scores, values = _products(query, value)
     return 3 * scores + 2 * values

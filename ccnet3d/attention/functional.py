@@ -1,99 +1,41 @@
-"""Criss-cross attention as a pure function, and the choice of the backend that computes it."""
+"""Criss-cross attention as a pure function; :mod:`ccnet3d.attention.backends` computes it."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ccnet3d.attention.backends.axial import axial_criss_cross_attention
-from ccnet3d.attention.backends.reference import criss_cross_attention_reference
+from ccnet3d.attention.backends import BACKENDS, choose_backend
+from ccnet3d.attention.backends.backend import FusedBackend
 from ccnet3d.attention.custom_op import attention_op
 
-BACKEND_VARIABLE = "CCNET3D_ATTENTION_BACKEND"
-_NAMES = ("triton", "tiled", "axial", "reference")
-_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+__all__ = ["AttentionBackend", "criss_cross_attention", "criss_cross_attention_backends"]
 
 
 @dataclass(frozen=True)
 class AttentionBackend:
-    """One way to compute :func:`criss_cross_attention`."""
+    """One way to compute :func:`criss_cross_attention`, as :func:`criss_cross_attention_backends` lists it."""
 
     name: str
     available: bool
     detail: str
-    """What it is, or why it cannot be used here."""
+    """A description, or why it cannot be used on this machine."""
 
 
 def criss_cross_attention_backends() -> tuple[AttentionBackend, ...]:
-    """Say which backends exist here, fastest first, and why one does not."""
-    missing = _why_not_triton()
-    fused = "fused kernels for CUDA tensors in float16, bfloat16 and float32"
-    return (
-        AttentionBackend("triton", missing is None, missing or fused),
-        AttentionBackend("tiled", True, "stock PyTorch a tile at a time, any device and floating-point dtype"),
-        AttentionBackend(
-            "axial", True, "standard operators: exported graphs, double backward; keeps the N x L weights"
-        ),
-        AttentionBackend("reference", True, "the definition, O(N^2) memory: for tests"),
-    )
+    """Return all backends, fastest first, and why one is not available on this machine.
 
-
-def _interpreting() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def _why_not_triton() -> str | None:
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if _interpreting():
-        return None
-    if not torch.cuda.is_available():
-        return "PyTorch finds no CUDA device"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return f"needs compute capability 8.0, {torch.cuda.get_device_name()} is older"
-    return None
-
-
-def transformed() -> bool:
-    """Whether torch.func or forward-mode autograd is at work, which have no rules for our operator."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def traced() -> bool:
-    """Whether a graph is recorded that shall run where this package is not installed."""
-    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-
-
-def _choose_backend(requested: str, query: Tensor) -> str:
-    source = "backend"
-    if requested == "auto":
-        requested, source = os.environ.get(BACKEND_VARIABLE) or "auto", BACKEND_VARIABLE
-    if requested == "auto":
-        if transformed() or traced():
-            return "axial"
-        fused = query.is_cuda and query.dtype in _TRITON_DTYPES and _why_not_triton() is None
-        return "triton" if fused else "tiled"
-    if requested not in _NAMES:
-        raise ValueError(f"unknown {source} {requested!r}; choose 'auto' or one of {sorted(_NAMES)}")
-    if requested in ("tiled", "triton") and transformed():  # forward mode would lose the tangents without a word
-        raise NotImplementedError(
-            f"{source} {requested!r} has no rules for torch.func and forward-mode autograd; use 'auto' or 'axial'"
-        )
-    if requested == "triton":
-        missing = _why_not_triton()
-        if missing is None and not query.is_cuda and not _interpreting():
-            missing = f"it takes CUDA tensors, got one on {query.device}"
-        if missing is None and query.dtype not in _TRITON_DTYPES:
-            missing = f"it computes in float16, bfloat16 and float32, got {query.dtype}"
-        if missing is not None:
-            raise ValueError(f"{source} 'triton' cannot be used: {missing}; choose 'auto' for the fastest that can")
-    return requested
+    >>> from ccnet3d import criss_cross_attention_backends
+    >>> [backend.name for backend in criss_cross_attention_backends()]
+    ['triton', 'tiled', 'axial', 'reference']
+    """
+    listed = []
+    for backend in BACKENDS:
+        reason = backend.why_unavailable()
+        listed.append(AttentionBackend(backend.name, reason is None, reason or backend.description))
+    return tuple(listed)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -122,33 +64,40 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend: str = "auto") -> Tensor:
-    """Attend from every position to the cross of positions that share at least two of its coordinates.
+    """Attend from every position to its cross: the positions that share at least two of its coordinates.
 
-    ``out(u) = sum_i softmax_i(query(u) . key(i)) value(i)`` where i runs over the T + H + W - 2 positions
-    that differ from u in at most one of (t, h, w); u itself is counted once and scores are not scaled
-    (CCNet, arXiv 1811.11721, equations 1 and 2; the third axis as in its CCNet3D). With T = 1 it is the 2D
-    operator of CCNet. Differentiable in all three arguments, once with the fast backends and as often as
-    wanted with ``"axial"`` and ``"reference"``. Results and gradients are the same from run to run: no backend adds
-    in an order left to chance.
+    ``out(u) = sum_i softmax_i(query(u) . key(i)) value(i)``, where i runs over the T + H + W - 2 positions that differ
+    from u in at most one of (t, h, w). The position u itself is counted once, and scores are not scaled (CCNet,
+    arXiv 1811.11721, equations 1 and 2; the third axis as in its CCNet3D). With T = 1 it is the 2D operator of CCNet.
+
+    It is differentiable in all three arguments: once with the fused backends, any number of times with ``"axial"`` and
+    ``"reference"``. Results and gradients are reproducible: every backend adds in a fixed order.
 
     Args:
-        query: ``[B, T, H, W, D]``. Channels last is the layout that measures fastest; a permuted view of a
+        query: ``[B, T, H, W, D]``. Channels last is the fastest layout; a permuted view of a
             ``torch.channels_last_3d`` tensor has it without a copy.
         key: ``[B, T, H, W, D]``.
         value: ``[B, T, H, W, Dv]``.
         backend: ``"triton"`` (fused, CUDA), ``"tiled"`` (stock PyTorch, fastest on CPUs), ``"axial"`` (standard
-            operators), ``"reference"`` (the definition, O(N^2) memory) or ``"auto"``: what the environment variable
-            CCNET3D_ATTENTION_BACKEND names, else the fastest that exists here
-            (see :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
+            operators), ``"reference"`` (the definition, O(N^2) memory), or ``"auto"``: the backend in the environment
+            variable CCNET3D_ATTENTION_BACKEND if set, else the fastest available one (see
+            :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
 
     Returns:
-        ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's where that is on.
+        ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's dtype if that is enabled.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together, an empty axis, a backend that is unknown
-            or cannot be used.
-        NotImplementedError: a second derivative, ``torch.func`` or forward mode through a fast backend that was
-            asked for by name.
+        ValueError: shapes, dtypes or devices do not match, an axis is empty, or the backend is unknown or cannot be
+            used.
+        NotImplementedError: a second derivative, ``torch.func`` or forward mode through a fused backend that was
+            requested by name.
+
+    >>> import torch
+    >>> from ccnet3d import criss_cross_attention
+    >>> query, key = torch.rand(2, 1, 5, 6, 8, 16)  # each [B, T, H, W, D]
+    >>> value = torch.rand(1, 5, 6, 8, 32)
+    >>> criss_cross_attention(query, key, value).shape
+    torch.Size([1, 5, 6, 8, 32])
     """
     device_type = query.device.type
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
@@ -157,9 +106,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
         with torch.autocast(device_type, enabled=False):
             return criss_cross_attention(query, key, value, backend=backend)
     _check_inputs(query, key, value)
-    name = _choose_backend(backend, query)
-    if name == "reference":
-        return criss_cross_attention_reference(query, key, value)
-    if name == "axial":
-        return axial_criss_cross_attention(query, key, value)
-    return attention_op(query, key, value, name)[0]
+    chosen = choose_backend(backend, query)
+    if isinstance(chosen, FusedBackend):
+        return attention_op(query, key, value, chosen.name)[0]
+    return chosen.attend(query, key, value)

@@ -1,4 +1,4 @@
-"""Where a position attends to through the loops of the recurrence.
+"""How strongly a position attends to every other position through all loops of the recurrence.
 
 Axes: T time, H height, W width, D query/key channels, C channels, N = T*H*W.
 """
@@ -13,27 +13,38 @@ from torch import Tensor
 from ccnet3d.attention.functional import criss_cross_attention
 from ccnet3d.attention.modules import CrissCrossAttention
 
+__all__ = ["attention_influence", "queries_and_keys"]
+
 
 def attention_influence(loops: Sequence[tuple[Tensor, Tensor]], position: tuple[int, int, int]) -> Tensor:
-    """How much every position of a clip counts in what one position has attended to after R loops.
+    """Return the weight of every position of a clip in the attention of one position after R loops.
 
-    With the attention of loop r as a matrix A_r whose rows sum to 1, zero off the cross (CCNet, arXiv 1811.11721,
-    equation 1), this is one row of ``A_R ... A_2 A_1``. Section 3.3 of the paper follows the same paths. It is the
-    attention alone: gamma, the residual and the values' projection are left out, for the last mixes channels, so that
-    with it there is no single number for a pair of positions, and the residual would only add a peak at the position.
+    If A_r is the attention of loop r as a matrix, zero off the cross and with rows that sum to 1 (CCNet,
+    arXiv 1811.11721, equation 1), this is one row of ``A_R ... A_2 A_1``; section 3.3 of the paper follows the same
+    paths. Only attention counts: the projection of the values is left out because it mixes channels, so that a pair of
+    positions would have no single weight, and gamma and the residual because they would only add a peak at the
+    position itself.
 
-    The row is taken through one loop after the other, from the last to the first, in the memory of the operator:
-    attention is linear in its values, so a row times A_r is the gradient of the values. No N x N matrix is built.
+    The row is multiplied with one loop after another, from the last to the first, without building an N x N matrix:
+    attention is linear in its values, so a row times A_r is the gradient with respect to the values.
 
     Args:
         loops: query and key of each loop, ``[1, T, H, W, D]``, the first loop first.
         position: (t, h, w).
 
     Returns:
-        ``[T, H, W]`` in the dtype of the queries, not negative, with sum 1; zero where R loops do not reach.
+        ``[T, H, W]`` in the dtype of the queries, non-negative, with sum 1; zero where R loops do not reach.
 
     Raises:
         ValueError: no loop, more than one clip, or a position outside the grid.
+
+    >>> import torch
+    >>> from ccnet3d.attention import attention_influence
+    >>> loop = torch.rand(2, 1, 3, 4, 5, 8)  # query and key, each [1, T, H, W, D]
+    >>> int((attention_influence([loop], (0, 1, 2)) > 0).sum())  # the cross: 3 + 4 + 5 - 2 positions
+    10
+    >>> int((attention_influence([loop] * 3, (0, 1, 2)) > 0).sum())  # three loops reach all 3 * 4 * 5
+    60
     """
     if not loops or any(query.dim() != 5 or query.shape[0] != 1 for query, _ in loops):
         raise ValueError(
@@ -41,8 +52,8 @@ def attention_influence(loops: Sequence[tuple[Tensor, Tensor]], position: tuple[
         )
     query = loops[0][0]
     grid = tuple(query.shape[1:4])
-    if not all(0 <= place < length for place, length in zip(position, grid, strict=True)):
-        raise ValueError(f"the position (t, h, w) must lie in a grid of {grid}, counted from 0, got {position}")
+    if not all(0 <= index < length for index, length in zip(position, grid, strict=True)):
+        raise ValueError(f"the position (t, h, w) must be inside a grid of {grid}, counted from 0, got {position}")
     row = query.new_zeros(1, *grid, 1)
     row[(0, *position)] = 1
     for query, key in reversed(loops):
@@ -55,20 +66,27 @@ def attention_influence(loops: Sequence[tuple[Tensor, Tensor]], position: tuple[
 
 @torch.no_grad()
 def queries_and_keys(attention: CrissCrossAttention, x: Tensor, loops: int) -> list[tuple[Tensor, Tensor]]:
-    """Query and key of each loop of the module's recurrence, which differ as each loop changes the features.
+    """Return query and key of each loop of a recurrence; they differ because each loop changes the features.
 
     Args:
-        attention: the module; its weights are shared by all loops, so ``loops`` need not be its own number.
+        attention: the module; all loops share its weights, so ``loops`` may differ from its own number of loops.
         x: its input, ``[B, C, T, H, W]``.
-        loops: R, how many.
+        loops: R, the number of loops.
 
     Returns:
-        R pairs ``[B, T, H, W, D]``.
+        R pairs, each tensor ``[B, T, H, W, D]``.
+
+    >>> import torch
+    >>> from ccnet3d.attention import RecurrentCrissCrossAttention, queries_and_keys
+    >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
+    >>> pairs = queries_and_keys(attention, torch.rand(1, 16, 3, 4, 5), loops=3)
+    >>> [tuple(query.shape) for query, key in pairs]
+    [(1, 3, 4, 5, 2), (1, 3, 4, 5, 2), (1, 3, 4, 5, 2)]
     """
     x = x.permute(0, 2, 3, 4, 1).contiguous()  # [B, T, H, W, C]
     pairs = []
     for _ in range(loops):
         query, key, _ = attention.project(x)
         pairs.append((query, key))
-        x = CrissCrossAttention.attend(attention, x)  # one loop, also of the recurrent module
+        x = CrissCrossAttention.attend(attention, x)  # the base class applies one loop, also for the recurrent module
     return pairs

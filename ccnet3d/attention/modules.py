@@ -9,22 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet3d.attention.functional import criss_cross_attention, traced, transformed
+from ccnet3d.attention.backends import is_traced, is_transformed
+from ccnet3d.attention.functional import criss_cross_attention
+
+__all__ = ["CrissCrossAttention", "RecurrentCrissCrossAttention"]
 
 
 class CrissCrossAttention(nn.Module):
-    """``gamma * attention(x) + x``, with 1x1x1 convolutions giving query, key and value.
+    """``gamma * attention(x) + x``, where 1x1x1 convolutions of x yield query, key and value.
 
-    Parameters are named as in the published CCNet code, and its 2D weights (4-D kernels) load as they are.
+    Parameters are named as in the published CCNet code, and its 2D weights (4-D kernels) load unchanged.
 
     Args:
         channels: C, channels of the input and the output.
         reduction: queries and keys have C // reduction channels.
         initial_gamma: weight of the attention before training; at the paper's 0 the module starts as the identity.
-        backend: see :func:`criss_cross_attention`.
+        backend: see :func:`ccnet3d.attention.criss_cross_attention`.
 
     Raises:
         ValueError: ``channels // reduction`` is less than 1.
+
+    >>> import torch
+    >>> from ccnet3d import CrissCrossAttention
+    >>> attention = CrissCrossAttention(channels=16)
+    >>> clip = torch.rand(1, 16, 3, 4, 5)  # [B, C, T, H, W]
+    >>> torch.equal(attention(clip), clip)  # gamma starts at 0
+    True
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto") -> None:
@@ -40,11 +50,11 @@ class CrissCrossAttention(nn.Module):
         self.backend = backend
 
     def attend(self, x: Tensor) -> Tensor:
-        """One criss-cross step in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
-        x = x.contiguous()  # which it is from the second loop on
+        """Apply one criss-cross step in the operator's layout: ``[B, T, H, W, C]`` to the same shape."""
+        x = x.contiguous()  # copies only before the first loop
         attended = criss_cross_attention(*self.project(x), backend=self.backend)
-        # Touching fresh memory costs more than the sum; autocast's attention differs in dtype.
-        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or traced() or transformed()
+        # In place where possible: new memory costs more than the sum. Under autocast the dtypes differ.
+        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_traced() or is_transformed()
         in_place = not recorded and attended.dtype == x.dtype
         return torch.addcmul(x, self.gamma, attended, out=attended if in_place else None)
 
@@ -53,8 +63,8 @@ class CrissCrossAttention(nn.Module):
         convolutions = (self.query_conv, self.key_conv, self.value_conv)
         weight = torch.cat([conv.weight for conv in convolutions]).squeeze(-1)  # [2D + C, C, 1, 1]
         bias = torch.cat([cast(Tensor, conv.bias) for conv in convolutions])
-        # A convolution of an image T * H high, in whose channels-last format x lies already, is oneDNN's on a CPU: on
-        # AMD, in float32, twice as fast as the same through F.linear.
+        # A 2D convolution over an image of height T * H, whose channels-last format x already has: on AMD CPUs oneDNN
+        # computes it in float32 twice as fast as F.linear.
         image = x.flatten(1, 2).permute(0, 3, 1, 2)  # [B, C, T * H, W]
         projected = F.conv2d(image, weight, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)  # [B, T, H, W, .]
         return projected.split([conv.out_channels for conv in convolutions], dim=-1)
@@ -62,7 +72,7 @@ class CrissCrossAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2).
 
-        The output lies in memory as ``torch.channels_last_3d``; an input that does too is not copied.
+        The output has the memory format ``torch.channels_last_3d``; an input in that format is not copied.
         """
         return self.attend(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
@@ -75,19 +85,25 @@ class CrissCrossAttention(nn.Module):
 
 
 class RecurrentCrissCrossAttention(CrissCrossAttention):
-    """The same criss-cross attention applied ``loops`` times with shared weights.
+    """Criss-cross attention applied ``loops`` times with shared weights.
 
-    Two loops reach every position of an image, three every position of a clip.
+    Two loops reach every position of an image, three loops every position of a clip.
 
     Args:
         channels: C, channels of the input and the output.
         loops: R, how often the attention is applied.
         reduction: queries and keys have C // reduction channels.
         initial_gamma: weight of the attention before training; at the paper's 0 the module starts as the identity.
-        backend: see :func:`criss_cross_attention`.
+        backend: see :func:`ccnet3d.attention.criss_cross_attention`.
 
     Raises:
-        ValueError: ``loops`` is less than 1, or the channels do not fit (see :class:`CrissCrossAttention`).
+        ValueError: ``loops`` or ``channels // reduction`` is less than 1.
+
+    >>> import torch
+    >>> from ccnet3d import RecurrentCrissCrossAttention
+    >>> attention = RecurrentCrissCrossAttention(channels=16, loops=3)
+    >>> attention(torch.rand(1, 16, 3, 4, 5)).shape  # [B, C, T, H, W]
+    torch.Size([1, 16, 3, 4, 5])
     """
 
     def __init__(
@@ -99,7 +115,7 @@ class RecurrentCrissCrossAttention(CrissCrossAttention):
         self.loops = loops
 
     def attend(self, x: Tensor) -> Tensor:
-        """All loops in the operator's own layout: ``[B, T, H, W, C]`` to the same."""
+        """Apply all loops in the operator's layout: ``[B, T, H, W, C]`` to the same shape."""
         for _ in range(self.loops):
             x = super().attend(x)
         return x

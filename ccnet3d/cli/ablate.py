@@ -1,4 +1,4 @@
-"""Train the variants of a recipe over several seeds and compare them in a table; the same command goes on."""
+"""Train variants of a recipe with several seeds and compare them in a table; the same command resumes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ccnet3d.cli.options import add_data_options, add_device_options, check_data_folder, choose_device, run_command
+from ccnet3d.cli.options import (
+    add_data_options,
+    add_debug_option,
+    add_device_options,
+    choose_device,
+    data_source,
+    run_command,
+)
 from ccnet3d.errors import UserError
-from ccnet3d.resources import dataset_file, pipelines_folder, recipe_file
+from ccnet3d.resources import pipelines_folder, recipe_file
 
 PROGRAM = "ccnet3d-ablate"
 
@@ -25,49 +32,49 @@ def build_parser() -> argparse.ArgumentParser:
         help="what to compare: a TOML file, or the name of an ablation that comes with the package, such as "
         "clip_length_short",
     )
-    add_data_options(parser)
-    parser.add_argument("--detail", type=Path, help="frames at a higher resolution, as for ccnet3d-train")
+    add_data_options(parser, training=True)
     parser.add_argument(
-        "--out", type=Path, help="folder of the runs and the table; runs/ablations/NAME-OF-THE-FILE by default"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the runs and the table; runs/ablations/NAME-OF-THE-FILE by default",
     )
     parser.add_argument("--plot", action="store_true", help="also draw plot.png; needs matplotlib")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.plot and find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib; pip install 'ccnet3d[plot]'")
-    check_data_folder(arguments.data)
+    source = data_source(arguments)
 
     import torch
 
-    from ccnet3d.ablation import describe_machine, read_ablation, run_ablation, summarise, write_ablation_report
+    from ccnet3d.ablation import (
+        describe_machine,
+        read_ablation,
+        run_ablation,
+        summarize_variants,
+        write_ablation_report,
+    )
 
     device = torch.device(choose_device(arguments))
     path = recipe_file(arguments.ablation, pipelines_folder() / "ablations")
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem
-    print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; they go to {out}", flush=True)
-    results, costs = run_ablation(
-        config,
-        runs,
-        arguments.data,
-        dataset_file("camvid"),
-        out,
-        device,
-        arguments.detail,
-        lambda line: print(line, flush=True),
-    )
+    print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; writing to {out}", flush=True)
+    results, costs = run_ablation(config, runs, source, out, device, lambda line: print(line, flush=True))
     header = {
         "ablation": path.stem,
         "split": runs[0].recipe.val_split,
         "command": shlex.join(sys.argv),
         "date": time.strftime("%Y-%m-%d"),
         "trained on": "; ".join(dict.fromkeys(result.machine for result in results)),
-        "timed on": describe_machine(device) if costs else "nothing: no seed trained all variants",
+        "timed on": describe_machine(device) if costs else "nothing: no seed has trained all variants",
     }
-    rows = summarise(config, results, costs)
+    rows = summarize_variants(config, results, costs)
     table = write_ablation_report(out, config, rows, header, absolute_cost=device.type == "cuda", plot=arguments.plot)
     print(f"\n{table}\nwrote {out / 'table.md'}, table.csv and table.json{', plot.png' if arguments.plot else ''}")
 
@@ -75,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments), "the same command resumes")
+    return run_command(PROGRAM, lambda: run(arguments), "the same command resumes", debug=arguments.debug)
 
 
 if __name__ == "__main__":

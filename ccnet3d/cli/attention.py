@@ -1,15 +1,21 @@
-"""Draw where a pixel of a video attends to after 1, 2 and 3 loops of criss-cross attention, frame by frame."""
+"""Draw what one pixel of a video attends to after 1 to R loops of criss-cross attention."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from ccnet3d.cli.options import add_device_options, choose_device, input_size, non_negative, positive, run_command
-from ccnet3d.errors import UserError
+from ccnet3d.cli.options import (
+    add_debug_option,
+    add_device_options,
+    choose_device,
+    input_size,
+    non_negative,
+    positive,
+    run_command,
+)
 
 PROGRAM = "ccnet3d-attention"
 
@@ -23,37 +29,46 @@ def point(text: str) -> tuple[int, int]:
 
 
 def png_file(text: str) -> Path:
-    """Parse the name of a PNG file."""
+    """Parse the path of a PNG file."""
     path = Path(text)
     if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"expected the name of a .png file, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
     return path
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("video", help="a video, a folder of images or a pattern such as 'frames/*.png'")
-    parser.add_argument("--point", type=point, required=True, metavar="X,Y", help="pixel, from the upper left")
-    parser.add_argument("--frame", type=non_negative, required=True, metavar="N", help="the pixel's frame, from 0")
-    parser.add_argument("-o", "--output", type=png_file, default=Path("attention.png"), metavar="FILE.png")
-    parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw after 1 to R loops; 3 by default")
-    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
-    parser.add_argument("--clip-length", type=positive, metavar="T", help="frames of the clip; the model's by default")
-    parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
+    parser.add_argument("--point", type=point, required=True, metavar="X,Y", help="the pixel, from the upper left")
+    parser.add_argument(
+        "--frame", type=non_negative, required=True, metavar="N", help="index of the pixel's frame, from 0"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=png_file,
+        default=Path("attention.png"),
+        metavar="FILE.png",
+        help="the picture (default: attention.png)",
+    )
+    parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
+    parser.add_argument("--checkpoint", type=Path, help="model file (default: the weights in the package)")
+    parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip (default: the model's)")
+    parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size (default: the model's)")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.models import load_model
-    from ccnet3d.reports import draw_attention, view_attention
+    from ccnet3d.reports import check_plotting, compute_attention_map, draw_attention_map
     from ccnet3d.video import open_video
 
-    if find_spec("matplotlib") is None:  # said before any work
-        raise UserError("drawing needs matplotlib; pip install 'ccnet3d[plot]'")
+    check_plotting()
     model, info = load_model(arguments.checkpoint)
     with open_video(arguments.video) as reader:
-        view = view_attention(
+        attention_map = compute_attention_map(
             model.to(choose_device(arguments)),
             reader,
             arguments.frame,
@@ -65,18 +80,18 @@ def run(arguments: argparse.Namespace) -> None:
         name = reader.info.name
     x, y = arguments.point
     title = f"{name}: what pixel {x},{y} of frame {arguments.frame} attends to after R loops"
-    draw_attention(view, arguments.output, title)
-    for count, heat in enumerate(view.influence, 1):
-        here = heat[view.position[0]].sum()
+    draw_attention_map(attention_map, arguments.output, title)
+    for count, heat in enumerate(attention_map.influence, 1):
+        own = heat[attention_map.position[0]].sum()
         heaviest = heat.flatten().sort(descending=True).values.cumsum(0)
         cells = int((heaviest < 0.9).sum()) + 1
-        print(f"R = {count}: {here:.1%} of the weight in its own frame, 90% in {cells} of {heat.numel()} cells")
+        print(f"R = {count}: {own:.1%} of the weight in the pixel's frame, 90% in {cells} of {heat.numel()} cells")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments))
+    return run_command(PROGRAM, lambda: run(arguments), debug=arguments.debug)
 
 
 if __name__ == "__main__":

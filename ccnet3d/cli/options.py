@@ -1,4 +1,4 @@
-"""Options that the commands share, and what they make of them."""
+"""Options, exit codes and error output that the commands share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.errors import FileProblemsError, RunStoppedError, UserError
+from ccnet3d import __version__
+from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
+    from ccnet3d.data import DataSource
     from ccnet3d.inference import VideoSegmenter
-
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -46,7 +49,7 @@ def non_negative(text: str) -> int:
 
 
 def numbers(text: str) -> list[float]:
-    """Parse numbers with commas between them."""
+    """Parse comma-separated numbers."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -65,35 +68,99 @@ def share(text: str) -> float:
 
 
 def error_line(error: BaseException) -> str:
-    """An error in one line; of one from a DataLoader's worker, which holds a traceback, what the worker said."""
+    """Return an error in one line; for one from a DataLoader's worker, which contains a traceback, its last line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].partition(": ")[2] if lines[0].startswith("Caught ") else lines[0]
 
 
-def run_command(name: str, command: Callable[[], None], interrupted: str = "") -> int:
-    """Run a command: exit code 0, 2 with one line on stderr where what it was given is at fault, 130 on Ctrl-C.
+def print_user_error(name: str, error: UserError, *, debug: bool, source: str = "") -> None:
+    """Print an error on stderr: one line, or every line of a FileProblemsError.
 
-    Where many files are at fault, each has a line. A run that a signal stopped in good order gives 128 and its number.
+    Args:
+        name: of the command.
+        error: what the user can fix.
+        debug: print the traceback first.
+        source: the input at which it happened, where there are several.
     """
+    if debug:
+        traceback.print_exception(error)
+    text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
+    print(f"{name}: error: {f'{source}: ' if source else ''}{text}", file=sys.stderr)
+
+
+def print_now(text: str) -> None:
+    """Print a line on stdout without delay.
+
+    Raises:
+        BrokenPipeError: its reader is gone.
+        OutputError: stdout is a file that cannot be written.
+    """
+    with _stdout_errors():
+        print(text, flush=True)
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, "standard output") from error
+
+
+def run_command(name: str, command: Callable[[], None], interrupted: str = "", *, debug: bool = False) -> int:
+    """Run a command and return its exit code.
+
+    - 0: success.
+    - 2: a UserError, printed as one line (every line of a FileProblemsError).
+    - 130: Ctrl-C; 128 plus the signal's number: a RunStoppedError.
+    - 141: the reader of stdout is gone, as with ``| head``; nothing is printed.
+    - 1: any other exception, which is a bug: its traceback, and how to report it.
+
+    Args:
+        name: of the command.
+        command: what to run.
+        interrupted: what to do after an interruption.
+        debug: print the tracebacks of UserErrors too.
+    """
+    hint = f"; {interrupted}" if interrupted else ""
     try:
         command()
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
-        print(f"{name}: error: {text}", file=sys.stderr)
+        with _stdout_errors():  # else Python would find them at exit
+            sys.stdout.flush()
+    except UserError as error:
+        print_user_error(name, error, debug=debug)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
+        return 141
     except KeyboardInterrupt:
-        print(f"{name}: interrupted{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
+        print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130
     except RunStoppedError as stopped:
-        print(f"{name}: stopped: {stopped}{'; ' if interrupted else ''}{interrupted}", file=sys.stderr)
+        print(f"{name}: stopped: {stopped}{hint}", file=sys.stderr)
         return stopped.exit_code
+    except Exception:
+        traceback.print_exc()
+        print(
+            f"{name}: this is a bug in ccnet3d {__version__}; please report it with the text above at the project's "
+            "issue tracker",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
-def add_data_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that name the labelled data."""
+def add_debug_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--debug``, whose value :func:`run_command` needs."""
+    parser.add_argument("--debug", action="store_true", help="print the tracebacks of all errors")
+
+
+def add_data_options(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
+    """Add the options that name the labeled data, and those of training data if the command trains."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -102,6 +169,35 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
         "dataset.toml is read as that file says, any other as CamVid",
     )
+    if not training:
+        parser.set_defaults(high_resolution=None, cache=None)
+        return
+    parser.add_argument(
+        "--high-resolution",
+        type=Path,
+        metavar="FOLDER",
+        help="data folder with training frames at a higher resolution, such as the official 960x720 download, for "
+        "recipes with data.high_resolution_share",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
+        "the model; written again when a source file changes",
+    )
+
+
+def data_source(arguments: argparse.Namespace) -> DataSource:
+    """Return the labeled data that the options name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    check_data_folder(arguments.data)
+    from ccnet3d.data import DataSource  # imports torch
+
+    return DataSource(arguments.data, dataset_file("camvid"), arguments.high_resolution, arguments.cache)
 
 
 def check_data_folder(folder: Path) -> None:
@@ -119,16 +215,16 @@ def check_data_folder(folder: Path) -> None:
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:
-    """Where and with how many threads the model runs."""
+    """Add the options for where and with how many threads the model runs."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
     parser.add_argument("--threads", type=positive, help="CPU threads of the model")
 
 
 def add_model_options(parser: argparse._ActionsContainer) -> None:
-    """Which model, and how it is run."""
+    """Add the options for which model runs, and how."""
     parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
-    parser.add_argument("--clip-length", type=positive, metavar="T", help="frames of a clip; the model's by default")
+    parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip; the model's by default")
     parser.add_argument(
         "--clip-stride",
         type=positive,
@@ -136,28 +232,28 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="frames from the start of a clip to that of the next, 1 to T; T - 1 by default",
     )
     parser.add_argument(
-        "--causal", action="store_true", help="answer each frame from itself and those before it, for live streams"
+        "--causal", action="store_true", help="predict each frame from itself and those before it, for live streams"
     )
     parser.add_argument(
         "--dtype",
         choices=("auto", *DTYPE_NAMES),
         default="auto",
-        help="of the network's products; auto is bf16 where the device has it natively, else fp32",
+        help="precision of the network's products; auto is bf16 where the device has it natively, else fp32",
     )
     parser.add_argument(
         "--batch",
         type=positive,
         metavar="N",
-        help="frames that pass the backbone together, 8 by default; a CPU takes them one by one",
+        help="frames per pass of the backbone on a GPU, 8 by default; always 1 on a CPU",
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add_device_options(parser)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep memory that is freed, for this process.
+    """Let glibc keep freed memory in this process.
 
-    By default every block above 32 MB goes back to the system and comes anew, page by page; on a CPU that is up to a
+    By default every block above 32 MB is returned to the system and mapped again page by page; on a CPU that is up to a
     fifth of a network's time. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
@@ -167,10 +263,10 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(arguments: argparse.Namespace) -> str:
-    """The device that the options name, with the threads set.
+    """Return the device that the options name, and set the number of threads.
 
     Raises:
-        ValueError: torch has no such device here.
+        UserError: torch has no such device here.
     """
     import torch
 
@@ -186,11 +282,12 @@ def choose_device(arguments: argparse.Namespace) -> str:
     return str(arguments.device)
 
 
+@explain_out_of_memory("use another --device")
 def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSegmenter:
-    """The model that the options describe.
+    """Return the model that the options describe.
 
     Raises:
-        ValueError: the checkpoint is no model file, or the options do not go together.
+        UserError: the checkpoint is not a model file, the options contradict each other, or not enough memory.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Train CCNet3D on CamVid, or on any labelled sequences with a dataset.toml of their own."""
+"""Train CCNet3D on CamVid, or on any labeled sequences with a dataset.toml."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.options import add_data_options, add_device_options, check_data_folder, choose_device, run_command
-from ccnet3d.resources import dataset_file, recipe_file
+from ccnet3d.cli.options import (
+    add_data_options,
+    add_debug_option,
+    add_device_options,
+    choose_device,
+    data_source,
+    run_command,
+)
+from ccnet3d.resources import recipe_file
 
 if TYPE_CHECKING:
     from ccnet3d.training import Trainer
@@ -28,18 +35,21 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"a TOML file, or the name of a recipe that comes with the package; {DEFAULT_RECIPE} by default",
     )
     parser.add_argument("--pipeline", metavar="RECIPE", help=argparse.SUPPRESS)  # the same as RECIPE
-    add_data_options(parser)
-    parser.add_argument("--detail", type=Path,
-                        help="data folder with training frames at a higher resolution, such as the official 960x720 "
-                        "download, for recipes with data.detail_share")  # fmt: skip
-    parser.add_argument("--pack", type=Path, metavar="FOLDER",
-                        help="keep the decoded training frames in this folder and read them from there, where loading "
-                        "is slower than the model; made anew when a source changes")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4")  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME-OF-THE-RECIPE by default")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add_data_options(parser, training=True)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     add_device_options(parser)
+    add_debug_option(parser)
     return parser
 
 
@@ -48,23 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.errors import RunStoppedError
     from ccnet3d.training import Trainer, read_recipe
 
-    check_data_folder(arguments.data)
+    source = data_source(arguments)
     device = local_device(choose_device(arguments))
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
     out = arguments.out or Path("runs") / path.stem
     recipe = read_recipe(path, arguments.overrides)
     processes = Processes.join(device)
     try:
-        trainer = Trainer(
-            recipe,
-            arguments.data,
-            dataset_file("camvid"),
-            out,
-            device,
-            arguments.detail,
-            pack=arguments.pack,
-            processes=processes,
-        )
+        trainer = Trainer(recipe, source, out, device, processes=processes)
         if processes.is_main_process:
             print(describe(trainer), flush=True)
         model = trainer.run(resume=arguments.resume)
@@ -79,19 +80,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def describe(trainer: Trainer) -> str:
-    missing = f" ({trainer.train_set.missing} of the split are not there)" if trainer.train_set.missing else ""
-    world = trainer.processes.world_size
-    where = f"{world} processes on {trainer.device.type}" if world > 1 else trainer.device.type
+    """Return a line about what is about to run."""
+    missing = f" ({trainer.train_set.missing} of the split are missing)" if trainer.train_set.missing else ""
+    processes = trainer.processes.world_size
+    where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
     return (
         f"{len(trainer.train_set)} training frames{missing}, {trainer.total_steps} steps on {where}; "
-        f"the run goes to {trainer.out}"
+        f"writing to {trainer.out}"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    return run_command(PROGRAM, lambda: run(arguments), "resume with --resume")
+    return run_command(PROGRAM, lambda: run(arguments), "resume with --resume", debug=arguments.debug)
 
 
 if __name__ == "__main__":

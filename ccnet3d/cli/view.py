@@ -10,35 +10,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
-from ccnet3d.cli.options import positive, run_command
+from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
 
 if TYPE_CHECKING:
     from ccnet3d.reports import Matched
 
 
+PROGRAM = "ccnet3d-view"
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ccnet3d-view",
-        description="Write a page to look through the masks of a video: one HTML file that any browser opens.",
+        prog=PROGRAM,
+        description="Write a page for viewing the masks of a video: one HTML file that any browser opens.",
     )
     parser.add_argument("masks", type=Path, help="the output folder of ccnet3d-infer")
     parser.add_argument("video", help="the video that the masks were made from")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help="the page")
     parser.add_argument("--title", help="the page's title; the name of the video by default")
     parser.add_argument(
-        "--width", type=positive, default=640, metavar="PIXELS", help="scale wider pictures down to it (default: 640)"
+        "--width",
+        type=positive,
+        default=640,
+        metavar="PIXELS",
+        help="scale wider pictures down to this (default: 640)",
     )
     parser.add_argument(
         "--max-frames",
         type=positive,
         default=600,
         metavar="N",
-        help="pictures in the page, evenly spread over a longer video; the timeline covers all (default: 600)",
+        help="most pictures in the page, evenly spread over a longer video; the timeline covers all (default: 600)",
     )
-    parser.add_argument("--quality", type=positive, default=80, help="of the JPEGs, 1 to 95 (default: 80)")
+    parser.add_argument("--quality", type=positive, default=80, help="JPEG quality, 1 to 95 (default: 80)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_debug_option(parser)
     return parser
 
 
@@ -54,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         return tqdm(pairs, total=len(masks), unit="frame", disable=hidden)
 
     masks = open_masks(arguments.masks)
-    # What is no path may be a pattern of file names.
+    # What is not a path may be a pattern of file names.
     video = Path(arguments.video) if Path(arguments.video).exists() else arguments.video
     with closing(open_video(video)) as reader:
         pictures = write_video_page(
@@ -69,16 +77,16 @@ def run(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     for warning in reader.info.warnings:
-        print(f"ccnet3d-view: warning: {warning}", file=sys.stderr)
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
         megabytes = arguments.output.stat().st_size / 1e6
-        print(f"{pictures} of {len(masks)} masks as pictures in {arguments.output} ({megabytes:.1f} MB)")
+        print_now(f"{pictures} of {len(masks)} masks as pictures in {arguments.output} ({megabytes:.1f} MB)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 with one line on stderr where the input is at fault."""
+    """Run the command and return its exit code; see :func:`ccnet3d.cli.options.run_command`."""
     arguments = build_parser().parse_args(argv)
-    return run_command("ccnet3d-view", lambda: run(arguments))
+    return run_command(PROGRAM, lambda: run(arguments), debug=arguments.debug)
 
 
 if __name__ == "__main__":

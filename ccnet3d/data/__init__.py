@@ -1,26 +1,31 @@
-"""Labelled sequences as clips."""
+"""Labeled sequences as clips."""
 
 from __future__ import annotations
 
-from ccnet3d.data.cache import (
-    write_pack,
-)
 from ccnet3d.data.check import (
+    Inspection,
     inspect_frames,
 )
 from ccnet3d.data.datasets import (
+    LabelledSequences,
+)
+from ccnet3d.data.items import (
     ClipRequest,
     ClipSample,
-    LabelledSequences,
+    LabelledFrame,
     RequestedSample,
 )
 from ccnet3d.data.labels import (
     numbered,
     open_labels,
 )
+from ccnet3d.data.source import (
+    DataSource,
+)
 from ccnet3d.data.spec import (
+    ClassSpec,
     DatasetSpec,
-    LabelledFrame,
+    LayoutSpec,
     read_dataset_spec,
 )
 from ccnet3d.data.transforms import (
@@ -29,15 +34,18 @@ from ccnet3d.data.transforms import (
 
 __all__ = [
     "Augmentation",
+    "ClassSpec",
     "ClipRequest",
     "ClipSample",
+    "DataSource",
     "DatasetSpec",
+    "Inspection",
     "LabelledFrame",
     "LabelledSequences",
+    "LayoutSpec",
     "RequestedSample",
     "inspect_frames",
     "numbered",
     "open_labels",
     "read_dataset_spec",
-    "write_pack",
 ]

@@ -1,33 +1,34 @@
-"""Frames and labels in one file of decoded pixels, which is read by mapping it into memory."""
+"""Decoded frames and labels in one file, which is memory-mapped to read it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ccnet3d.data.items import LabelledFrame
+from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 
-if TYPE_CHECKING:
-    from ccnet3d.data.datasets import LabelledSequences
+__all__ = ["FrameCache", "frame_cache_path", "write_frame_cache"]
 
 _FORMAT = 1
 
 
-class Pack:
+class FrameCache:
     """Decoded frames of a dataset.
 
     Args:
-        path: the file, as :func:`write_pack` wrote it.
+        path: a file that :func:`write_frame_cache` wrote.
 
     Raises:
-        ValueError: it is not such a file.
+        UserError: it is not such a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,14 +37,14 @@ class Pack:
         try:
             self._open()
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read as decoded frames ({error})") from error
+            raise UserError(f"{path} cannot be read as a frame cache ({error}); remove it") from error
 
     def image(self, index: int) -> Tensor:
-        """uint8 ``[H, W, 3]``, a view of the file: not to be written to."""
+        """Return an image, uint8 ``[H, W, 3]``: a view of the file, which must not be written to."""
         return self._open().get_tensor(f"image {index}")
 
     def label(self, index: int) -> Tensor:
-        """uint8 ``[H, W]``, class ids and IGNORE_INDEX, likewise."""
+        """Return a label, uint8 ``[H, W]``, class ids and IGNORE_INDEX: a view of the file, likewise."""
         return self._open().get_tensor(f"label {index}")
 
     def _open(self) -> Any:
@@ -52,37 +53,31 @@ class Pack:
         return self._file
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_file": None}  # a loader's process opens the file itself
+        return {"path": self.path, "_file": None}  # a DataLoader worker opens the file itself
 
 
-def pack_path(dataset: LabelledSequences, folder: Path) -> Path:
-    """Where in ``folder`` the decoded frames of a dataset are kept.
+def frame_cache_path(folder: Path, frames: Sequence[LabelledFrame], spec: DatasetSpec, layout: LayoutSpec) -> Path:
+    """Return the file in ``folder`` for the decoded frames of a dataset.
 
-    The name follows from what the pixels do: name, size and time of change of each source, and the description of the
-    dataset. Where one of them changes, it is another file.
+    Its name is a hash of all that the pixels depend on: name, size and modification time of each source, and the
+    description of the dataset. If one of them changes, another file is used.
     """
-    sources = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
-               for frame in dataset.frames for path in (frame.image, frame.label)]  # fmt: skip
-    text = json.dumps([_FORMAT, repr(dataset.spec), repr(dataset.layout), sources])
+    sources = [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        for frame in frames
+        for path in (frame.image, frame.label)
+    ]
+    text = json.dumps([_FORMAT, repr(spec), repr(layout), sources])
     return folder / f"frames-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
 
-def find_pack(dataset: LabelledSequences, folder: Path) -> Pack | None:
-    """The decoded frames of a dataset, if they are in ``folder`` and whole."""
-    path = pack_path(dataset, folder)
-    try:
-        return Pack(path) if path.is_file() else None
-    except ValueError:
-        return None
-
-
-def write_pack(dataset: LabelledSequences, folder: Path, sizes: Sequence[tuple[int, ...]]) -> None:
-    """Write the decoded frames of a dataset into ``folder``, atomically, one frame in memory at a time.
+def write_frame_cache(path: Path, sizes: Sequence[tuple[int, ...]], frames: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Write decoded frames to one file, atomically, with one frame in memory at a time.
 
     Args:
-        dataset: frames without a fault.
-        folder: made where it is not there.
+        path: the file; its folder is created if it does not exist.
         sizes: height and width of each frame.
+        frames: image uint8 ``[3, H, W]`` and label int64 ``[H, W]`` of each frame.
     """
     header: dict[str, Any] = {}
     end = 0
@@ -93,8 +88,8 @@ def write_pack(dataset: LabelledSequences, folder: Path, sizes: Sequence[tuple[i
             end += length
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_path(pack_path(dataset, folder)) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for index in range(len(dataset)):
-            file.write(dataset.read_image(index).permute(1, 2, 0).contiguous().numpy().tobytes())
-            file.write(dataset.read_label(index).byte().numpy().tobytes())
+        for image, label in frames:
+            file.write(image.permute(1, 2, 0).contiguous().numpy().tobytes())
+            file.write(label.byte().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""A look at every frame of a dataset before anything is done with it."""
+"""Validation of all frames of a dataset before training."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.datasets import LabelledSequences
+from ccnet3d.errors import UserError
+
+__all__ = ["Inspection", "inspect_frames"]
 
 
 class Inspection(NamedTuple):
-    """What :func:`inspect_frames` finds."""
+    """The result of :func:`inspect_frames`."""
 
     problems: list[str]
-    """In the order of the frames, each naming its file."""
+    """One line per problem in the order of the frames, naming the file."""
     pixel_counts: Tensor
-    """int64 ``[256]``, labelled pixels of each class id; void at IGNORE_INDEX."""
+    """int64 ``[256]``, pixels of each class id; void at IGNORE_INDEX."""
     sizes: list[tuple[int, ...]]
-    """Height and width of each frame that has no problem of its own."""
+    """Height and width of each frame that is valid by itself."""
 
 
 class _Frame(NamedTuple):
@@ -32,11 +35,21 @@ class _Frame(NamedTuple):
 
 
 def inspect_frames(dataset: LabelledSequences, *, equal_sizes: bool) -> Inspection:
-    """Read every image and label, in threads.
+    """Read every image and label, in threads, and collect what is wrong with them.
+
+    >>> from tempfile import mkdtemp
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ccnet3d.data import open_labels
+    >>> folder = Path(mkdtemp())
+    >>> Image.new("L", (8, 6)).save(folder / "0001.png")
+    >>> inspection = inspect_frames(open_labels(folder, ["ground", "box"]), equal_sizes=True)
+    >>> inspection.problems, inspection.sizes, int(inspection.pixel_counts[0])
+    ([], [(6, 8)], 48)
 
     Args:
         dataset: the frames.
-        equal_sizes: frames of one run without a gap must be alike in size, as those of a clip.
+        equal_sizes: whether all frames of a segment must have one size, as clips require.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         frames = list(threads.map(lambda index: _inspect(dataset, index), range(len(dataset))))
@@ -57,13 +70,13 @@ def _inspect(dataset: LabelledSequences, index: int) -> _Frame:
     counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
     try:
         sizes.append(tuple(dataset.read_image(index).shape[-2:]))
-    except ValueError as error:
+    except UserError as error:
         problems.append(str(error))
     try:
         label = dataset.read_label(index)
         sizes.append(tuple(label.shape))
         counts = torch.bincount(label.flatten(), minlength=len(counts))
-    except ValueError as error:
+    except UserError as error:
         problems.append(str(error))
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         image, label_file = dataset.frames[index].image, dataset.frames[index].label

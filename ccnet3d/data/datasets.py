@@ -1,9 +1,9 @@
-"""Clips of labelled frames from image folders."""
+"""The labeled frames of a split, and clips of them, from image folders."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -12,50 +12,36 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.data.cache import Pack, find_pack
+from ccnet3d.data.cache import FrameCache, frame_cache_path, write_frame_cache
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
-from ccnet3d.data.spec import DatasetSpec, LabelledFrame, LayoutSpec, list_frames, read_dataset_spec
-from ccnet3d.data.transforms import ClipTransform
+from ccnet3d.data.items import ClipRequest, ClipSample, ClipTransform, LabelledFrame, RequestedSample
+from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 
-
-class ClipRequest(NamedTuple):
-    """Which clip to make: the frame ``anchor`` is its frame number ``offset``."""
-
-    anchor: int
-    offset: int
-    length: int
-    seed: int
-    """Of the clip's random draw."""
-    stride: int = 1
-    """Labelled frames from one frame of the clip to the next."""
-
-
-class ClipSample(TypedDict):
-    clip: Tensor
-    """uint8 ``[T, 3, H, W]``, RGB."""
-    labels: Tensor
-    """int64 ``[T, H, W]``, class ids and IGNORE_INDEX."""
-
-
-class RequestedSample(ClipSample):
-    """A clip as an item of the dataset."""
-
-    anchor: int
-    """Place in the clip of the frame that was asked for."""
+__all__ = ["LabelledSequences"]
 
 
 class LabelledSequences(Dataset[RequestedSample]):
-    """The labelled frames of one split, and clips of them that never cross a sequence or a gap.
+    """The labeled frames of one split, and clips of them that never cross a sequence or a gap.
+
+    Usually opened with :meth:`ccnet3d.data.DataSource.open`.
+
+    >>> from ccnet3d.data import ClassSpec
+    >>> spec = DatasetSpec("yard", (ClassSpec("ground", (90, 140, 60)), ClassSpec("box", (200, 40, 40))))
+    >>> frames = [LabelledFrame("night", n, Path(f"{n}.png"), Path(f"{n}_L.png")) for n in (1, 2, 5)]
+    >>> dataset = LabelledSequences(spec, frames, LayoutSpec())
+    >>> len(dataset), dataset.segments
+    (3, [range(0, 3)])
 
     Args:
         spec: the dataset.
-        frames: its frames in order of sequence and number.
+        frames: its frames, sorted by sequence and frame number.
         layout: how the labels are encoded.
-        transform: applied to each clip that is requested as an item; None leaves clips as they are.
-        missing: frames of the split that are not there.
-        detail: the same frames at a higher resolution, or some of them.
-        detail_share: probability that a clip requested as an item comes from ``detail``, if all of it is there.
+        transform: applied to each requested clip; None leaves clips unchanged.
+        missing: number of frames of the split that are absent.
+        high_resolution: the same frames, or some of them, at a higher resolution.
+        high_resolution_share: probability that a requested clip comes from ``high_resolution``, if that has all of its
+            frames.
     """
 
     def __init__(
@@ -65,87 +51,76 @@ class LabelledSequences(Dataset[RequestedSample]):
         layout: LayoutSpec,
         transform: ClipTransform | None = None,
         missing: int = 0,
-        detail: LabelledSequences | None = None,
-        detail_share: float = 0.0,
+        high_resolution: LabelledSequences | None = None,
+        high_resolution_share: float = 0.0,
     ) -> None:
         self.spec = spec
         self.frames = frames
         self.layout = layout
         self.transform = transform
         self.missing = missing
-        self.detail_share = detail_share
-        self.pack: Pack | None = None
-        self._detail = detail
-        places = {frame[:2]: place for place, frame in enumerate(detail.frames)} if detail else {}
-        self._detail_place = [places.get(frame[:2]) for frame in frames]
+        self.high_resolution_share = high_resolution_share
+        self.cache: FrameCache | None = None
         self.segments = _segments(frames, spec.max_gap_frames)
         self._segment_of = {index: segment for segment in self.segments for index in segment}
+        self._high_resolution = high_resolution
+        self._high_resolution_index = {
+            (frame.sequence, frame.number): index
+            for index, frame in enumerate(high_resolution.frames if high_resolution else [])
+        }
         self._class_of_color = _color_table(spec) if layout.label_encoding == "color" else None
 
-    @classmethod
-    def open(
-        cls,
-        root: Path,
-        split: str,
-        *,
-        spec_file: Path | None = None,
-        transform: ClipTransform | None = None,
-        detail_root: Path | None = None,
-        detail_share: float = 0.0,
-    ) -> LabelledSequences:
-        """Open a split of the data in ``root``.
+    def cache_path(self, folder: Path) -> Path:
+        """Return the file in ``folder`` for the decoded frames of this dataset."""
+        return frame_cache_path(folder, self.frames, self.spec, self.layout)
+
+    def use_cache(self, folder: Path) -> None:
+        """Read decoded frames from ``folder`` if they are there; a damaged file counts as absent."""
+        path = self.cache_path(folder)
+        try:
+            self.cache = FrameCache(path) if path.is_file() else None
+        except UserError:
+            self.cache = None
+
+    def write_cache(self, folder: Path, sizes: Sequence[tuple[int, ...]]) -> None:
+        """Write the decoded frames to ``folder``.
 
         Args:
-            root: the data folder.
-            split: name of the split.
-            spec_file: the dataset's ``dataset.toml``, where it does not lie in ``root``.
-            transform: see the class.
-            detail_root: a data folder with the same frames at a higher resolution, or some of them.
-            detail_share: see the class.
-
-        Raises:
-            ValueError: no such data, or a description that does not fit it.
+            folder: created if it does not exist.
+            sizes: height and width of each frame, all of which must be readable.
         """
-        detail = None if detail_root is None else cls.open(detail_root, split, spec_file=spec_file)
-        own = root / "dataset.toml"
-        path = own if own.is_file() or spec_file is None else spec_file
-        spec = read_dataset_spec(path)
-        found = list_frames(spec, path.parent, root, split)
-        return cls(spec, found.frames, found.layout, transform, found.missing, detail, detail_share)
-
-    def use_packs(self, folder: Path) -> None:
-        """Read frames from the decoded ones in ``folder``, where they are there, and those of ``detail`` likewise."""
-        self.pack = find_pack(self, folder)
-        if self._detail is not None:
-            self._detail.use_packs(folder)
+        frames = ((self.read_image(index), self.read_label(index)) for index in range(len(self)))
+        write_frame_cache(self.cache_path(folder), sizes, frames)
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def covering_clips(self, length: int) -> list[Clip]:
-        """Clips of ``length`` frames that count every frame of the split once."""
+        """Return clips of ``length`` frames that together count every frame of the split once."""
         return [clip for segment in self.segments for clip in covering_clips(segment, length)]
 
     def __getitem__(self, request: ClipRequest) -> RequestedSample:
         segment = self._segment_of[request.anchor]
-        clip = clip_around(segment, *request[:3], request.stride)
-        sample = self._read_detail(clip, request.seed) or self.read_clip(clip)
+        clip = clip_around(segment, request.anchor, request.offset, request.length, request.stride)
+        sample = self._read_high_resolution(clip, request.seed) or self.read_clip(clip)
         sample = sample if self.transform is None else self.transform(sample, request.seed)
         return {**sample, "anchor": clip.indices.index(request.anchor)}
 
-    def _read_detail(self, clip: Clip, seed: int) -> ClipSample | None:
-        if self._detail is None or np.random.default_rng((seed, 1)).random() >= self.detail_share:
+    def _read_high_resolution(self, clip: Clip, seed: int) -> ClipSample | None:
+        """Return the clip at the higher resolution, None if it is not drawn or a frame of it is absent there."""
+        if self._high_resolution is None or np.random.default_rng((seed, 1)).random() >= self.high_resolution_share:
             return None
-        places = [self._detail_place[index] for index in clip.indices]
-        if None in places:
+        names = [(self.frames[index].sequence, self.frames[index].number) for index in clip.indices]
+        if not all(name in self._high_resolution_index for name in names):
             return None
-        return self._detail.read_clip(Clip(tuple(p for p in places if p is not None), clip.counted))
+        indices = tuple(self._high_resolution_index[name] for name in names)
+        return self._high_resolution.read_clip(Clip(indices, clip.counted))
 
     def read_clip(self, clip: Clip) -> ClipSample:
-        """Read the frames of a clip at their own size; what does not count is labelled IGNORE_INDEX.
+        """Return the frames of a clip at their own size; frames that do not count are labeled IGNORE_INDEX.
 
         Raises:
-            ValueError: an unreadable image, or frames of a clip that differ in size.
+            UserError: an unreadable image, or frames of different sizes.
         """
         images = {index: self.read_image(index) for index in set(clip.indices)}
         labels = {index: self.read_label(index) for index in set(clip.indices)}
@@ -153,33 +128,38 @@ class LabelledSequences(Dataset[RequestedSample]):
         if len(sizes) > 1:
             names = self.frames[clip.indices[0]].image, self.frames[clip.indices[-1]].image
             raise UserError(
-                f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}"
+                f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}; "
+                "the frames of a sequence must have one size"
             )
         stacked = torch.stack([labels[index] for index in clip.indices])
         stacked[[not counted for counted in clip.counted]] = IGNORE_INDEX
         return {"clip": torch.stack([images[index] for index in clip.indices]), "labels": stacked}
 
     def read_image(self, index: int) -> Tensor:
-        """A frame, uint8 ``[3, H, W]``, RGB."""
-        pixels = self.pack.image(index) if self.pack else torch.from_numpy(_read(self.frames[index].image, "RGB"))
+        """Return the image of a frame, uint8 ``[3, H, W]``, RGB.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        pixels = self.cache.image(index) if self.cache else torch.from_numpy(_read(self.frames[index].image, "RGB"))
         return pixels.permute(2, 0, 1)
 
     def read_label(self, index: int) -> Tensor:
-        """The label of a frame, int64 ``[H, W]``: class ids and IGNORE_INDEX.
+        """Return the label of a frame, int64 ``[H, W]``: class ids and IGNORE_INDEX.
 
         Raises:
-            ValueError: a pixel that is neither a class nor void.
+            UserError: the file cannot be read, or a pixel is neither a class nor void.
         """
-        if self.pack:
-            return self.pack.label(index).long()
+        if self.cache:
+            return self.cache.label(index).long()
         path = self.frames[index].label
         if self._class_of_color is not None:
             return _classes_from_colors(path, self._class_of_color)
         ids_image = _read(path, None)
         if ids_image.ndim != 2:
             raise UserError(
-                f"{path} is a colour image, expected class ids in a grey or palette image; "
-                "label_encoding = 'color' in dataset.toml is for labels given as colours"
+                f"{path} is a color image, expected class ids in a gray or palette image; "
+                "set label_encoding = 'color' in dataset.toml if the labels are colors"
             )
         label = torch.from_numpy(ids_image.astype(np.int64))
         void = torch.isin(label, torch.tensor(self.spec.void_ids, dtype=torch.long))
@@ -192,7 +172,7 @@ class LabelledSequences(Dataset[RequestedSample]):
 
 
 def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
-    """Runs of frames of one sequence without a gap, as positions in ``frames``."""
+    """Return the segments of all sequences, as ranges of frame indices."""
     segments = []
     start = 0
     for stop in range(1, len(frames) + 1):
@@ -204,7 +184,7 @@ def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
 
 
 def _color_table(spec: DatasetSpec) -> np.ndarray:
-    """int16 ``[2**24]``: class id, or IGNORE_INDEX, of the labels' colours by their 24-bit code, -1 for other codes."""
+    """Return the class of each 24-bit color: int16 ``[2**24]``, IGNORE_INDEX for void, -1 for unknown colors."""
     colors = spec.source_colors or {c.name: c.color for c in spec.classes}
     class_of_name = {name: i for i, c in enumerate(spec.classes) for name in c.merges or (c.name,)}
     table = np.full(1 << 24, -1, np.int16)
@@ -218,7 +198,7 @@ def _classes_from_colors(path: Path, class_of_color: np.ndarray) -> Tensor:
     classes = class_of_color[(rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]]
     if (unknown := np.argwhere(classes < 0)).size:
         color = tuple(rgb[tuple(unknown[0])].tolist())
-        raise UserError(f"{path} has the colour {color}, which source_colors does not have")
+        raise UserError(f"{path} has the color {color}, which is not in source_colors; add it there")
     return torch.from_numpy(classes.astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""A folder of labels by itself, without frames and without a ``dataset.toml``."""
+"""Label-only datasets: a folder of labels without frames and without a ``dataset.toml``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccnet3d.data.datasets import LabelledSequences
-from ccnet3d.data.spec import ClassSpec, DatasetSpec, LabelledFrame, LayoutSpec
+from ccnet3d.data.items import LabelledFrame
+from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
+
+__all__ = ["numbered", "open_labels"]
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Names of classes of which only the count is known."""
+    """Return names for classes of which only the count is known.
+
+    >>> numbered(2)
+    ('class 0', 'class 1')
+    """
     return tuple(f"class {id_}" for id_ in range(count))
 
 
 def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int] = (255,)) -> LabelledSequences:
-    """Labels to compare masks with; there are no frames, so that each label's file stands for its frame.
+    """Open labels to score masks against. There are no frames, so each label's file stands in for its frame.
+
+    >>> from tempfile import mkdtemp
+    >>> from PIL import Image
+    >>> folder = Path(mkdtemp())
+    >>> Image.new("L", (4, 3), 1).save(folder / "frame_12.png")
+    >>> labels = open_labels(folder, ["ground", "box"])
+    >>> labels.frames[0].number, labels.read_label(0).shape
+    (12, torch.Size([3, 4]))
 
     Args:
-        folder: PNGs of class ids, grey or with a palette. Each folder below it that holds some is a sequence; the last
-            number in a name is the frame's, or where not all names have one, their order is.
-        class_names: of the ids from 0 on.
+        folder: PNGs of class ids, gray or with a palette. Each folder below it that contains some is a sequence. The
+            last number in a file name is the frame number; if that does not distinguish the files of a sequence, their
+            order numbers them.
+        class_names: names of the ids from 0.
         void_ids: ids that are not counted.
 
     Raises:
-        ValueError: no labels, or classes that make no sense.
+        UserError: no labels, or fewer than two classes.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}")
@@ -50,6 +66,14 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
 
 
 def _color(id_: int) -> tuple[int, int, int]:
-    """The colour of an id in PASCAL VOC's colour map: its bits dealt out to red, green and blue, the lowest first."""
-    channels = [sum((id_ >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3)]
+    """Return the color of an id in PASCAL VOC's color map.
+
+    The bits of the id are dealt out to red, green and blue in turn, from the lowest bit; each channel is filled from
+    its highest bit down.
+    """
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            if id_ & (1 << (3 * bit + channel)):
+                channels[channel] |= 1 << (7 - bit)
     return channels[0], channels[1], channels[2]

@@ -1,4 +1,4 @@
-"""What a dataset is: classes, colours, layouts and splits, read from its ``dataset.toml``."""
+"""The description of a dataset: classes, colors, layouts and splits, read from its ``dataset.toml``."""
 
 from __future__ import annotations
 
@@ -11,60 +11,54 @@ from typing import NamedTuple
 
 from ccnet3d.config import from_table, read_toml
 from ccnet3d.constants import IMAGE_SUFFIXES
+from ccnet3d.data.items import LabelledFrame
 from ccnet3d.errors import FileProblemsError, UserError
 
-
-class LabelledFrame(NamedTuple):
-    """A frame that has a label."""
-
-    sequence: str
-    number: int
-    image: Path
-    label: Path
+__all__ = ["ClassSpec", "DatasetSpec", "LayoutSpec", "Split", "find_layout", "list_frames", "read_dataset_spec"]
 
 
 class Split(NamedTuple):
-    """What :func:`list_frames` finds."""
+    """The result of :func:`list_frames`."""
 
     layout: LayoutSpec
-    """How the files lie and the labels are encoded."""
+    """How the files are arranged and the labels encoded."""
     frames: list[LabelledFrame]
-    """By sequence and number."""
+    """Sorted by sequence and frame number."""
     missing: int
     """Frames of the layout's frame list that are not in the folder, as in a partial download."""
 
 
 @dataclass(frozen=True)
 class ClassSpec:
-    """A class to predict; its id is its position in the list."""
+    """A class to predict; its id is its index in the list."""
 
     name: str
     color: tuple[int, int, int]
     """RGB in masks and overlays, 0 to 255."""
     merges: tuple[str, ...] = ()
-    """Names in ``source_colors`` that make up the class, for labels given as colours; its own when empty."""
+    """Names in ``source_colors`` that make up the class, for labels encoded as colors; its own name when empty."""
 
     def __post_init__(self) -> None:
         if not all(0 <= channel <= 255 for channel in self.color):
-            raise UserError(f"the colour of {self.name} must be RGB from 0 to 255, got {self.color}")
+            raise UserError(f"the color of {self.name} must be RGB from 0 to 255, got {self.color}")
 
 
 @dataclass(frozen=True)
 class LayoutSpec:
-    """One way in which the dataset's files may lie in a folder."""
+    """One possible arrangement of the dataset's files in a folder."""
 
     images: str = "frames"
     """Folder of the frames."""
     labels: str = "labels"
-    """Folder of the labels, PNGs with the frames' names below it."""
+    """Folder of the labels, PNGs arranged and named as the frames."""
     label_suffix: str = ""
-    """What a label's name has after the frame's, before the extension."""
+    """Appended to the frame's name in the label's name, before the extension."""
     label_encoding: str = "id"
-    """``id``: a pixel is a class id, in a grey or palette image; ``color``: it is a colour of ``source_colors``."""
+    """``id``: pixels are class ids, in a gray or palette image; ``color``: they are colors of ``source_colors``."""
     pair_list: str = ""
-    """List in the data folder, with ``{split}`` in its name, whose lines name an image and its label."""
+    """List in the data folder, with ``{split}`` in its name; each line names an image and its label."""
     frame_list: str = ""
-    """List beside dataset.toml, with ``{split}`` in its name, whose lines name frames without extension."""
+    """List next to dataset.toml, with ``{split}`` in its name; each line names a frame without extension."""
 
     def __post_init__(self) -> None:
         if self.label_encoding not in ("id", "color"):
@@ -76,45 +70,49 @@ class LayoutSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A labelled set of sequences; the fields are the keys of ``dataset.toml``."""
+    """A dataset of labeled sequences; the fields are the keys of ``dataset.toml``.
+
+    >>> DatasetSpec("yard", (ClassSpec("ground", (90, 140, 60)), ClassSpec("box", (200, 40, 40)))).class_names
+    ('ground', 'box')
+    """
 
     name: str
     classes: tuple[ClassSpec, ...]
     description: str = ""
     homepage: str = ""
     terms: str = ""
-    """What it is, where it comes from and how it may be used, for who reads the file."""
+    """What it is, where it comes from and how it may be used, for readers of the file."""
     layouts: tuple[LayoutSpec, ...] = (LayoutSpec(),)
-    """Tried in this order; the first whose files are there is taken."""
+    """Tried in this order; the first whose files exist is used."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Sequences of each split, for layouts without lists."""
     void_ids: tuple[int, ...] = (255,)
-    """Ids in label images that are neither trained nor counted."""
+    """Ids in label images that are neither trained nor scored."""
     source_colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Colours of the labels as distributed, by name; those that no class merges are void."""
+    """Colors of the labels as distributed, by name; colors that no class merges are void."""
     frame_pattern: str = ""
     """Regular expression with groups ``sequence`` and ``frame`` for a frame's file name without extension. By
-    default the folder names the sequence and the last number in the name is the frame."""
+    default the folder names the sequence and the last number in the file name is the frame number."""
     max_gap_frames: int = 0
-    """Labelled frames whose numbers differ by more are not of one clip; 0 for no limit."""
+    """Consecutive labeled frames whose frame numbers differ by more belong to different segments; 0 for no limit."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise UserError(f"{self.name} needs at least two classes, got {len(self.classes)}")
         if len(self.classes) > 255:
-            raise UserError(f"{self.name} has {len(self.classes)} classes; masks of one byte hold 255 and void")
+            raise UserError(f"{self.name} has {len(self.classes)} classes; masks of one byte can encode 255 and void")
         names = [c.name for c in self.classes]
         if len(set(names)) < len(names):
             raise UserError(f"class names must differ, got {names}")
         if bad := [i for i in self.void_ids if i < len(names)]:
-            raise UserError(f"void_ids must lie above the class ids 0 to {len(names) - 1}, got {bad}")
+            raise UserError(f"void_ids must be above the class ids 0 to {len(names) - 1}, got {bad}")
         for class_ in self.classes:
             if unknown := [name for name in class_.merges if name not in self.source_colors]:
-                raise UserError(f"class {class_.name} merges {unknown[0]!r}, which source_colors does not have")
+                raise UserError(f"class {class_.name} merges {unknown[0]!r}, which is not in source_colors")
         try:
             groups = set(re.compile(self.frame_pattern).groupindex)
         except re.error as error:
-            raise UserError(f"frame_pattern is no regular expression ({error}): {self.frame_pattern!r}") from error
+            raise UserError(f"frame_pattern is not a regular expression ({error}): {self.frame_pattern!r}") from error
         if self.frame_pattern and not {"sequence", "frame"} <= groups:
             raise UserError(f"frame_pattern needs the groups 'sequence' and 'frame', got {self.frame_pattern!r}")
 
@@ -131,40 +129,41 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     """Read a ``dataset.toml``.
 
     Raises:
-        ValueError: it is missing, not TOML, or says something that does not fit.
+        UserError: it is missing, not TOML, or has an invalid value.
     """
     try:
         return from_table(DatasetSpec, read_toml(path))
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
 
 
 def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
-    """The first layout of the dataset whose files lie in ``root``.
+    """Return the first layout of the dataset whose files are in ``root``.
 
     Raises:
-        ValueError: none does.
+        UserError: there are none of any layout.
     """
-    wanted = []
+    expected = []
     for layout in spec.layouts:
         marks = [layout.pair_list.replace("{split}", split)] if layout.pair_list else [layout.images, layout.labels]
         if all((root / mark).exists() for mark in marks):
             return layout
-        wanted.append(" and ".join(marks))
-    raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(wanted)} there")
+        expected.append(" and ".join(marks))
+    raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(expected)} there")
 
 
 def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
-    """The labelled frames of a split.
+    """Return the labeled frames of a split.
 
     Args:
         spec: the dataset.
-        spec_folder: where its ``dataset.toml`` lies; frame lists are found from there.
+        spec_folder: folder of its ``dataset.toml``, to which frame lists are relative.
         root: the data folder.
         split: name of the split.
 
     Raises:
-        ValueError: no data, an unknown split, a listed pair that is not there, a name that does not fit.
+        UserError: no data, an unknown split, or a file name without a frame number.
+        FileProblemsError: listed files that do not exist.
     """
     layout = find_layout(spec, root, split)
     pairs: list[tuple[Path, Path]] = []
@@ -181,15 +180,15 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
             raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
         folder = root / layout.images
         for sequence in spec.splits[split]:
-            labelled = [(path, _label_of(layout, root, path)) for path in _images_below(folder / sequence)]
-            labelled = [pair for pair in labelled if pair[1].is_file()]  # a sequence may be labelled in part
-            if not labelled:
+            labeled = [(path, _label_of(layout, root, path)) for path in _images_below(folder / sequence)]
+            labeled = [pair for pair in labeled if pair[1].is_file()]  # a sequence may be labeled in part
+            if not labeled:
                 raise UserError(f"no frame in {folder / sequence} has a label in {root / layout.labels / sequence}")
-            pairs += labelled
+            pairs += labeled
     if not pairs:
-        raise UserError(f"the split {split!r} of {spec.name} has no labelled frame in {root}")
+        raise UserError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
     if absent := [path for pair in pairs for path in pair if not path.is_file()]:
-        raise FileProblemsError([f"{path} is listed in the split {split!r} but is not there" for path in absent])
+        raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
     folder = root / layout.images if not layout.pair_list else root
     frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
     for one, other in pairwise(frames):
@@ -203,17 +202,25 @@ def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, 
         match = re.fullmatch(spec.frame_pattern, image.stem)
         if match is None:
             raise UserError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
-        return match["sequence"], int(match["frame"])
+        try:
+            return match["sequence"], int(match["frame"])
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the group 'frame' of frame_pattern must match a number, got {match['frame']!r} in {image}"
+            ) from error
     numbers = re.findall(r"\d+", image.stem)
     if not numbers:
-        raise UserError(f"the name of {image} holds no frame number; number the frames or set frame_pattern")
+        raise UserError(f"the name of {image} contains no frame number; number the frames or set frame_pattern")
     return image.parent.relative_to(folder).as_posix(), int(numbers[-1])
 
 
 def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"the split list {path} is not there")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"cannot read the split list {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the split list {path} is not a text file in UTF-8: {error}") from error
 
 
 def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
@@ -227,7 +234,7 @@ def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
 
 
 def _resolve(root: Path, name: str) -> Path:
-    """Find a listed file; the common CamVid download writes ``/SegNet/CamVid/train/x.png`` for ``train/x.png``."""
+    """Return a listed file; the common CamVid download lists ``train/x.png`` as ``/SegNet/CamVid/train/x.png``."""
     path = root / name.lstrip("/")
     parts = Path(name).parts
     return path if path.is_file() or len(parts) < 3 else root / Path(*parts[-2:])
@@ -235,7 +242,7 @@ def _resolve(root: Path, name: str) -> Path:
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise UserError(f"the folder {folder} is not there")
+        raise UserError(f"the folder {folder} does not exist")
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.data.items import ClipSample
 from ccnet3d.errors import UserError
 
-if TYPE_CHECKING:
-    from ccnet3d.data.datasets import ClipSample
-
-ClipTransform = Callable[["ClipSample", int], "ClipSample"]
+__all__ = ["Augmentation"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training clips are varied; ranges are drawn from uniformly."""
+    """Random variation of training clips; values are drawn uniformly from the given ranges.
+
+    >>> sample: ClipSample = {
+    ...     "clip": torch.zeros(2, 3, 48, 64, dtype=torch.uint8), "labels": torch.zeros(2, 48, 64, dtype=torch.long)
+    ... }
+    >>> Augmentation(crop_size=(32, 40), brightness=0.4)(sample, seed=0)["clip"].shape
+    torch.Size([2, 3, 32, 40])
+    """
 
     crop_size: tuple[int, int] = (320, 416)
-    """Height and width in pixels of what the network sees."""
+    """Height and width of the network's input in pixels."""
     crop_area: tuple[float, float] = (0.2, 1.0)
-    """Share of the frame's area that a crop takes before it is resized to ``crop_size``: the scale."""
+    """Area of a crop as a share of the frame, before it is resized to ``crop_size``: the scale."""
     crop_aspect: tuple[float, float] = (1.15, 1.47)
     """Width over height of the crop before it is resized."""
     class_crops: float = 0.0
-    """Probability of a crop around a labelled pixel of a class drawn from those in the clip, all alike, so that rare
-    classes are seen more often."""
+    """Probability of a crop around a random pixel of a random class of the clip, each class being equally likely, so
+    that rare classes are seen more often."""
     flip: float = 0.5
     """Probability of a mirrored clip."""
     blur: float = 0.0
-    """Probability of a Gaussian blur with a standard deviation of up to 1.5 pixels."""
+    """Probability of a Gaussian blur with a standard deviation of 0.1 to 1.5 pixels."""
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -53,9 +57,14 @@ class Augmentation:
         for name in ("class_crops", "flip", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be a probability, got {getattr(self, name)}")
+        if min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
+            raise UserError(
+                "brightness, contrast and saturation must be at least 0 and hue in [0, 0.5], "
+                f"got {self.brightness}, {self.contrast}, {self.saturation} and {self.hue}"
+            )
 
     def __call__(self, sample: ClipSample, seed: int) -> ClipSample:
-        """A variation of the sample that depends on nothing but the seed."""
+        """Return a variation of the sample, determined by the seed alone."""
         pipeline = v2.Compose(
             [
                 _Crop(self.class_crops, self.crop_size, self.crop_area, self.crop_aspect),
@@ -66,13 +75,13 @@ class Augmentation:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # tv_tensors makes torchvision treat all frames alike, and labels by nearest neighbour.
+            # With tv_tensors, torchvision transforms all frames the same way, and labels by nearest neighbor.
             clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
         return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}
 
 
 class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]
-    """A crop of random place, area and aspect, of which a share is moved to hold a pixel of a drawn class."""
+    """A crop of random position, area and aspect; some are moved to contain a pixel of a random class."""
 
     def __init__(
         self, class_crops: float, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
@@ -82,17 +91,20 @@ class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         box: dict[str, Any] = super().make_params(flat_inputs)
-        # Drawn only where it is wanted, so that recipes without it keep their draws.
+        # Nothing is drawn at probability 0, so that such recipes do not depend on this option.
         if self.class_crops and torch.rand(()) < self.class_crops:
             labels = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask)).as_subclass(torch.Tensor)
             classes = torch.nonzero(torch.bincount(labels[labels != IGNORE_INDEX])).flatten().tolist()
             if classes:
                 drawn = classes[int(torch.randint(len(classes), ()))]
                 pixels = torch.nonzero(labels == drawn)
-                place = pixels[int(torch.randint(len(pixels), ()))][-2:].tolist()
-                sizes = zip(("top", "left"), ("height", "width"), place, labels.shape[-2:], strict=True)
-                for start, length, position, whole in sizes:
-                    first = max(0, position - box[length] + 1)
-                    last = min(position, whole - box[length])
-                    box[start] = int(torch.randint(first, last + 1, ()))
+                y, x = pixels[int(torch.randint(len(pixels), ()))][-2:].tolist()
+                height, width = labels.shape[-2:]
+                box["top"] = _random_start(y, box["height"], height)
+                box["left"] = _random_start(x, box["width"], width)
         return box
+
+
+def _random_start(pixel: int, length: int, whole: int) -> int:
+    """Draw the start of an interval of ``length`` within ``whole`` that contains ``pixel``."""
+    return int(torch.randint(max(0, pixel - length + 1), min(pixel, whole - length) + 1, ()))

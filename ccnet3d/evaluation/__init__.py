@@ -1,4 +1,4 @@
-"""Evaluation of a model, or of masks, on labelled sequences."""
+"""Evaluation of a model, or of masks, on labeled sequences."""
 
 from __future__ import annotations
 
@@ -7,40 +7,22 @@ from ccnet3d.evaluation.comparison import (
     EvaluationSummary,
     differences_text,
     load_runs,
+    scores_text,
     summarize,
 )
-from ccnet3d.evaluation.evaluate import (
-    MasksOf,
-    Segmenter,
-    Timing,
-    evaluate,
-    evaluate_masks,
-)
-from ccnet3d.evaluation.evaluation import (
-    EvaluatedFrame,
-    Evaluation,
-)
-from ccnet3d.evaluation.parallel import (
-    gather,
-    processes,
-    split_segments,
-)
-from ccnet3d.evaluation.predictions import (
-    open_predictions,
-)
-from ccnet3d.evaluation.resampling import (
-    CONFIDENCE,
-    RESAMPLES,
-    UNITS,
-    Interval,
-)
-from ccnet3d.evaluation.scores import Score, find_score
+from ccnet3d.evaluation.evaluate import MasksOf, Segmenter, Timing, evaluate, evaluate_masks
+from ccnet3d.evaluation.evaluation import EvaluatedFrame, Evaluation
+from ccnet3d.evaluation.parallel import gather, processes, split_segments
+from ccnet3d.evaluation.predictions import open_predictions
+from ccnet3d.evaluation.resampling import CONFIDENCE, RESAMPLES, UNITS, Difference, Interval
+from ccnet3d.metrics import Score, find_score
 
 __all__ = [
     "CONFIDENCE",
     "RECORD",
     "RESAMPLES",
     "UNITS",
+    "Difference",
     "EvaluatedFrame",
     "Evaluation",
     "EvaluationSummary",
@@ -57,6 +39,7 @@ __all__ = [
     "load_runs",
     "open_predictions",
     "processes",
+    "scores_text",
     "split_segments",
     "summarize",
 ]

@@ -1,12 +1,11 @@
-"""Masks from files, ours or another tool's, matched with the labelled frames of a split.
+"""Masks from files, written by ccnet3d-infer or any other tool, matched with the labeled frames of a split.
 
-What a folder of predictions may be:
+A folder of predictions is one of:
 
-- the output folder of ``ccnet3d-infer`` (it has a ``summary.json``), for a split of one sequence or whose frames all
-  lie in one folder of images;
-- a folder of such folders, one a sequence, each named as its sequence;
-- images of class ids, grey or with a palette, each named as its frame or its label, all in one folder or in one folder
-  a sequence. There must be exactly one for each labelled frame.
+- the output folder of ``ccnet3d-infer``, for a split of one sequence or whose frames are all in one folder of images;
+- a folder of such folders, one per sequence, each named as its sequence;
+- images of class ids, gray or with a palette, each named as its frame or its label, all in one folder or in one folder
+  per sequence. There must be exactly one for each labeled frame.
 """
 
 from __future__ import annotations
@@ -22,91 +21,66 @@ from PIL import Image
 from ccnet3d.data import LabelledFrame, LabelledSequences, numbered
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation.evaluate import MasksOf
-from ccnet3d.masks import OTHER, SUMMARY_NAME, RunFolder, SavedMasks, open_masks
+from ccnet3d.masks import OTHER, SavedMasks, is_run_folder, open_masks
 from ccnet3d.video import images_in_folder
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-"""Of images that keep ids as they are."""
+__all__ = ["open_predictions", "read_ids"]
+
+_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+"""Of lossless images."""
 
 
 def open_predictions(folder: Path, dataset: LabelledSequences, *, video_starts_at: int = 0) -> MasksOf:
-    """Find the mask of every labelled frame; see the module.
+    """Find the mask of every labeled frame; see the module.
 
     Args:
         folder: the predictions.
         dataset: the split.
-        video_starts_at: the number in the dataset of the first frame of the videos that ``ccnet3d-infer`` was given.
-            Of folders of images the place in the folder counts, whatever the number.
+        video_starts_at: frame number in the dataset of the first frame of the videos that ``ccnet3d-infer`` read. For
+            folders of images, the index in the sorted folder counts instead.
 
     Returns:
-        A function that gives the masks of a segment. While they are read it raises ValueError for one that is damaged,
-        has another size than its label, or holds what is no class.
+        A function that returns the masks of a segment. While they are read it raises UserError for one that is damaged,
+        has another size than its label, or has an id that is not a class.
 
     Raises:
-        ValueError: no predictions, a frame without a mask, or a mask without a frame.
+        UserError: no predictions, a frame without a mask, or a mask without a frame.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give the folder of the masks")
-    if _is_run(folder):
+    if is_run_folder(folder):
         return _masks_of_runs(folder, {"": open_masks(folder)}, dataset, video_starts_at)
-    if runs := [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]:
+    if runs := [path for path in sorted(folder.iterdir()) if path.is_dir() and is_run_folder(path)]:
         return _masks_of_runs(folder, {run.name: open_masks(run) for run in runs}, dataset, video_starts_at)
     return _masks_of_images(folder, dataset)
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / SUMMARY_NAME).is_file() or RunFolder(folder, None).is_begun()
-
-
 def _names(frame: LabelledFrame) -> tuple[str, ...]:
-    """What the folder of a sequence may be called."""
+    """Return the names that the folder of a frame's sequence may have."""
     return tuple(dict.fromkeys((frame.sequence, frame.sequence.rsplit("/", 1)[-1], frame.image.parent.name)))
 
 
 def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: LabelledSequences, start: int) -> MasksOf:
-    names = dataset.spec.class_names
     for run in runs.values():
-        shown = dict(zip(run.class_ids, run.class_names, strict=True))
-        if shown != dict(enumerate(names)) and not (names == numbered(len(shown)) and [*shown] == [*range(len(shown))]):
-            raise UserError(
-                f"the masks in {run.folder} have the classes {', '.join(run.class_names)} and {dataset.spec.name} has "
-                f"{', '.join(names)}; they must be the same, all of them and in this order"
-            )
-    places = cache(_places)
+        _check_classes(run, dataset)
+    indices = cache(_image_indices)
     run_of: dict[int, SavedMasks] = {}
     number_of: dict[int, int] = {}
     for index, frame in enumerate(dataset.frames):
         key = next((name for name in ("", *_names(frame)) if name in runs), None)
         if key is None:
             raise UserError(
-                f"{folder} holds no masks of the sequence {frame.sequence}; expected in a folder of that name"
+                f"{folder} has no masks of the sequence {frame.sequence}; expected in a folder of that name"
             )
         run_of[index], number_of[index] = runs[key], frame.number - start
-        if _counts_images(runs[key]):
-            number_of[index] = _place_in(places(frame.image.parent), frame, runs[key])
+        if _is_of_images(runs[key]):
+            number_of[index] = _index_of(frame, indices(frame.image.parent), runs[key])
     for name, run in runs.items():
         frames = [index for index in run_of if run_of[index] is run]
         if not frames:
-            raise UserError(f"{folder / name} holds masks of no sequence of the split; take it away")
-        one, other = dataset.frames[frames[0]], dataset.frames[frames[-1]]
-        if one.image.parent != other.image.parent if _counts_images(run) else one.sequence != other.sequence:
-            raise UserError(
-                f"{run.folder} holds the masks of one video, and {one.image} and {other.image} are of two; give a "
-                "folder that holds one run for each sequence, named as the sequence"
-            )
-        known = set(run.frame_numbers)
-        if missing := [index for index in frames if number_of[index] not in known]:
-            raise UserError(
-                f"{len(missing)} of {len(frames)} labelled frames have no mask in {run.folder}, the first is "
-                f"{dataset.frames[missing[0]].image.name}, the video's frame {number_of[missing[0]]}"
-            )
-    for segment in dataset.segments:
-        for a, b in pairwise(segment):
-            if number_of[a] >= number_of[b]:
-                raise UserError(
-                    f"{dataset.frames[a].image.name} comes before {dataset.frames[b].image.name} in the split, but not "
-                    "in the order of their names, in which ccnet3d-infer takes images; name the masks as the frames"
-                )
+            raise UserError(f"{folder / name} has masks of a sequence that is not in the split; remove it")
+        _check_frames(run, frames, number_of, dataset)
+    _check_order(number_of, dataset)
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         index, run = segment.start, run_of[segment.start]
@@ -121,32 +95,69 @@ def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: Labell
     return masks_of
 
 
-def _counts_images(run: SavedMasks) -> bool:
-    """The run's numbers are places in a folder of images."""
+def _check_classes(run: SavedMasks, dataset: LabelledSequences) -> None:
+    names = dataset.spec.class_names
+    found = dict(zip(run.class_ids, run.class_names, strict=True))
+    if found != dict(enumerate(names)) and not (names == numbered(len(found)) and [*found] == [*range(len(found))]):
+        raise UserError(
+            f"the masks in {run.folder} have the classes {', '.join(run.class_names)} and {dataset.spec.name} has "
+            f"{', '.join(names)}; they must be the same, all of them and in this order"
+        )
+
+
+def _check_frames(run: SavedMasks, frames: list[int], number_of: Mapping[int, int], dataset: LabelledSequences) -> None:
+    """Check that the labeled frames of a run are of one video, and that it has all their masks."""
+    first, last = dataset.frames[frames[0]], dataset.frames[frames[-1]]
+    if first.image.parent != last.image.parent if _is_of_images(run) else first.sequence != last.sequence:
+        raise UserError(
+            f"{run.folder} has the masks of one video, and {first.image} and {last.image} are of two; give a "
+            "folder that contains one run for each sequence, named as the sequence"
+        )
+    known = set(run.frame_numbers)
+    if missing := [index for index in frames if number_of[index] not in known]:
+        raise UserError(
+            f"{len(missing)} of {len(frames)} labeled frames have no mask in {run.folder}, the first is "
+            f"{dataset.frames[missing[0]].image.name}, the video's frame {number_of[missing[0]]}"
+        )
+
+
+def _check_order(number_of: Mapping[int, int], dataset: LabelledSequences) -> None:
+    """Check that the frames of each segment have increasing numbers in their run."""
+    for segment in dataset.segments:
+        for a, b in pairwise(segment):
+            if number_of[a] >= number_of[b]:
+                raise UserError(
+                    f"{dataset.frames[a].image.name} comes before {dataset.frames[b].image.name} in the split, but not "
+                    "in the order of their names, in which ccnet3d-infer reads images; name the masks as the frames"
+                )
+
+
+def _is_of_images(run: SavedMasks) -> bool:
+    """Return whether the run's frame numbers are indices in a folder of images."""
     return run.summary.get("settings", {}).get("decoder") == "pillow"
 
 
-def _places(folder: Path) -> dict[Path, int]:
-    """The place of each image of a folder in the order in which ``ccnet3d-infer`` takes them."""
-    return {path: place for place, path in enumerate(images_in_folder(folder))}
+def _image_indices(folder: Path) -> dict[Path, int]:
+    """Return the index of each image of a folder in the order in which ``ccnet3d-infer`` reads them."""
+    return {path: index for index, path in enumerate(images_in_folder(folder))}
 
 
-def _place_in(places: Mapping[Path, int], frame: LabelledFrame, run: SavedMasks) -> int:
-    if run.frame_numbers[-1] >= len(places):
+def _index_of(frame: LabelledFrame, indices: Mapping[Path, int], run: SavedMasks) -> int:
+    if run.frame_numbers[-1] >= len(indices):
         raise UserError(
-            f"{run.folder} has a mask for frame {run.frame_numbers[-1]}, but {frame.image.parent} holds only "
-            f"{len(places)} images; it was made from others"
+            f"{run.folder} has a mask for frame {run.frame_numbers[-1]}, but {frame.image.parent} has only "
+            f"{len(indices)} images; it was made from others"
         )
-    return places[frame.image]
+    return indices[frame.image]
 
 
 def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in _MASK_SUFFIXES and not path.name.startswith("."):
             key = path.relative_to(folder).with_suffix("").as_posix()
             if key in found:
-                raise UserError(f"{found[key]} and {path} are masks of one name; keep one of them")
+                raise UserError(f"{found[key]} and {path} are masks with the same name; keep one of them")
             found[key] = path
     path_of: dict[int, Path] = {}
     frame_of: dict[Path, int] = {}
@@ -169,13 +180,11 @@ def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
             path_of[index], frame_of[path] = path, index
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(dataset)} labelled frames have no mask in {folder}, the first is "
+            f"{len(missing)} of {len(dataset)} labeled frames have no mask in {folder}, the first is "
             f"{missing[0].image.name}; expected {missing[0].image.stem}.png, there or in a folder {missing[0].sequence}"
         )
     if extra := [path for path in found.values() if path not in frame_of]:
-        raise UserError(
-            f"{len(extra)} masks in {folder} match no labelled frame, the first is {extra[0]}; take them away"
-        )
+        raise UserError(f"{len(extra)} masks in {folder} match no labeled frame, the first is {extra[0]}; remove them")
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         for index in segment:
@@ -187,20 +196,20 @@ def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Ids of an image of one channel, integers ``[H, W]``.
+    """Return the ids of an image of one channel, integers ``[H, W]``.
 
     Raises:
-        ValueError: it cannot be read, or is a colour image.
+        UserError: it cannot be read, or is a color image.
     """
     try:
         with Image.open(path) as image:
-            image.verify()  # the checksums, which reading alone does not look at
+            image.verify()  # the checksums, which reading alone ignores
         with Image.open(path) as image:
             ids = np.array(image)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         raise UserError(f"cannot read the mask {path}: {error}") from error
     if ids.ndim != 2 or ids.dtype.kind == "f":
-        raise UserError(f"the mask {path} is a colour image, expected class ids in a grey or palette image")
+        raise UserError(f"the mask {path} is a color image, expected class ids in a gray or palette image")
     return ids
 
 
@@ -215,9 +224,9 @@ def _check(mask: np.ndarray, dataset: LabelledSequences, index: int, name: str) 
         )
     count = len(dataset.spec.classes)
     if not 0 <= int(mask.min()) <= int(mask.max()) < count:
-        stranger = int(mask[(mask < 0) | (mask >= count)][0])
-        reason = " (classes that ccnet3d-infer --classes left out)" if stranger == OTHER else ""
+        wrong = int(mask[(mask < 0) | (mask >= count)][0])
+        reason = " (classes that ccnet3d-infer --classes left out)" if wrong == OTHER else ""
         raise UserError(
-            f"{name} holds the id {stranger}{reason}, which is no class (0 to {count - 1}); a mask needs a class at "
+            f"{name} has the id {wrong}{reason}, which is not a class (0 to {count - 1}); a mask needs a class at "
             "every pixel"
         )

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from ccnet3d.inference.options import (
-    RunOptions,
-)
-from ccnet3d.inference.pixels import (
-    resize_frame,
-)
-from ccnet3d.inference.run import (
-    segment_video,
-)
-from ccnet3d.inference.segmenter import (
-    Prediction,
-    VideoSegmenter,
-)
-from ccnet3d.inference.selection import (
-    Selection,
-    parse_position,
-)
-from ccnet3d.inference.sources import (
-    STDIN,
-    Job,
-    plan_jobs,
-)
-from ccnet3d.inference.tta import (
-    TestTimeAugmentation,
-)
-from ccnet3d.masks import (
-    SavedMasks,
-    open_masks,
-)
+from ccnet3d.inference.pixels import resize_frame
+from ccnet3d.inference.run import RunOptions, segment_video
+from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
+from ccnet3d.inference.selection import Selection, parse_moment
+from ccnet3d.inference.sources import STDIN, Job, plan_jobs
+from ccnet3d.inference.tta import TestTimeAugmentation
 
 __all__ = [
     "STDIN",
     "Job",
     "Prediction",
     "RunOptions",
-    "SavedMasks",
     "Selection",
     "TestTimeAugmentation",
     "VideoSegmenter",
-    "open_masks",
-    "parse_position",
+    "parse_moment",
     "plan_jobs",
     "resize_frame",
     "segment_video",

@@ -1,11 +1,12 @@
-"""A video in, a folder of masks out: decode, compute and encode side by side, resumable."""
+"""A video in, a folder of masks out: decode, compute and encode in parallel, resumable."""
 
 from __future__ import annotations
 
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,86 +16,152 @@ import torch
 
 import ccnet3d
 from ccnet3d.errors import UserError
-from ccnet3d.files import remove_unfinished
-from ccnet3d.inference.options import RunOptions
-from ccnet3d.inference.record import Answer, Record
+from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.inference.selection import Selection
 from ccnet3d.inference.stages import Sink, run_ahead
-from ccnet3d.masks import RunFolder, check_settings, formats
+from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
 from ccnet3d.models import fingerprint
-from ccnet3d.video import VideoFrame, VideoReader, VideoWriter
+from ccnet3d.video import VideoFrame, VideoReader
+
+__all__ = ["RunOptions", "segment_video"]
 
 _WAITING_FRAMES = 8
-"""Frames that may wait between two stages."""
+"""Most frames that wait between two stages."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What :func:`segment_video` writes, and of which frames.
+
+    Raises:
+        UserError: a value out of its range.
+
+    >>> RunOptions(format="npz", class_names=["Car"], selection=Selection(end=100)).format
+    'npz'
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    format: str = "png"
+    """One of ``ccnet3d.masks.FORMATS``."""
+    class_names: Sequence[str] = ()
+    """Classes that masks show; pixels of others become 255. Empty for all."""
+    smoothing: int | None = None
+    """Instead of the segmenter's own; see :class:`ccnet3d.inference.VideoSegmenter`."""
+    save_probabilities: bool = False
+    """Also write the classes' probabilities of each frame, at the decoder's stride."""
+    overlay: Path | None = None
+    """An .mp4 file for the video with its masks painted over it."""
+    opacity: float = 0.5
+    """Share of the class color in it, in [0, 1]."""
+    resume: bool = False
+    """Continue an interrupted run; leave a complete one unchanged."""
+    overwrite: bool = False
+    """Replace what an earlier run wrote."""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"unknown format {self.format!r}; choose {', '.join(FORMATS)}")
+        if not 0 <= self.opacity <= 1:
+            raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
+        if self.resume and self.overwrite:
+            raise UserError("resume and overwrite exclude each other; give one of them")
 
 
 def segment_video(
     reader: VideoReader,
     segmenter: VideoSegmenter,
     folder: Path,
-    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    options: RunOptions = RunOptions(),
     *,
     on_frame: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Segment a video into a folder: one mask for each selected frame, and ``summary.json`` when all are there.
+    """Segment a video into a folder: one mask per selected frame, and ``summary.json`` when all are written.
 
     Args:
         reader: the open video.
-        segmenter: gives the masks.
-        folder: where they go; made at need.
-        options: see there.
-        on_frame: told of each frame that is done, in order, in the thread that writes: ``frame`` (its number),
-            ``pts_seconds`` and ``class_pixels`` (by name).
+        segmenter: predicts the masks.
+        folder: the output folder; created if missing.
+        options: what is written, and of which frames.
+        on_frame: called for each frame that is done, in order, in the thread that writes, with a table of ``frame``
+            (its index), ``pts_seconds`` and ``class_pixels`` (by name).
 
     Returns:
         The summary, as written.
 
     Raises:
-        ValueError: a video that cannot be decoded, or an output that cannot be used.
-        OSError: the masks cannot be written; those that are there are whole, and the run can be resumed.
+        UserError: a video that cannot be decoded, an output that cannot be used, or not enough memory.
+        OutputError: the masks cannot be written; those in the folder are whole, and the run can be resumed.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from ccnet3d.models import load_model
+    >>> from ccnet3d.video import open_video, write_sample_video
+    >>> segmenter = VideoSegmenter(*load_model(), input_size=(32, 48))
+    >>> with TemporaryDirectory() as folder:
+    ...     video, masks = Path(folder) / "sample.mp4", Path(folder) / "masks"
+    ...     write_sample_video(video, frames=2)
+    ...     with open_video(video) as reader:
+    ...         summary = segment_video(reader, segmenter, masks)
+    ...     sorted(path.name for path in masks.iterdir())
+    ['000000.png', '000001.png', 'summary.json']
+    >>> summary["frames"], summary["width"], summary["height"]
+    (2, 480, 360)
     """
-    run = RunFolder(folder, formats.FILE_NAMES[options.format])
     info = segmenter.info
-    shown = _shown_classes(info.class_names, options.class_names)
-    settings = _settings(reader, segmenter, options)
+    smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
+    classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
+    run = RunFolder(folder, FORMATS[options.format])
+    settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
         if options.overlay and not options.overlay.exists():
-            raise UserError(f"the run in {folder} is complete, but {options.overlay} is not there; give --overwrite")
+            raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
         run.remove_work()
         return summary
-    frames = run_ahead(options.selection(reader), _WAITING_FRAMES)
-    with closing(frames), ExitStack() as stack:
+    run.format.check(classes)
+    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES)
+    with closing(frames), RunWriter(run, classes, reader.info, on_frame) as writer:
         first = next(frames)  # a video without a frame raises here, before anything is written
-        journal = {**settings, "overlay_file": str(options.overlay.absolute()) if options.overlay else None}
-        writer = None
-        if options.overlay:
-            again = options.overwrite or (options.resume and run.is_begun())
-            _check_overlay(options.overlay, reader, overwrite=again)
-            writer = VideoWriter(options.overlay, reader.info.frames_per_second)
-            remove_unfinished(options.overlay.parent, options.overlay.name)
-            stack.enter_context(writer)
-        saved = run.begin(journal, resume=options.resume, overwrite=options.overwrite)
-        record = Record(run, segmenter.info, shown, options, writer, on_frame)
-        with Sink(record.add, _WAITING_FRAMES) as sink:
-            for answer in _answers(chain([first], frames), segmenter, options, shown, run.masks, saved):
-                sink.put(answer)
-    record.pack(reader.info.frames_per_second)
-    summary = {
-        "video": reader.info.name,
-        "format": options.format,
-        **record.table(),
-        "frames_per_second": reader.info.frames_per_second,
-        "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
-        "settings": settings,
-        "versions": {"ccnet3d": ccnet3d.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "warnings": list(reader.info.warnings),
-    }
-    run.complete(summary)
-    return summary
+        saved = writer.begin(
+            settings,
+            overlay=options.overlay,
+            opacity=options.opacity,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+        outputs = _outputs(
+            chain([first], frames), segmenter, classes, run, saved, smoothing, probabilities=options.save_probabilities
+        )
+        with Sink(writer.add, _WAITING_FRAMES) as sink:
+            for output in outputs:
+                sink.put(output)
+    return writer.complete(
+        {
+            "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+            "settings": settings,
+            "versions": {
+                "ccnet3d": ccnet3d.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "warnings": list(reader.info.warnings),
+        }
+    )
 
 
-def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOptions) -> dict[str, Any]:
+def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids of the requested classes, ascending; all without a request.
+
+    Raises:
+        UserError: a name that is not a class.
+    """
+    by_name = {name.lower(): i for i, name in enumerate(names)}
+    if unknown := [name for name in requested if name.lower() not in by_name]:
+        raise UserError(f"the model has no class {unknown[0]!r}; it has {', '.join(names)}")
+    return tuple(sorted({by_name[name.lower()] for name in requested})) or tuple(range(len(names)))
+
+
+def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOptions, smoothing: int) -> dict[str, Any]:
     path = reader.info.path
     selection = options.selection
     return {
@@ -110,59 +177,39 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
         "clip_length": segmenter.clip_length,
         "clip_stride": segmenter.clip_stride,
         "causal": segmenter.causal,
-        "smoothing": segmenter.smoothing,
+        "smoothing": smoothing,
         "input_size": list(segmenter.input_size),
         "dtype": str(segmenter.dtype).removeprefix("torch."),
         "device": segmenter.device.type,
     }
 
 
-def _shown_classes(class_names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """uint8 ``[256]``: each class id as masks have it.
-
-    Raises:
-        ValueError: a name that is no class.
-    """
-    by_name = {name.lower(): i for i, name in enumerate(class_names)}
-    if unknown := [name for name in wanted if name.lower() not in by_name]:
-        raise UserError(f"the model has no class {unknown[0]!r}; it has {', '.join(class_names)}")
-    table = np.full(256, formats.OTHER, np.uint8)
-    ids = [by_name[name.lower()] for name in wanted] or list(by_name.values())
-    table[ids] = ids
-    return table
-
-
-def _check_overlay(overlay: Path, reader: VideoReader, *, overwrite: bool) -> None:
-    video = reader.info.path
-    if video and overlay.exists() and video.exists() and overlay.samefile(video):
-        raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
-    if overlay.exists() and not overwrite:
-        raise UserError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
-
-
-def _answers(
+def _outputs(
     frames: Iterable[VideoFrame],
     segmenter: VideoSegmenter,
-    options: RunOptions,
-    shown: np.ndarray,
-    masks: Path,
+    classes: MaskClasses,
+    run: RunFolder,
     saved: Sequence[int],
-) -> Iterator[Answer]:
-    """The mask of every frame: read back where the run was before it was interrupted, computed from there on."""
-    begin = max(0, len(saved) - segmenter.history)
-    begin -= begin % segmenter.batch_size
+    smoothing: int,
+    *,
+    probabilities: bool,
+) -> Iterator[FrameOutput]:
+    """Yield the output of every frame: read back up to where an interrupted run stopped, predicted from there on."""
+    first_index = max(0, len(saved) - segmenter.history(smoothing))
+    first_index -= first_index % segmenter.batch_size
     source = iter(frames)
-    context: list[np.ndarray] = []
-    for place, number in enumerate(saved):
+    context: list[np.ndarray] = []  # frames with a mask that later predictions depend on
+    for count, index in enumerate(saved):
         frame = next(source, None)
-        if frame is None or frame.index != number:
+        if frame is None or frame.index != index:
             raise UserError(
-                f"{masks} holds the mask of frame {number} where the video has "
-                f"{'no frame' if frame is None else f'frame {frame.index}'}, so the run cannot go on; give --overwrite"
+                f"{run.masks} contains the mask of frame {index} where the video has "
+                f"{'no frame' if frame is None else f'frame {frame.index}'}, so the run cannot be resumed; "
+                "give --overwrite"
             )
-        if place >= begin:
+        if count >= first_index:
             context.append(frame.image)
-        yield Answer(frame, formats.decode_mask(formats.mask_path(masks, number)), None, saved=True)
+        yield FrameOutput(frame, run.read_mask(index), None, saved=True)
     waiting: deque[VideoFrame] = deque()
 
     def images() -> Iterator[np.ndarray]:
@@ -170,6 +217,11 @@ def _answers(
             waiting.append(frame)
             yield frame.image
 
-    for prediction in segmenter.predict(chain(context, images()), first=begin, answer_from=len(saved)):
-        probabilities = prediction.probabilities() if options.save_probabilities else None
-        yield Answer(waiting.popleft(), shown[prediction.mask()], probabilities, saved=False)
+    shown = np.full(256, OTHER, np.uint8)
+    shown[list(classes.shown)] = classes.shown
+    predictions = segmenter.predict(
+        chain(context, images()), smoothing=smoothing, first_index=first_index, emit_from=len(saved)
+    )
+    for prediction in predictions:
+        quantized = prediction.probabilities() if probabilities else None
+        yield FrameOutput(waiting.popleft(), shown[prediction.mask()], quantized, saved=False)

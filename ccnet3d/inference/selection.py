@@ -10,35 +10,46 @@ from dataclasses import dataclass
 from ccnet3d.errors import UserError
 from ccnet3d.video import VideoFrame
 
-Position = int | float
-"""A frame's number (int), or seconds since the first frame (float)."""
+__all__ = ["Moment", "Selection", "parse_moment"]
+
+Moment = int | float
+"""A frame index (int), or seconds since the first frame (float)."""
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
-def parse_position(text: str) -> Position:
-    """A frame's number, such as ``250``, or a time: ``10s``, ``10.5``, ``1:30``, ``1:02:03.5``.
+def parse_moment(text: str) -> Moment:
+    """Parse a frame index, such as ``250``, or a time: ``10s``, ``10.5``, ``1:30``, ``1:02:03.5``.
 
     Raises:
-        ValueError: anything else.
+        UserError: anything else.
+
+    >>> parse_moment("250"), parse_moment("1:30")
+    (250, 90.0)
     """
     if text.isdecimal():
         return int(text)
     match = _CLOCK.fullmatch(text.removesuffix("s"))
     if not match:
-        raise UserError(
-            f"expected a frame's number such as 250, or a time such as 10s, 10.5 or 1:02:03.5, got {text!r}"
-        )
+        raise UserError(f"expected a frame index such as 250, or a time such as 10s, 10.5 or 1:02:03.5, got {text!r}")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return 3600 * hours + 60 * minutes + seconds
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Every ``stride``-th frame from ``start`` up to, and without, ``end``."""
+    """Every ``stride``-th frame from ``start`` up to but not including ``end``.
 
-    start: Position = 0
-    end: Position | None = None
+    Raises:
+        UserError: a value out of its range.
+
+    >>> frames = [VideoFrame(index, index / 10, image=None) for index in range(100)]  # 10 per second
+    >>> [frame.index for frame in Selection(start=0.5, end=12, stride=3).select(frames)]
+    [5, 8, 11]
+    """
+
+    start: Moment = 0
+    end: Moment | None = None
     """None for the video's end."""
     stride: int = 1
     """In frames."""
@@ -46,43 +57,39 @@ class Selection:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise UserError(f"the frame stride must be at least 1, got {self.stride}")
-        for name, position in (("start", self.start), ("end", self.end)):
-            if position is not None and not 0 <= position < math.inf:
-                raise UserError(f"{name} must be a frame's number or a time from 0 on, got {position}")
+        for name, moment in (("start", self.start), ("end", self.end)):
+            if moment is not None and not 0 <= moment < math.inf:
+                raise UserError(f"{name} must be a frame index or a time, 0 or more, got {moment}")
 
-    def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Pass on the frames that are selected; nothing after ``end`` is asked for.
+    def select(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Yield the selected frames; none after ``end`` is read.
 
         Raises:
-            ValueError: a time, for frames that have none, or a selection without a frame.
+            UserError: a time for frames that have none, or a selection without a frame.
         """
         first_seconds: float | None = None
-        first_number: int | None = None
+        first_index: int | None = None
         last = -1
         for frame in frames:
             if first_seconds is None:
                 first_seconds = frame.pts_seconds
-            if self.end is not None and self._reached(self.end, frame, first_seconds):
+            if self.end is not None and _is_reached(self.end, frame, first_seconds):
                 break
-            if not self._reached(self.start, frame, first_seconds):
-                last = frame.index
-                continue
-            first_number = frame.index if first_number is None else first_number
-            if (frame.index - first_number) % self.stride == 0:
-                yield frame
             last = frame.index
-        if first_number is None:
-            raise UserError(
-                f"no frame lies between start {self.start} and end {self.end}; the last one before is {last}"
-                if last >= 0
-                else f"no frame lies between start {self.start} and end {self.end}"
-            )
+            if not _is_reached(self.start, frame, first_seconds):
+                continue
+            first_index = frame.index if first_index is None else first_index
+            if (frame.index - first_index) % self.stride == 0:
+                yield frame
+        if first_index is None:
+            before = f"; the last one before is {last}" if last >= 0 else ""
+            raise UserError(f"no frame lies between start {self.start} and end {self.end}{before}")
 
-    @staticmethod
-    def _reached(position: Position, frame: VideoFrame, first_seconds: float | None) -> bool:
-        if isinstance(position, int):
-            return frame.index >= position
-        if frame.pts_seconds is None or first_seconds is None:
-            raise UserError(f"the video has no times, so that {position} seconds mean nothing; give a frame's number")
-        # Times are multiples of a clock's tick, which seconds in floating point may miss by a rounding.
-        return frame.pts_seconds - first_seconds >= position - 1e-6
+
+def _is_reached(moment: Moment, frame: VideoFrame, first_seconds: float | None) -> bool:
+    if isinstance(moment, int):
+        return frame.index >= moment
+    if frame.pts_seconds is None or first_seconds is None:
+        raise UserError(f"the video has no times, so {moment} seconds cannot be found; give a frame index")
+    # Times are multiples of a clock tick, which floating-point seconds may miss by a rounding error.
+    return frame.pts_seconds - first_seconds >= moment - 1e-6

@@ -1,4 +1,4 @@
-"""From what a user names to videos and their outputs: several, folders, patterns, shards."""
+"""From the names that a user gives to videos and their outputs: several videos, folders, patterns, shards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from ccnet3d.constants import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ccnet3d.errors import UserError
 
+__all__ = ["STDIN", "Job", "plan_jobs"]
+
 STDIN = "-"
 
 
@@ -19,23 +21,24 @@ class Job:
     """One video and where its output goes."""
 
     source: Path | str
-    """As :func:`ccnet3d.video.open_video` takes it, or STDIN."""
+    """As :func:`ccnet3d.video.open_video` accepts it, or STDIN."""
     folder: Path
     overlay: Path | None
 
     @property
     def name(self) -> str:
+        """The source as messages name it."""
         return "standard input" if self.source == STDIN else str(self.source)
 
 
 def plan_jobs(
     inputs: Sequence[str], output: Path, overlay: Path | None = None, shard: tuple[int, int] = (0, 1)
 ) -> list[Job]:
-    """Find the videos, name their outputs, and take a shard's part of them.
+    """Find the videos, name their outputs, and return a shard of them.
 
-    One video writes into ``output`` itself; several, or the videos of a folder, into a folder of it for each, named as
-    the video, and overlays into the folder ``overlay``. Names and the order of a folder's videos do not depend on the
-    shard: shard i of n takes every n-th video from the i-th on.
+    One video is written to ``output`` itself. Several videos, or the videos of a folder, are each written to a folder
+    in it that is named after the video, and their overlays to the folder ``overlay``. Names and the order of a folder's
+    videos do not depend on the shard: shard i of n is every n-th video from the i-th on.
 
     Args:
         inputs: video files, folders of videos or of images, patterns of either, or ``-``.
@@ -44,7 +47,10 @@ def plan_jobs(
         shard: (i, n), i from 0 to n - 1.
 
     Raises:
-        ValueError: a folder or pattern without videos or images, one video twice, or an impossible shard.
+        UserError: a folder or pattern without videos or images, one video twice, or an impossible shard.
+
+    >>> [str(job.folder) for job in plan_jobs(["walk.mp4", "drive.mkv"], Path("masks"))]
+    ['masks/walk', 'masks/drive']
     """
     index, count = shard
     if not 0 <= index < count:
@@ -52,55 +58,55 @@ def plan_jobs(
     sources: list[Path | str] = []
     several = len(inputs) > 1
     for text in inputs:
-        found = _find(text)
-        several = (
-            several or len(found) > 1 or found != [Path(text) if text != STDIN and not _is_pattern(text) else text]
-        )
+        found, is_collection = _find(text)
+        several = several or is_collection
         sources += found
-    repeated = [source for source, times in Counter(map(str, sources)).items() if times > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]} is given {Counter(map(str, sources))[repeated[0]]} times; give it once")
+    for name, times in Counter(map(str, sources)).items():
+        if times > 1:
+            raise UserError(f"{name} is given {times} times; give it once")
     if not several:
         return [Job(sources[0], output, overlay)][index::count]
     if overlay and overlay.suffix.lower() == ".mp4":
         raise UserError(f"with several videos --overlay names a folder, got the file {overlay}")
-    names = _names(sources)
-    return [
+    jobs = [
         Job(source, output / name, overlay / f"{name}.mp4" if overlay else None)
-        for source, name in zip(sources, names, strict=True)
-    ][index::count]
+        for source, name in zip(sources, _output_names(sources), strict=True)
+    ]
+    return jobs[index::count]
 
 
 def _is_pattern(text: str) -> bool:
     return text != STDIN and any(sign in text for sign in "*?[") and not Path(text).exists()
 
 
-def _find(text: str) -> list[Path | str]:
-    """Sources that an input stands for.
+def _find(text: str) -> tuple[list[Path | str], bool]:
+    """Return the sources that an input stands for, and whether it is a collection of videos, be it of one.
 
     Raises:
-        ValueError: a folder or a pattern without any.
+        UserError: a folder or a pattern without any source, or one that cannot be read.
     """
-    if text == STDIN:
-        return [text]
     path = Path(text)
-    if not _is_pattern(text) and not path.is_dir():
-        return [path]
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-        whole: Path | str = path
-    else:
-        files = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - it may be absolute
-        whole = text
-        if not files:
-            raise UserError(f"no file matches the pattern {text}")
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    try:
+        if text == STDIN:
+            return [text], False
+        if _is_pattern(text):
+            kind = "pattern"
+            files = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - may be absolute
+        elif path.is_dir():
+            kind = "folder"
+            files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        else:
+            return [path], False
+    except OSError as error:
+        raise UserError(f"cannot read {text}: {error.strerror}") from error
+    if kind == "pattern" and not files:
+        raise UserError(f"no file matches the pattern {text}")
+    videos: list[Path | str] = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     if videos:
-        return list(videos)
+        return videos, True
     if any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
-        return [whole]  # one video whose frames these are
-    what = "pattern" if whole == text else "folder"
-    raise UserError(f"no video and no image is in the {what} {text}; give another, or the file by its name")
+        return [path if kind == "folder" else text], False  # one video whose frames these are
+    raise UserError(f"the {kind} {text} contains no video and no image; give another one, or the name of a file")
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -109,22 +115,27 @@ def _fixed_part(pattern: Path) -> Path:
     return pattern
 
 
-def _names(sources: Sequence[Path | str]) -> list[str]:
-    """A name for each source's outputs: without extension, or more of it where that is not enough.
+def _output_names(sources: Sequence[Path | str]) -> list[str]:
+    """Return a name for the outputs of each source: the video's without extension, or more of it where names clash.
 
     Raises:
-        ValueError: two sources that no name tells apart.
+        UserError: two sources with the same name and folder name.
     """
     paths = [Path("stdin") if source == STDIN else Path(source) for source in sources]
-    # The folder of a pattern, without its own wildcards; resolved, so that . and .. have their names.
+    # A pattern is named after its folder, up to the first wildcard; resolved, so that . and .. have names.
     paths = [_fixed_part(path) if _is_pattern(str(path)) else path for path in paths]
     paths = [path.resolve() if path.is_dir() else path for path in paths]
     names = [path.name if path.is_dir() else path.stem for path in paths]
-    for longer in (lambda p: p.name, lambda p: f"{p.absolute().parent.name}_{p.name}"):
-        # Two names that differ in case only are one on some file systems.
-        times = Counter(name.lower() for name in names)
-        names = [name if times[name.lower()] == 1 else longer(path) for name, path in zip(names, paths, strict=True)]
-    times = Counter(name.lower() for name in names)
-    if clash := [path for name, path in zip(names, paths, strict=True) if times[name.lower()] > 1]:
-        raise UserError(f"{clash[0]} and {clash[1]} would share one output folder; run them one by one")
+    for longer in (lambda path: path.name, lambda path: f"{path.absolute().parent.name}_{path.name}"):
+        clashing = _clashing(names)
+        names = [longer(path) if clash else name for name, path, clash in zip(names, paths, clashing, strict=True)]
+    clashes = [path for path, clash in zip(paths, _clashing(names), strict=True) if clash]
+    if clashes:
+        raise UserError(f"{clashes[0]} and {clashes[1]} would share one output folder; run them one by one")
     return names
+
+
+def _clashing(names: Sequence[str]) -> list[bool]:
+    """Return which names equal another one; some file systems ignore case."""
+    times = Counter(name.lower() for name in names)
+    return [times[name.lower()] > 1 for name in names]

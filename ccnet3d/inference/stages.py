@@ -1,4 +1,4 @@
-"""Stages of a run in threads of their own, with bounded queues between them."""
+"""Stages of a run in separate threads, with bounded queues between them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from queue import Empty, Full, Queue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+__all__ = ["Sink", "run_ahead"]
+
 Item = TypeVar("Item")
 
 _END: Any = object()
 _POLL_SECONDS = 0.1
-"""How often a stage that waits looks whether it should stop."""
+"""How often a waiting stage checks whether it should stop."""
 
 
 def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Iterate over ``source`` in a thread; ``depth`` items wait at most, and one more is in its hands.
+    """Iterate over ``source`` in a thread, ahead of the caller.
 
-    An error of the source comes up here, behind the items before it. Closing the iterator ends the thread.
+    An error of the source is raised here, after the items before it. Closing the iterator ends the thread.
+
+    Args:
+        source: the items.
+        depth: most items that wait in the queue; the thread has one more.
+
+    >>> list(run_ahead("abc", depth=2))
+    ['a', 'b', 'c']
     """
     queue: Queue[Item] = Queue(depth)
     stop = threading.Event()
@@ -56,14 +65,21 @@ def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]
 
 
 class Sink(Generic[Item]):
-    """Give items to a function that runs in a thread, at most ``depth`` of them waiting.
+    """Pass items to a function that runs in a thread.
 
-    The block ends when all are done; if it ends with an error, those that wait are dropped. An error of the function
-    comes up in the next :meth:`put` or at the end of the block, and no item after it is taken.
+    The block ends when all items are done; if it ends with an error, waiting items are dropped. An error of the
+    function is raised by the next :meth:`put` or at the end of the block, and no item after it is consumed.
 
     Args:
         consume: called with one item at a time, in order.
-        depth: items that may wait.
+        depth: most items that wait.
+
+    >>> done = []
+    >>> with Sink(done.append, depth=2) as sink:
+    ...     for item in "abc":
+    ...         sink.put(item)
+    >>> done
+    ['a', 'b', 'c']
     """
 
     def __init__(self, consume: Callable[[Item], None], depth: int) -> None:
@@ -91,7 +107,7 @@ class Sink(Generic[Item]):
             self._done.set()
 
     def put(self, item: Item) -> None:
-        """Hand over an item; waits while ``depth`` others do."""
+        """Pass on an item; wait while the queue is full."""
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_SECONDS)
@@ -111,7 +127,7 @@ class Sink(Generic[Item]):
         try:
             if error is None:
                 self.put(_END)
-                self._done.wait()  # an interrupted join() would take the thread for ended
+                self._done.wait()  # an interrupted join() would consider the thread ended
         finally:
             self._stop.set()
             self._done.wait()

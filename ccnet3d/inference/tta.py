@@ -1,4 +1,4 @@
-"""Masks from several views of each frame: at several scales, mirrored, or window by window."""
+"""Test-time augmentation: masks from several views of each frame, at several scales, mirrored, or in windows."""
 
 from __future__ import annotations
 
@@ -12,28 +12,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccnet3d.errors import UserError
+from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.segmenter import VideoSegmenter
 
+__all__ = ["TestTimeAugmentation", "window_starts"]
+
 
 class TestTimeAugmentation:
-    """Segments like a :class:`VideoSegmenter` by the mean of the class probabilities of all views.
+    """Segment like a :class:`VideoSegmenter`, by the mean of the class probabilities of all views.
 
-    Every view is a video of its own that streams beside the others, so that memory is constant in the video's length.
+    Every view is a video that streams in parallel with the others, so that memory is constant in the video's length.
 
     Args:
-        segmenter: gives the model and how it is run.
+        segmenter: the model and how it is run.
         scales: factors of the working size, as in DeepLab (Chen et al., TPAMI 2018, section 4.1).
         flip: also segment each view mirrored left to right.
         window: height and width in pixels of windows that are cut from the frame at its own size (times the scale), for
-            frames that are too large to be seen at once; None shows the whole frame at the working size.
-        overlap: least share of a window that its neighbour sees too. Where windows overlap, each weighs the more the
-            further a pixel is from its edges.
+            frames that are too large for the working size; None shows the whole frame at the working size.
+        overlap: least share of a window that its neighbor also covers. Where windows overlap, the weight of a pixel
+            grows with its distance from the window's edges.
 
     Raises:
-        ValueError: an argument out of its range.
+        UserError: an argument out of its range.
+
+    >>> from ccnet3d.models import load_model
+    >>> segmenter = VideoSegmenter(*load_model(), input_size=(32, 48))
+    >>> augmented = TestTimeAugmentation(segmenter, scales=[1.0, 1.5], flip=True)
+    >>> [mask.shape for mask in augmented.segment(np.zeros((2, 60, 80, 3), np.uint8))]
+    [(60, 80), (60, 80)]
     """
+
+    __test__ = False  # pytest takes classes of this name for tests
 
     def __init__(
         self,
@@ -58,22 +68,23 @@ class TestTimeAugmentation:
         self.overlap = overlap
 
     def segment(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield one mask a frame, in order; see :meth:`VideoSegmenter.segment`.
+        """Yield one mask per frame, in order; see :meth:`VideoSegmenter.segment`.
 
         Raises:
-            ValueError: frames of several sizes, where windows are cut from them.
+            UserError: frames of several sizes, where windows are cut from them, or not enough memory.
         """
         views = [(scale, mirrored) for scale in self.scales for mirrored in ([False, True] if self.flip else [False])]
         shared = tee(frames, len(views))
         streams = [self._view(frames, *view) for frames, view in zip(shared, views, strict=True)]
-        for probabilities in streams[0]:
-            total = probabilities
-            for stream in streams[1:]:
-                total += next(stream)
-            yield total.argmax(0).to(torch.uint8).cpu().numpy()
+        with explain_out_of_memory("use fewer or smaller --scales, a smaller --input-size or another --device"):
+            for probabilities in streams[0]:
+                total = probabilities
+                for stream in streams[1:]:
+                    total += next(stream)
+                yield total.argmax(0).to(torch.uint8).cpu().numpy()
 
     def _view(self, frames: Iterable[np.ndarray], scale: float, mirrored: bool) -> Iterator[Tensor]:
-        """Of each frame the class probabilities that a view gives, float32 ``[K, H, W]`` at the frame's size."""
+        """Yield each frame's class probabilities in one view, float32 ``[K, H, W]`` at the frame's size."""
         seen = (np.ascontiguousarray(frame[:, ::-1]) for frame in frames) if mirrored else frames
         parts = self._whole(seen, scale) if self.window is None else self._windows(seen, scale, self.window)
         return (part.flip(-1) for part in parts) if mirrored else parts
@@ -118,20 +129,29 @@ class TestTimeAugmentation:
             total = weight.new_zeros(len(predictions[0].logits), *scaled)
             weights = weight.new_zeros(scaled)
             for (top, left), prediction in zip(corners, predictions, strict=True):
-                place = slice(top, top + height), slice(left, left + width)
-                total[:, *place] += _resize(prediction.logits, (height, width)).softmax(0) * weight
-                weights[place] += weight
+                area = slice(top, top + height), slice(left, left + width)
+                total[:, *area] += _resize(prediction.logits, (height, width)).softmax(0) * weight
+                weights[area] += weight
             yield _resize(total / weights, size)
 
     def _at(self, input_size: tuple[int, int]) -> VideoSegmenter:
-        """The segmenter at another working size; the network is shared."""
+        """Return the segmenter at another working size; the network is shared."""
         other = copy.copy(self.segmenter)
         other.input_size = input_size
         return other
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin that cover ``length`` pixels evenly, from its first to its last, overlapping by a share."""
+    """Return where windows begin that cover ``length`` pixels evenly, from the first to the last.
+
+    Args:
+        length: pixels to cover.
+        window: pixels of a window.
+        overlap: least share of a window that the next one also covers.
+
+    >>> window_starts(20, 10, overlap=0.5)
+    [0, 5, 10]
+    """
     step = max(1, math.floor(window * (1 - overlap)))
     count = math.ceil((length - window) / step) + 1
     return [round(n * (length - window) / max(1, count - 1)) for n in range(count)]
@@ -142,17 +162,17 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of ``[K, h, w]``."""
+    """Return ``[K, h, w]`` at another size, bilinear."""
     return planes if planes.shape[-2:] == size else F.interpolate(planes[None], size=size, mode="bilinear")[0]
 
 
 def _resize_picture(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A frame uint8 ``[H, W, 3]`` at another size."""
+    """Return a frame uint8 ``[H, W, 3]`` at another size."""
     picture = resize_frame(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), size)
     return picture.permute(1, 2, 0).numpy()
 
 
 def _ramp(length: int) -> Tensor:
-    """Weights that fall off to both ends, float32, above 0."""
-    place = torch.arange(length) + 0.5
-    return torch.minimum(place, length - place)
+    """Return weights, float32, above 0, that fall off to both ends."""
+    centers = torch.arange(length) + 0.5
+    return torch.minimum(centers, length - centers)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from ccnet3d.masks.formats import (
-    OTHER,
-    SUMMARY_NAME,
-)
-from ccnet3d.masks.run_folder import (
-    RunFolder,
-    check_settings,
-)
-from ccnet3d.masks.saved_masks import (
-    SavedMasks,
-    open_masks,
-)
+from ccnet3d.masks.formats import FORMATS
+from ccnet3d.masks.mask_format import OTHER, MaskClasses, MaskFormat, MaskSequence
+from ccnet3d.masks.palette import paint
+from ccnet3d.masks.png_format import PNG
+from ccnet3d.masks.run_folder import SUMMARY_NAME, RunFolder, check_settings, is_run_folder
+from ccnet3d.masks.saved_masks import SavedMasks, open_masks
 
 __all__ = [
+    "FORMATS",
     "OTHER",
+    "PNG",
     "SUMMARY_NAME",
+    "MaskClasses",
+    "MaskFormat",
+    "MaskSequence",
     "RunFolder",
     "SavedMasks",
     "check_settings",
+    "is_run_folder",
     "open_masks",
+    "paint",
 ]

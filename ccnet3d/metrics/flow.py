@@ -11,25 +11,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ccnet3d.errors import UserError
 from ccnet3d.metrics.consistency import OpticalFlow
 
+__all__ = ["dis_flow", "raft_flow"]
+
 _STRIDE = 8
-"""RAFT takes sizes that are multiples of this, and at least 16 times as large."""
+"""RAFT accepts sizes that are multiples of this, and at least 16 times as large."""
 
 _DIS_SMALLEST = 16
-"""DIS wants at least 12 pixels on one side and its patch of 8 on the other."""
+"""DIS needs at least 12 pixels on one side and its patch of 8 on the other."""
 
 
 def dis_flow() -> OpticalFlow:
-    """The flow of dense inverse search, Kroeger et al., ECCV 2016, in OpenCV's medium setting.
+    """Return the flow of dense inverse search, Kroeger et al., ECCV 2016, in OpenCV's medium setting.
 
     Raises:
-        ValueError: OpenCV is not installed.
+        UserError: OpenCV is not installed.
+
+    Example:
+        >>> import pytest; cv2 = pytest.importorskip("cv2")
+        >>> dis_flow()(*torch.zeros(2, 3, 16, 24, dtype=torch.uint8)).shape
+        torch.Size([2, 16, 24])
     """
     try:
         import cv2
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             'optical flow by DIS needs OpenCV, which is not installed: pip install "ccnet3d[evaluate]"'
         ) from error
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -49,13 +57,13 @@ def dis_flow() -> OpticalFlow:
 
 
 def raft_flow(weights: Path) -> OpticalFlow:
-    """The flow of RAFT (small), Teed and Deng, ECCV 2020, as torchvision has it.
+    """Return the flow of RAFT (small), Teed and Deng, ECCV 2020, as implemented by torchvision.
 
     Args:
-        weights: a safetensors file of the state of ``torchvision.models.optical_flow.raft_small``.
+        weights: a safetensors file with the state of ``torchvision.models.optical_flow.raft_small``.
 
     Raises:
-        ValueError: no such file, or other weights.
+        UserError: no such file, or other weights.
     """
     from torchvision.models.optical_flow import raft_small
 
@@ -63,8 +71,8 @@ def raft_flow(weights: Path) -> OpticalFlow:
     try:
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{weights} does not hold weights of torchvision's raft_small ({str(error).splitlines()[0]}); "
+        raise UserError(
+            f"{weights} does not contain weights of torchvision's raft_small ({str(error).splitlines()[0]}); "
             "save its state with safetensors and give that file"
         ) from error
 

@@ -1,30 +1,12 @@
-"""CCNet3D models: architecture, named configurations, model files."""
+"""CCNet3D models: architecture, named architectures, model files."""
 
 from __future__ import annotations
 
-from ccnet3d.models.architecture import (
-    ModelConfig,
-)
-from ccnet3d.models.backbone import (
-    feature_channels,
-    input_normalisation,
-    load_backbone_weights,
-)
-from ccnet3d.models.ccnet3d import (
-    CCNet3D,
-    FrameFeatures,
-    TrainingOutputs,
-)
-from ccnet3d.models.fuse import (
-    fuse_batch_norms,
-)
-from ccnet3d.models.zoo import (
-    ARCHITECTURES,
-    ModelInfo,
-    fingerprint,
-    load_model,
-    save_model,
-)
+from ccnet3d.models.architecture import ModelConfig
+from ccnet3d.models.backbone import feature_channels, input_normalization, load_backbone_weights
+from ccnet3d.models.ccnet3d import CCNet3D, FrameFeatures, TrainingOutputs
+from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,7 +18,7 @@ __all__ = [
     "feature_channels",
     "fingerprint",
     "fuse_batch_norms",
-    "input_normalisation",
+    "input_normalization",
     "load_backbone_weights",
     "load_model",
     "save_model",

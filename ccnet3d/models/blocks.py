@@ -1,6 +1,6 @@
-"""The parts behind the backbone: criss-cross head, decoder with skips, auxiliary classifier.
+"""The blocks after the backbone: criss-cross head and decoder with skip connections.
 
-Axes: N = B*T frames, C channels, H height, W width. Only the attention sees the time axis.
+Axes: N = B*T frames, C channels, H height, W width. Only the attention uses the time axis.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from ccnet3d.attention import RecurrentCrissCrossAttention
 
+__all__ = ["CrissCrossHead", "SkipDecoder", "conv_bn_relu", "resize_like"]
+
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Convolution at unchanged size, batch norm, ReLU: ``[N, in, H, W]`` to ``[N, out, H, W]``."""
+    """Return a convolution without change of size, batch norm and ReLU: ``[N, in, H, W]`` to ``[N, out, H, W]``."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -24,17 +26,17 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Se
 
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear resize of ``[N, C, h, w]`` to the height and width of ``like``."""
+    """Resize ``[N, C, h, w]`` bilinearly to the height and width of ``like``."""
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class CrissCrossHead(nn.Module):
-    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with its input.
+    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with the head's input.
 
-    Paper: arXiv 1811.11721, section 3.1; dropout as in its code. With 0 loops there is no attention, and its
-    parameters do not exist: the baseline that the attention is measured against.
+    Paper: arXiv 1811.11721, section 3.1; dropout as in its code. With 0 loops the head has no attention and none of its
+    parameters, as a baseline for comparison.
     """
 
     def __init__(
@@ -49,26 +51,26 @@ class CrissCrossHead(nn.Module):
         self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
 
     def forward(self, features: Tensor, clip_length: int) -> Tensor:
-        """Map ``[B*T, in, H, W]`` to ``[B*T, C, H, W]``, frames of ``clip_length`` = T a clip."""
+        """Map ``[B*T, in, H, W]`` to ``[B*T, C, H, W]``, with T = ``clip_length`` frames per clip."""
         return self.finish(features, self.attend(self.reduce(features), clip_length))
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
-        """The only step in which frames meet: ``[B*T, C, H, W]`` to the same."""
+        """Mix the frames of each clip, the only step that does: ``[B*T, C, H, W]`` to the same shape."""
         if self.attention is None:
             return reduced
-        # [B*T, C, H, W] -> [B, T, H, W, C], a view where the convolution works channels-last; no copy between loops.
+        # [B*T, C, H, W] -> [B, T, H, W, C], a view if the convolution's output is channels-last; loops copy nothing.
         clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
         return self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
 
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-        """Refine and fuse with the input, frame by frame: ``[N, in, H, W]`` and ``[N, C, H, W]`` to the latter."""
+        """Refine and fuse with the input, per frame: ``[N, in, H, W]`` and ``[N, C, H, W]`` to ``[N, C, H, W]``."""
         return self.fuse(torch.cat([features, self.refine(attended)], dim=1))
 
 
 class SkipDecoder(nn.Module):
-    """Bring the head's output to finer levels, so that thin things keep their place.
+    """Upsample the head's output with the finer levels of the backbone, which locate thin objects.
 
-    Each step: 1x1 convolution, bilinear resize to the level, concatenation, 3x3 convolution.
+    Each step is a 1x1 convolution, a bilinear resize to the level's size, a concatenation and a 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, skip_channels: Sequence[int], channels: Sequence[int]) -> None:
@@ -82,7 +84,7 @@ class SkipDecoder(nn.Module):
         self.out_channels = in_channels
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """Map ``[N, in, H, W]`` and the levels ``[N, skip, h, w]`` to ``[N, out, h, w]`` of the last level."""
+        """Map ``[N, in, H, W]`` and the levels ``[N, skip, h, w]`` to ``[N, out, h, w]`` at the last level's size."""
         for narrow, merge, skip in zip(self.narrow, self.merge, skips, strict=True):
             x = merge(torch.cat([resize_like(narrow(x), skip), skip], dim=1))
         return x

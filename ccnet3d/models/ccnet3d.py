@@ -1,4 +1,4 @@
-"""CCNet3D: a 2D backbone per frame, recurrent 3D criss-cross attention over the clip, a class per pixel."""
+"""CCNet3D: a 2D backbone per frame, recurrent 3D criss-cross attention per clip, class logits per pixel."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccnet3d.errors import UserError
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import build_backbone, feature_channels
 from ccnet3d.models.blocks import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
 
+__all__ = ["CCNet3D", "FrameFeatures", "TrainingOutputs"]
+
 
 class FrameFeatures(NamedTuple):
-    """What the head keeps of N frames; the first axis of each is N."""
+    """Features of N frames that do not depend on their clips; the first axis of each is N."""
 
     context: Tensor
-    """``[N, C_in, H, W]``, the joined context levels."""
+    """``[N, C_in, H, W]``, the concatenated context levels."""
     reduced: Tensor
-    """``[N, C, H, W]``, input of the attention."""
+    """``[N, C, H, W]``, the input of the attention."""
     skips: tuple[Tensor, ...]
     """``[N, C_l, H_l, W_l]``, the decoder's finer levels."""
 
     def frame(self, n: int) -> FrameFeatures:
-        """Those of one frame, as a batch of 1."""
+        """Return the features of frame ``n``, as a batch of 1."""
         return FrameFeatures(self.context[n : n + 1], self.reduced[n : n + 1], tuple(s[n : n + 1] for s in self.skips))
 
     @staticmethod
     def join(frames: Sequence[FrameFeatures]) -> FrameFeatures:
-        """The inverse of taking frames apart; a single one is returned as it is."""
+        """Concatenate features of several frames, the inverse of :meth:`frame`; a single item is returned unchanged."""
         if len(frames) == 1:
             return frames[0]
         context, reduced, skips = zip(*frames, strict=True)
@@ -40,24 +43,33 @@ class FrameFeatures(NamedTuple):
 
 
 class TrainingOutputs(NamedTuple):
-    """What the losses need of a clip."""
+    """The outputs that the losses need."""
 
     logits: Tensor
-    """``[B, T, K, H, W]``, as inference has them."""
+    """``[B, T, K, H, W]``, the same as in inference."""
     auxiliary: Tensor
     """``[B, T, K, H, W]``, logits of the auxiliary classifier."""
     embeddings: Tensor | None
-    """``[B, T, E, h, w]`` at the attention's stride; None for a model without that branch."""
+    """``[B, T, E, h, w]`` at the attention's stride; None for a model without the embedding branch."""
 
 
 class CCNet3D(nn.Module):
     """Video semantic segmentation with 3D criss-cross attention (CCNet, TPAMI 2020, arXiv 1811.11721).
 
+    The weights are random; :func:`ccnet3d.models.load_model` loads trained ones.
+
     Args:
         config: the architecture; ``ModelConfig()`` is the light default.
 
     Raises:
-        ValueError: a backbone that timm cannot build, or levels that it does not have.
+        UserError: timm cannot build the backbone, or it does not have the levels of the configuration.
+
+    >>> import torch
+    >>> from ccnet3d import CCNet3D, ModelConfig
+    >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
+    >>> with torch.inference_mode():
+    ...     model(torch.rand(1, 2, 3, 48, 64)).shape  # [B, T, 3, H, W] to [B, T, K, H, W]
+    torch.Size([1, 2, 3, 48, 64])
     """
 
     input_mean: Tensor
@@ -70,9 +82,9 @@ class CCNet3D(nn.Module):
         level_channels = feature_channels(self.backbone)
         used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
         if not used <= set(range(len(level_channels))):
-            raise ValueError(
-                f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration asks for "
-                f"{sorted(used)}; name other levels"
+            raise UserError(
+                f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration uses "
+                f"{sorted(used)}; choose other levels"
             )
         self.head = CrissCrossHead(
             sum(level_channels[level] for level in config.context_levels),
@@ -92,16 +104,16 @@ class CCNet3D(nn.Module):
             nn.Dropout2d(config.dropout),
             nn.Conv2d(auxiliary_channels, config.num_classes, 1),
         )
-        # Reads the attention's output for the category consistent loss; only training uses it.
+        # Embeds the attention's output for the category consistent loss; only training uses it.
         self.embedding = nn.Conv2d(config.channels, config.embedding_channels, 1) if config.embedding_channels else None
         self.register_buffer("input_mean", torch.tensor(config.input_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("input_std", torch.tensor(config.input_std).view(3, 1, 1), persistent=False)
-        for module in self.modules():  # the fastest layout on CPUs and tensor cores; 3D kernels have no such format
+        for module in self.modules():  # channels-last is fastest on CPUs and tensor cores; 3D kernels do not have it
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
 
     def extract_features(self, frames: Tensor) -> list[Tensor]:
-        """The backbone's levels for single frames, so that a frame shared by clips passes it once.
+        """Return the backbone's levels for single frames; a frame that several clips share needs this only once.
 
         Args:
             frames: ``[N, 3, H, W]``, RGB in [0, 1].
@@ -109,27 +121,27 @@ class CCNet3D(nn.Module):
         Returns:
             Levels ``[N, C_l, H_l, W_l]``, finest first.
         """
-        normalised = (frames - self.input_mean) / self.input_std
-        levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
-        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # some transformers in timm
+        normalized = (frames - self.input_mean) / self.input_std
+        levels = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # some transformers of timm
             return [level.permute(0, 3, 1, 2) for level in levels]
         return list(levels)
 
     def frame_features(self, levels: Sequence[Tensor]) -> FrameFeatures:
-        """What the head needs of each frame, whatever the clips that it will be part of.
+        """Return the features of each frame that do not depend on its clip.
 
         Args:
-            levels: ``[N, C_l, H_l, W_l]`` as :meth:`extract_features` gives them.
+            levels: ``[N, C_l, H_l, W_l]`` from :meth:`extract_features`.
         """
         context = [levels[level] for level in self.config.context_levels]
         joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
         return FrameFeatures(joined, self.head.reduce(joined), tuple(levels[i] for i in self.config.skip_levels))
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
-        """Criss-cross attention over clips, the only step in which frames meet.
+        """Apply criss-cross attention to clips, the only step that mixes frames.
 
         Args:
-            reduced: ``[B*T, C, H, W]``, frames of a clip one after the other.
+            reduced: ``[B*T, C, H, W]``, the frames of each clip in order.
             clip_length: T.
 
         Returns:
@@ -138,12 +150,12 @@ class CCNet3D(nn.Module):
         return self.head.attend(reduced, clip_length)
 
     def frame_logits(self, features: FrameFeatures, attended: Tensor) -> Tensor:
-        """Class logits of frames ``[N, K, h, w]`` at the decoder's stride, from what the attention gave for each."""
+        """Return class logits ``[N, K, h, w]`` at the decoder's stride from features and the attention's output."""
         fused = self.head.finish(features.context, attended)
         return self.classifier(self.decoder(fused, features.skips))
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Class logits of every pixel of a clip.
+        """Return the class logits of every pixel of a clip.
 
         Args:
             clip: ``[B, T, 3, H, W]``, RGB in [0, 1], any T, H and W.
@@ -152,16 +164,16 @@ class CCNet3D(nn.Module):
             ``[B, T, K, H, W]`` logits.
 
         Raises:
-            ValueError: the clip is not of that shape.
+            ValueError: the clip has another shape or is not floating-point.
         """
         return self._classify(clip)[0]
 
     def forward_with_auxiliary(self, clip: Tensor, levels: list[Tensor] | None = None) -> TrainingOutputs:
-        """As :meth:`forward`, with what only training needs.
+        """Return the logits of :meth:`forward` together with the outputs that only training needs.
 
         Args:
             clip: ``[B, T, 3, H, W]``, RGB in [0, 1].
-            levels: what :meth:`extract_features` gives for its B*T frames, where the caller has that already.
+            levels: :meth:`extract_features` of its B*T frames, if already computed.
         """
         logits, levels, attended = self._classify(clip, levels)
         auxiliary = self._upsample(self.auxiliary(levels[self.config.auxiliary_level]), clip)
@@ -169,7 +181,7 @@ class CCNet3D(nn.Module):
         return TrainingOutputs(logits, auxiliary, embeddings)
 
     def _classify(self, clip: Tensor, levels: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Logits of the clip, the backbone's levels and the attention's output."""
+        """Return the logits of the clip, the backbone's levels and the attention's output."""
         if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
             raise ValueError(
                 f"expected a clip [B, T, 3, H, W] of floats in [0, 1], got {tuple(clip.shape)} of {clip.dtype}; "
@@ -182,6 +194,6 @@ class CCNet3D(nn.Module):
 
     @staticmethod
     def _upsample(logits: Tensor, clip: Tensor) -> Tensor:
-        """``[B*T, K, h, w]`` to ``[B, T, K, H, W]`` of the clip."""
+        """Resize ``[B*T, K, h, w]`` to ``[B, T, K, H, W]``, the clip's size."""
         full = F.interpolate(logits, size=clip.shape[-2:], mode="bilinear", align_corners=False)
         return full.unflatten(0, clip.shape[:2])

@@ -1,4 +1,4 @@
-"""A model for inference only: batch norms folded into the convolutions before them."""
+"""Batch norms fused into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -15,35 +15,44 @@ from torch.utils._pytree import tree_leaves
 
 from ccnet3d.models.ccnet3d import CCNet3D
 
+__all__ = ["fuse_batch_norms"]
+
 _PROBE_SIZES = (64, 128, 256)
-"""Pixels of the clip that shows who takes whose output; some backbones take none that is small."""
+"""Sizes in pixels to try for the probe clip, because some backbones do not accept small images."""
 
 
 def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
-    """A copy in evaluation mode that gives the same logits to rounding, in less time.
+    """Return a copy in evaluation mode that computes the same logits, up to rounding, in less time.
 
-    Every batch norm that takes its input straight from a convolution becomes a part of it; whether it does is seen by
-    running the model once. A batch norm elsewhere stays, and so does one whose convolution is used twice, has an output
-    that something else takes as well, or computes its weights anew.
+    A batch norm is fused into a convolution if its input is the convolution's output, which one run of the model shows.
+    All others stay, as do those whose convolution is used twice, whose convolution's output has another use, or whose
+    convolution computes its weights at each call.
+
+    >>> import torch
+    >>> from ccnet3d.models import CCNet3D, ModelConfig, fuse_batch_norms
+    >>> model = CCNet3D(ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)).eval()
+    >>> clip = torch.rand(1, 2, 3, 48, 64)
+    >>> torch.allclose(fuse_batch_norms(model)(clip), model(clip), atol=1e-4)
+    True
     """
-    folded = copy.deepcopy(model).eval()
-    names = {module: name for name, module in folded.named_modules()}
-    for convolution, norm in _pairs(folded):
+    fused = copy.deepcopy(model).eval()
+    names = {module: name for name, module in fused.named_modules()}
+    for convolution, norm in _pairs(fused):
         mean, variance = norm.running_mean, norm.running_var
-        if mean is None or variance is None:  # it normalises with what it is given
+        if mean is None or variance is None:  # it normalizes with its input's own statistics
             continue
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
         )
         parent, _, name = names[norm].rpartition(".")
-        # timm's batch norms carry what follows them.
+        # timm's batch norms contain the layers that follow them.
         following = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
-        setattr(folded.get_submodule(parent), name, nn.Sequential(*following))
-    return folded.eval().requires_grad_(False)
+        setattr(fused.get_submodule(parent), name, nn.Sequential(*following))
+    return fused.eval().requires_grad_(False)
 
 
 class _Uses(TorchFunctionMode):
-    """Counts how often each tensor is an argument of a function that returns tensors."""
+    """Count how often each tensor is an argument of a function that returns tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,15 +60,15 @@ class _Uses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not a look at a shape
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # a query of a shape does not count
             self.count.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         return result
 
 
 @torch.no_grad()
 def _pairs(model: CCNet3D) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms that alone take their output, from one run over a small clip."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor, so that its id is not given away again
+    """Return convolutions and the batch norms that are the only use of their output, from one run on a small clip."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor, so that its id is not reused
     pairs: dict[nn.Conv2d, tuple[nn.BatchNorm2d, int]] = {}
     calls: Counter[nn.Module] = Counter()
     uses = _Uses()

@@ -1,4 +1,4 @@
-"""Named architectures, and model files that carry all that inference needs."""
+"""Named architectures, and model files that contain everything inference needs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ccnet3d.config import from_table
+from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["ARCHITECTURES", "DEFAULT_WEIGHTS", "ModelInfo", "fingerprint", "load_model", "save_model"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ARCHITECTURES: dict[str, ModelConfig] = {
     "ccnet3d_lite": ModelConfig(),
-    # The paper's: ResNet-101 dilated to stride 8, C = 512, classifier at stride 8, no skips.
+    # As in the paper: ResNet-101 dilated to stride 8, C = 512, classifier at stride 8, no skips.
     "ccnet3d_resnet101": ModelConfig(
         backbone="resnet101",
         output_stride=8,
@@ -32,12 +35,14 @@ ARCHITECTURES: dict[str, ModelConfig] = {
         initial_gamma=0.0,
         skip_levels=(),
         skip_channels=(),
-        input_mean=IMAGENET_MEAN,
-        input_std=IMAGENET_STD,
+        input_mean=_IMAGENET_MEAN,
+        input_std=_IMAGENET_STD,
     ),
 }
+"""Architectures by the name that recipes use."""
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "ccnet3d_lite_camvid.safetensors"
+"""The model file in the package, which :func:`load_model` loads by default."""
 
 _METADATA_KEY = "ccnet3d"
 _FORMAT = 1
@@ -45,33 +50,48 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """All that inference and a reader of the weights need to know beside the tensors."""
+    """Metadata of a model file: everything that inference needs in addition to the weights.
+
+    Raises:
+        UserError: the number of classes differs between model, names and palette, or a size is not positive.
+
+    >>> from ccnet3d import ModelConfig, ModelInfo
+    >>> info = ModelInfo(
+    ...     model=ModelConfig(num_classes=2),
+    ...     class_names=("road", "other"),
+    ...     palette=((128, 64, 128), (0, 0, 0)),
+    ...     clip_length=5,
+    ...     input_size=(360, 480),
+    ... )
+    >>> info.class_names[1]
+    'other'
+    """
 
     model: ModelConfig
     """The architecture."""
     class_names: tuple[str, ...]
     """Name of each class, by id."""
     palette: tuple[tuple[int, int, int], ...]
-    """RGB colour of each class, 0 to 255."""
+    """RGB color of each class, 0 to 255."""
     clip_length: int
-    """T, frames in a clip at inference."""
+    """T, frames per clip at inference."""
     input_size: tuple[int, int]
-    """Working size in pixels, (height, width), to which frames are resized."""
+    """Size in pixels, (height, width), to which frames are resized."""
     dataset: str = ""
-    """What the weights were trained on."""
+    """The data that the weights were trained on."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The training recipe as a table."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Scores by name, as measured at the end of training."""
+    """Scores by name, measured at the end of training."""
 
     def __post_init__(self) -> None:
         if not self.model.num_classes == len(self.class_names) == len(self.palette):
-            raise ValueError(
+            raise UserError(
                 f"the model has {self.model.num_classes} classes, but there are {len(self.class_names)} names "
-                f"and {len(self.palette)} colours; they must agree"
+                f"and {len(self.palette)} colors; the numbers must be equal"
             )
         if self.clip_length < 1 or min(self.input_size) < 1:
-            raise ValueError(
+            raise UserError(
                 f"clip_length and input_size must be positive, got {self.clip_length} and {self.input_size}"
             )
 
@@ -81,12 +101,23 @@ def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtyp
 
     Args:
         path: the file.
-        model: its floating-point weights are stored as ``dtype``.
+        model: the model.
         info: stored as JSON in the file's header.
-        dtype: of the stored weights.
+        dtype: the type in which floating-point weights are stored.
+
+    Raises:
+        OutputError: the file cannot be written.
+
+    >>> from pathlib import Path
+    >>> from ccnet3d import CCNet3D, ModelConfig, ModelInfo, load_model, save_model
+    >>> config = ModelConfig(num_classes=2, backbone="test_efficientnet", channels=16)
+    >>> info = ModelInfo(config, ("road", "other"), ((128, 64, 128), (0, 0, 0)), clip_length=5, input_size=(48, 64))
+    >>> save_model(Path("model.safetensors"), CCNet3D(config), info)
+    >>> load_model(Path("model.safetensors"))[1] == info
+    True
     """
     tensors = {
-        # A copy each: safetensors refuses tensors that share memory.
+        # Copied, because safetensors refuses tensors that share memory.
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
         for name, tensor in model.state_dict().items()
     }
@@ -95,36 +126,41 @@ def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtyp
 
 
 def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
-    """Read a model in evaluation mode, in float32 on the CPU.
+    """Load a model, in evaluation mode, in float32 on the CPU, together with its metadata.
 
     Args:
-        path: a file that :func:`save_model` wrote; the default weights in the package when None.
+        path: a file written by :func:`save_model`; the default weights in the package if None.
 
     Raises:
-        ValueError: the file is missing, is no model file of this project or does not fit its own description.
+        UserError: the file does not exist, is not a ccnet3d model file, or its weights do not match its metadata.
+
+    >>> from ccnet3d import load_model
+    >>> model, info = load_model()
+    >>> info.class_names[:3]
+    ('Sky', 'Building', 'Pole')
     """
     path = DEFAULT_WEIGHTS if path is None else path
     if not path.is_file():
-        raise ValueError(f"no model file at {path}; give a .safetensors file that training wrote")
+        raise UserError(f"there is no model file at {path}; give a .safetensors file that training wrote")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         header = json.loads(metadata[_METADATA_KEY])
         if header.pop("format") != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
+            raise UserError(f"its format is not {_FORMAT}")
         info = from_table(ModelInfo, header)
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote"
         ) from error
     return model.float().eval(), info
 
 
 def fingerprint(model: CCNet3D) -> str:
-    """SHA-256 of the weights' names, types and bytes, in hexadecimal."""
+    """Return the SHA-256 of the weights' names, types and bytes, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,27 +1,25 @@
-"""A page to look through the masks of a video."""
+"""HTML pages of videos under their masks and of evaluations, and pictures of what a model attends to."""
 
 from __future__ import annotations
 
 from ccnet3d.reports.attention_map import (
-    draw_attention,
-    view_attention,
+    AttentionMap,
+    check_plotting,
+    compute_attention_map,
+    draw_attention_map,
 )
-from ccnet3d.reports.evaluation_report import (
-    write_evaluation_report,
-)
-from ccnet3d.reports.video_page import (
-    Matched,
-    write_video_page,
-)
-from ccnet3d.reports.worst_frames import (
-    WorstFrames,
-)
+from ccnet3d.reports.evaluation_report import write_evaluation_report
+from ccnet3d.reports.video_page import Matched, write_video_page
+from ccnet3d.reports.worst_frames import Strip, WorstFrames
 
 __all__ = [
+    "AttentionMap",
     "Matched",
+    "Strip",
     "WorstFrames",
-    "draw_attention",
-    "view_attention",
+    "check_plotting",
+    "compute_attention_map",
+    "draw_attention_map",
     "write_evaluation_report",
     "write_video_page",
 ]

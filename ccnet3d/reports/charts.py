@@ -1,15 +1,13 @@
-"""Pieces of the report as HTML and inline SVG: tables, bars, lines over time, confusion matrices.
+"""Values of the report's charts: bars, lines over time, confusion matrices.
 
-What is drawn stretches with the page, and all text is HTML, so that it can be read on a phone. Colours are the style
-sheet's, of which the runs have one each.
+``templates/charts.html`` draws them. Drawings stretch with the page, and all text is HTML, which stays readable on a
+phone.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,173 +16,198 @@ from torch import Tensor
 
 from ccnet3d.evaluation import Interval
 
-RUN_COLORS = 6
-"""Runs that the style sheet has colours for."""
+__all__ = [
+    "Bar",
+    "BarRow",
+    "Confusion",
+    "ConfusionCell",
+    "ConfusionTable",
+    "Line",
+    "Tick",
+    "TimeChart",
+    "confusion_table",
+    "largest_confusions",
+    "time_chart",
+]
+
 _MOST_POINTS = 600
 _MOST_NUMBERED_CLASSES = 32
-"""Of more classes, cells of a confusion matrix hold no numbers."""
+"""Confusion matrices of more classes have no numbers in their cells."""
 
 
 class Bar(NamedTuple):
+    """One run's bar."""
+
     value: float
+    """In [0, 1], or NaN."""
     interval: Interval | None = None
+
+    @property
+    def length(self) -> float:
+        """Share of the track's width."""
+        return 0.0 if math.isnan(self.value) else self.value
+
+
+class BarRow(NamedTuple):
+    """One class's bars, one per run."""
+
+    name: str
+    share: float
+    """Of all pixels."""
+    bars: Sequence[Bar]
 
 
 class Line(NamedTuple):
+    """One run's values over the frames of a video."""
+
     name: str
     run: int
+    """Index of the run, which decides the color."""
     values: Sequence[float]
-    """One a frame, NaN where there is none."""
+    """One per frame in [0, 1], NaN where there is none."""
 
 
-def escape(text: object) -> str:
-    return html.escape(str(text))
+class Tick(NamedTuple):
+    """A mark of a chart's scale."""
+
+    value: float
+    height: float
+    """In percent of the chart's."""
 
 
-def percent(share: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """A share as text in percent, a dash for None and NaN."""
-    if share is None or math.isnan(share):
-        return "\u2013"
-    rounded = round(100 * share, digits) + 0.0  # no -0.0
-    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "\u2212")
+class TimeChart(NamedTuple):
+    """Lines over the frames of one video."""
+
+    numbers: Sequence[int]
+    """Frame numbers, ascending."""
+    ticks: Sequence[Tick]
+    digits: int
+    """Decimals of the ticks in percent."""
+    paths: Sequence[str]
+    """SVG path of each line, x in 0 to 1000, y in 0 (top) to 100."""
+    lines: Sequence[Line]
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What the page's script shows under the pointer."""
+        lines = [
+            {"name": line.name, "values": [None if math.isnan(value) else round(value, 5) for value in line.values]}
+            for line in self.lines
+        ]
+        return {"x": list(self.numbers), "lines": lines}
 
 
-def between(interval: Interval | None, *, signed: bool = False) -> str:
-    """An interval as text in percent."""
-    return "\u2013" if interval is None else " to ".join(percent(end, 1, signed=signed) for end in interval)
+class ConfusionCell(NamedTuple):
+    """One true class against one predicted class."""
+
+    name: str
+    """Of the predicted class."""
+    share: float
+    """Of the true class's pixels."""
+    is_hit: bool
+
+    @property
+    def shade(self) -> float:
+        """In [0, 1]; the root, so that small shares show."""
+        return math.sqrt(self.share)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, of_text: int = 1) -> str:
-    """A table that scrolls by itself where it is too wide; cells are HTML, the first ``of_text`` columns are words."""
+class Confusion(NamedTuple):
+    """Pixels of one class that were predicted as another."""
 
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=text' if i < of_text else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
-    )
+    true: str
+    predicted: str
+    share: float
+    """Of the true class's pixels."""
+    pixels: int
 
 
-def key(names: Sequence[str]) -> str:
-    """Which colour is which run; nothing where there is one."""
-    if len(names) < 2:
-        return ""
-    shown = "".join(f'<span><i class="run-{i % RUN_COLORS}"></i>{escape(name)}</span>' for i, name in enumerate(names))
-    return f'<p class="key">{shown}</p>\n'
+class ConfusionTable(NamedTuple):
+    """A confusion matrix by shares of each true class."""
+
+    class_names: Sequence[str]
+    rows: Sequence[Sequence[ConfusionCell | None]]
+    """One per true class; None where that class has no pixels."""
+    is_numbered: bool
+    largest: Sequence[Confusion]
 
 
-def bars(rows: Iterable[tuple[str, str, Sequence[Bar]]]) -> str:
-    """Horizontal bars from 0 to 100 %, one group a row: (name, a remark, a bar for each run)."""
-    parts = []
-    for name, remark, group in rows:
-        tracks, values = "", ""
-        for run, bar in enumerate(group):
-            known = 0.0 if math.isnan(bar.value) else bar.value
-            whisker = ""
-            if bar.interval:
-                low, high = bar.interval
-                whisker = f'<i class="whisker" style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i>'
-            solid = f'<i class="bar run-{run % RUN_COLORS}" style="width:{100 * known:.2f}%"></i>'
-            tracks += f'<div class="track">{solid}{whisker}</div>'
-            values += f"<div>{percent(bar.value, 1)}</div>"
-        parts.append(
-            f'<div class="row"><div class="name">{escape(name)}<small>{escape(remark)}</small></div>'
-            f'<div class="tracks">{tracks}</div><div class="values">{values}</div></div>\n'
-        )
-    return f'<div class="bars">\n{"".join(parts)}</div>\n'
-
-
-def time_chart(title: str, numbers: Sequence[int], breaks: set[int], lines: Sequence[Line]) -> str:
-    """Lines over the frames of one video.
+def time_chart(numbers: Sequence[int], breaks: set[int], lines: Sequence[Line]) -> TimeChart | None:
+    """Return a chart whose scale fits its lines; None if they have no value.
 
     Args:
-        title: HTML.
         numbers: of the frames, ascending.
-        breaks: positions before which there is a gap.
-        lines: of shares; the scale is fitted to them.
+        breaks: offsets in ``numbers`` before which there is a gap.
+        lines: their values.
+
+    >>> chart = time_chart([3, 4, 5], set(), [Line("run", 0, [0.5, 0.6, 0.55])])
+    >>> chart.paths
+    ['M0.0 100.00h0L500.0 0.00L1000.0 50.00']
     """
     known = [value for line in lines for value in line.values if not math.isnan(value)]
     if not known:
-        return ""
+        return None
     numbers, breaks, lines = _thin_out(numbers, breaks, lines)
     low, high, step = _scale(min(known), max(known))
-    ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
-    digits = 1 if step < 0.0099 else 0
-    labels = "".join(
-        f'<span style="bottom:{100 * (tick - low) / (high - low):.2f}%">{percent(tick, digits)} %</span>'
-        for tick in ticks
-    )
-    grid = "".join(
-        f'<path class="grid" d="M0 {y:.2f}H1000"/>' for y in (100 - 100 * (tick - low) / (high - low) for tick in ticks)
-    )
-    first, span = numbers[0], max(1, numbers[-1] - numbers[0])
-    paths = ""
-    for line in lines:
-        steps, pen_down = "", False
-        for position, (number, value) in enumerate(zip(numbers, line.values, strict=True)):
-            if math.isnan(value):
-                pen_down = False
-                continue
-            pen_down = pen_down and position not in breaks
-            x, y = 1000 * (number - first) / span, 100 - 100 * (value - low) / (high - low)
-            # A point by itself is a line of no length, which has round ends.
-            steps += f"{'L' if pen_down else 'M'}{x:.1f} {y:.2f}{'' if pen_down else 'h0'}"
-            pen_down = True
-        paths += f'<path class="line run-{line.run % RUN_COLORS}" d="{steps}"/>'
-    shown = [
-        {"name": line.name, "values": [None if math.isnan(v) else round(v, 5) for v in line.values]} for line in lines
-    ]
-    data = escape(json.dumps({"x": list(numbers), "lines": shown}, separators=(",", ":")))
-    return (
-        f'<figure class="chart" data-lines="{data}"><figcaption><span>{title}</span><output></output></figcaption>'
-        f'<div class="plot"><div class="scale">{labels}</div><svg viewBox="0 0 1000 100" preserveAspectRatio="none" '
-        f'role="img" aria-label="lines over time">{grid}{paths}</svg><div class="cursor" hidden></div></div>'
-        f'<div class="ends"><span>frame {numbers[0]}</span><span>{numbers[-1]}</span></div></figure>\n'
-    )
+    values = [low + step * n for n in range(round((high - low) / step) + 1)]
+    ticks = [Tick(value, 100 * (value - low) / (high - low)) for value in values]
+    paths = [_path(numbers, breaks, line.values, low, high) for line in lines]
+    return TimeChart(numbers, ticks, 1 if step < 0.0099 else 0, paths, lines)
 
 
-def confusion_table(class_names: Sequence[str], confusion: Tensor) -> str:
-    """The shares of each true class's pixels by predicted class, in percent, as a table of shades."""
+def confusion_table(class_names: Sequence[str], confusion: Tensor) -> ConfusionTable:
+    """Return the shares of each true class's pixels by predicted class.
+
+    Args:
+        class_names: K names.
+        confusion: integers ``[K, K]``, pixels by true class (row) and predicted class (column).
+    """
     counts = confusion.double()
     shares = (counts / counts.sum(1, keepdim=True)).tolist()
-    numbered = len(class_names) <= _MOST_NUMBERED_CLASSES
-    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in class_names)
-    body = ""
-    for i, (name, row) in enumerate(zip(class_names, shares, strict=True)):
-        cells = ""
-        for j, share in enumerate(row):
-            if math.isnan(share):
-                cells += "<td></td>"
-                continue
-            text = f"{100 * share:.0f}" if numbered and share >= 0.005 else ""
-            kind = ("hit" if i == j else "miss") + (" deep" if math.sqrt(share) > 0.7 else "")
-            hint = f"{name} taken for {class_names[j]}: {100 * share:.2f} %"
-            cells += f'<td class="{kind}" style="--s:{100 * math.sqrt(share):.0f}%" title="{escape(hint)}">{text}</td>'
-        body += f'<tr><th class="text">{escape(name)}</th>{cells}</tr>\n'
-    return (
-        f'<div class="scroll"><table class="confusion{"" if numbered else " dense"}">'
-        f'<thead><tr><th class="text">true \u2193 predicted \u2192</th>{head}</tr></thead>'
-        f"<tbody>\n{body}</tbody></table></div>\n"
-    )
+    rows = [
+        [
+            None if math.isnan(share) else ConfusionCell(name, share, i == j)
+            for j, (name, share) in enumerate(zip(class_names, row, strict=True))
+        ]
+        for i, row in enumerate(shares)
+    ]
+    is_numbered = len(class_names) <= _MOST_NUMBERED_CLASSES
+    return ConfusionTable(class_names, rows, is_numbered, largest_confusions(class_names, confusion))
 
 
-def largest_confusions(
-    class_names: Sequence[str], confusion: Tensor, count: int = 8
-) -> list[tuple[str, str, float, int]]:
-    """(true class, predicted class, share of the true class's pixels, pixels), by pixels."""
+def largest_confusions(class_names: Sequence[str], confusion: Tensor, count: int = 8) -> list[Confusion]:
+    """Return the confusions of the most pixels, at most ``count``, largest first.
+
+    >>> largest_confusions(["car", "road"], torch.tensor([[6, 2], [0, 9]]))
+    [Confusion(true='car', predicted='road', share=0.25, pixels=2)]
+    """
     wrong = confusion.clone().fill_diagonal_(0)
     found = []
-    for place in wrong.flatten().argsort(descending=True, stable=True)[:count].tolist():
-        i, j = divmod(place, len(class_names))
+    for cell in wrong.flatten().argsort(descending=True, stable=True)[:count].tolist():
+        i, j = divmod(cell, len(class_names))
         pixels = int(wrong[i, j])
         if pixels:
-            found.append((class_names[i], class_names[j], pixels / int(confusion[i].sum()), pixels))
+            found.append(Confusion(class_names[i], class_names[j], pixels / int(confusion[i].sum()), pixels))
     return found
 
 
+def _path(numbers: Sequence[int], breaks: set[int], values: Sequence[float], low: float, high: float) -> str:
+    first, span = numbers[0], max(1, numbers[-1] - numbers[0])
+    steps, pen_down = "", False
+    for offset, (number, value) in enumerate(zip(numbers, values, strict=True)):
+        if math.isnan(value):
+            pen_down = False
+            continue
+        pen_down = pen_down and offset not in breaks
+        x, y = 1000 * (number - first) / span, 100 - 100 * (value - low) / (high - low)
+        # An isolated point is a line of length zero, which has round ends.
+        steps += f"{'L' if pen_down else 'M'}{x:.1f} {y:.2f}{'' if pen_down else 'h0'}"
+        pen_down = True
+    return steps
+
+
 def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """The ends of a scale in [0, 1] around two shares, and the step between its marks, of which there are 2 to 6."""
+    """Return the ends of a scale in [0, 1] around two shares, and the step between its 2 to 6 marks."""
     for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25):
         bottom, top = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if top - bottom <= 4:
@@ -197,7 +220,7 @@ def _scale(low: float, high: float) -> tuple[float, float, float]:
 def _thin_out(
     numbers: Sequence[int], breaks: set[int], lines: Sequence[Line]
 ) -> tuple[Sequence[int], set[int], Sequence[Line]]:
-    """At most 600 points: means over neighbours, among which gaps are not drawn."""
+    """Return at most 600 points: means over neighboring frames, across which gaps are not drawn."""
     count = len(numbers)
     if count <= _MOST_POINTS:
         return numbers, breaks, lines

@@ -1,260 +1,201 @@
-"""The report's page: sections of HTML around the charts."""
+"""The page of an evaluation report: values of its sections for ``templates/evaluation.html``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ccnet3d.evaluation import CONFIDENCE, RESAMPLES, UNITS, EvaluationSummary
+from ccnet3d.evaluation import (
+    CONFIDENCE,
+    RESAMPLES,
+    UNITS,
+    Difference,
+    EvaluatedFrame,
+    EvaluationSummary,
+    Interval,
+    find_score,
+)
 from ccnet3d.metrics import mean_iou
-from ccnet3d.reports import charts
-from ccnet3d.reports.charts import Bar, Line, between, escape, percent
+from ccnet3d.reports._templates import load_template
+from ccnet3d.reports.charts import Bar, BarRow, Line, TimeChart, confusion_table, time_chart
 from ccnet3d.reports.worst_frames import ERROR_COLORS, Strip
 
-SCORE_NAMES = {
-    "miou": "mIoU (pooled)",
-    "per_frame_miou": "per-frame mIoU",
-    "video_miou": "video mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "class_accuracy": "class accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "boundary_f": "boundary F-score",
-    "flicker": "flicker (less is better)",
-    "tc": "TC",
-    "tc_all": "TC, occluded pixels too",
+__all__ = ["report_page"]
+
+_SERIES = {
+    "kept": "Share of constant predictions where the label is constant",
+    "vc8_strict": "{title} over the eight frames up to this one",
+    "flicker": "{title}: share of pixels that change and change back",
 }
-SERIES_NAMES = {
-    "kept": "Share predicted alike, of the pixels labelled as in the frame before",
-    "vc8_strict": "VC8 strict, of the eight frames up to this one",
-    "flicker": "Flicker: share of pixels that change and change back",
-}
-_CARDS = ("miou", "per_frame_miou", "video_miou", "pixel_accuracy", "boundary_f", "vc8_strict", "tc")
+"""Headings of the series charted over time; ``title`` is the score's."""
 _MOST_VIDEOS = 12
 _DIFFERING_FRAMES = 6
+_LOWEST_CLASSES = 3
+
+
+class _ScoreRow(NamedTuple):
+    title: str
+    value: float
+    intervals: Mapping[str, Interval | None]
+    """By unit."""
+
+
+class _DifferenceRow(NamedTuple):
+    title: str
+    difference: Difference
+    is_significant: bool
+
+
+class _VideoChart(NamedTuple):
+    name: str
+    mious: Sequence[float]
+    """One per run."""
+    chart: TimeChart
+
+
+class _ChangedFrame(NamedTuple):
+    frame: EvaluatedFrame
+    before: float
+    """mIoU of the first run."""
+    after: float
 
 
 def report_page(runs: Sequence[EvaluationSummary], strips: Sequence[Strip], palette: Sequence[Any]) -> str:
+    """Return the page as HTML; see :func:`ccnet3d.reports.write_evaluation_report`."""
     first = runs[0].evaluation
-    settings = first.settings
+    units = [unit for unit in UNITS if unit == "frames" or len(first.videos) > 1]
+    scores = {name: _score_title(name) for name in runs[0].scores if not name.startswith("iou ")}
+    rows = {name: _score_row(runs[0], name, title) for name, title in scores.items()}
+    frame_scores = [run.evaluation.frame_scores for run in runs]
+    mious = [scores["miou"] for scores in frame_scores]
+    return load_template("evaluation.html").render(
+        title=_title(runs),
+        facts=_facts(runs),
+        names=[run.name for run in runs],
+        units=units,
+        interval_heads=[f"{CONFIDENCE:.0%} CI over {unit}" for unit in units],
+        p_value_heads=[f"p over {unit}" for unit in units],
+        confidence=f"{CONFIDENCE:.0%}",
+        significance=f"{1 - CONFIDENCE:.2f}",
+        resamples=RESAMPLES,
+        cards=[row for name, row in rows.items() if find_score(name).headline],
+        score_unit=" or ".join(dict.fromkeys(find_score(name).unit for name in scores)),
+        scores=rows.values(),
+        score_differences={run.name: _differences(run, scores) for run in runs[1:]},
+        classes=_classes(runs),
+        class_differences={
+            run.name: _differences(run, {f"iou {name}": name for name in first.class_names}) for run in runs[1:]
+        },
+        miou_charts=_charts(runs, mious),
+        series_charts=_series_charts(runs, frame_scores),
+        charted_videos=min(len(first.videos), _MOST_VIDEOS),
+        video_count=len(first.videos),
+        confusions={run.name: confusion_table(first.class_names, run.evaluation.pooled) for run in runs},
+        changed_frames={
+            run.name: _changed_frames(first.frames, mious[0], after)
+            for run, after in zip(runs[1:], mious[1:], strict=True)
+        },
+        strips=[(strip, _lowest_classes(first.class_names, strip)) for strip in strips],
+        colors=dict(zip(first.class_names, palette, strict=True)) if strips else {},
+        error_colors={f"error map: {name}": color for name, color in ERROR_COLORS.items()},
+        settings={run.name: run.evaluation.settings for run in runs},
+    )
+
+
+def _title(runs: Sequence[EvaluationSummary]) -> str:
+    settings = runs[0].evaluation.settings
     subject = " ".join(str(settings[key]) for key in ("dataset", "split") if key in settings) or "Evaluation"
-    title = subject if len(runs) == 1 else f"{subject}: {' and '.join(run.name for run in runs)}"
-    counts = {"labelled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
+    return subject if len(runs) == 1 else f"{subject}: {' and '.join(run.name for run in runs)}"
+
+
+def _facts(runs: Sequence[EvaluationSummary]) -> str:
+    first = runs[0].evaluation
+    counts = {"labeled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
     facts = [f"{n} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}" for what, n in counts.items()]
     if len(runs) == 1:
-        masks = str(settings.get("masks", ""))
+        masks = str(first.settings.get("masks", ""))
         facts += [masks] if runs[0].name in masks else [runs[0].name, masks]
-    sections = {
-        "Scores": _scores(runs),
-        "IoU of each class": _classes(runs),
-        "mIoU over time": _over_time(runs, None),
-        "Consistency over time": "".join(_over_time(runs, name) for name in SERIES_NAMES),
-        "What is taken for what": _confusions(runs),
-        "Frames that differ most": _differing_frames(runs),
-        "Worst frames": _strips(first.class_names, strips, palette),
-    }
-    colored = charts.key([run.name for run in runs])
-    keys = dict.fromkeys(("IoU of each class", "mIoU over time", "Consistency over time"), colored)
-    return Template(_resource("evaluation.html")).substitute(
-        title=escape(title),
-        facts=escape(" \u00b7 ".join(filter(None, facts))),
-        style=_resource("theme.css") + _resource("evaluation.css"),
-        sections="".join(
-            f"<section><h2>{heading}</h2>\n{keys.get(heading, '')}{text}</section>\n"
-            for heading, text in sections.items()
-            if text
-        ),
-        footer=_footer(runs),
-        script=_resource("evaluation.js"),
-    )
+    return " \u00b7 ".join(filter(None, facts))
 
 
-def _scores(runs: Sequence[EvaluationSummary]) -> str:
-    names = [name for name in runs[0].scores if not name.startswith("iou ")]
-    if len(runs) > 1:
-        return _difference_table(runs, {name: _name(name) for name in names})
-    (run,) = runs
-    units = _units(runs)
-    cards = "".join(
-        f'<div class="card"><small>{escape(_name(name))}</small><b>{percent(run.scores[name])}</b>'
-        f"<small>{CONFIDENCE:.0%}: {between(run.intervals['frames'][name])}</small></div>\n"
-        for name in _CARDS
-        if name in run.scores
-    )
-    rows = [
-        [escape(_name(name)), percent(run.scores[name]), *(between(run.intervals[unit][name]) for unit in units)]
-        for name in names
-    ]
-    return f'<div class="cards">{cards}</div>' + charts.table(
-        ["in %", "score", *(f"{CONFIDENCE:.0%} over {unit}" for unit in units)], rows
-    )
+def _score_title(name: str) -> str:
+    score = find_score(name)
+    return score.title if score.higher_is_better else f"{score.title} (lower is better)"
 
 
-def _difference_table(runs: Sequence[EvaluationSummary], names: Mapping[str, str]) -> str:
-    """Of each score, the value of every run, and of all but the first the difference from it."""
-    parts, units = "", _units(runs)
-    for run in runs[1:]:
-        assert run.differences is not None
-        rows = []
-        for name, shown in names.items():
-            if name not in run.differences:
-                continue
-            found = run.differences[name]
-            change = percent(found.value, signed=True)
-            sure = (found.p_values["frames"] or 1) < 1 - CONFIDENCE
-            rows.append([
-                escape(shown), percent(found.first), percent(found.second), f"<b>{change}</b>" if sure else change,
-                *(between(found.intervals[unit], signed=True) for unit in units),
-                *(_p_value(found.p_values[unit]) for unit in units),
-            ])  # fmt: skip
-        head = ["in %", escape(runs[0].name), escape(run.name), "difference"]
-        head += [f"{CONFIDENCE:.0%} over {unit}" for unit in units] + [f"p over {unit}" for unit in units]
-        parts += charts.table(head, rows)
-    return parts
+def _score_row(run: EvaluationSummary, name: str, title: str) -> _ScoreRow:
+    return _ScoreRow(title, run.scores[name], {unit: run.intervals[unit][name] for unit in UNITS})
 
 
-def _classes(runs: Sequence[EvaluationSummary]) -> str:
+def _differences(run: EvaluationSummary, titles: Mapping[str, str]) -> list[_DifferenceRow]:
+    """Return the differences from the first run, in the scores that both have."""
+    assert run.differences is not None
+    found = [(title, run.differences[name]) for name, title in titles.items() if name in run.differences]
+    return [_DifferenceRow(title, one, (one.p_values["frames"] or 1) < 1 - CONFIDENCE) for title, one in found]
+
+
+def _classes(runs: Sequence[EvaluationSummary]) -> list[BarRow]:
     first = runs[0].evaluation
     shares = (first.pooled.sum(1) / first.pooled.sum()).tolist()
-    rows = []
-    for name, part in zip(first.class_names, shares, strict=True):
-        group = [Bar(run.scores[f"iou {name}"], run.intervals["frames"][f"iou {name}"]) for run in runs]
-        rows.append((name, f"{percent(part, 1)} % of pixels", group))
-    note = f'<p class="note">In percent, with {CONFIDENCE:.0%} intervals over frames.</p>'
-    differences = "" if len(runs) == 1 else _difference_table(runs, {f"iou {n}": n for n in first.class_names})
-    return note + charts.bars(rows) + differences
-
-
-def _over_time(runs: Sequence[EvaluationSummary], series: str | None) -> str:
-    """A chart for each video: the frames' mIoU, or a series that all runs have."""
-    if series and any(series not in run.evaluation.series for run in runs):
-        return ""
-    first = runs[0].evaluation
-    values = [
-        (run.evaluation.shares(series) if series else mean_iou(run.evaluation.confusions)).tolist() for run in runs
+    return [
+        BarRow(name, share, [Bar(run.scores[f"iou {name}"], run.intervals["frames"][f"iou {name}"]) for run in runs])
+        for name, share in zip(first.class_names, shares, strict=True)
     ]
-    by_video = {
+
+
+def _series_charts(
+    runs: Sequence[EvaluationSummary], frame_scores: Sequence[Mapping[str, Tensor]]
+) -> dict[str, list[_VideoChart]]:
+    """Return the charts of each series that all runs have, by heading."""
+    charts = {}
+    for name, heading in _SERIES.items():
+        if all(name in scores for scores in frame_scores):
+            title = find_score(name).title if "{title}" in heading else ""
+            videos = _charts(runs, [scores[name] for scores in frame_scores])
+            charts[heading.format(title=title[:1].upper() + title[1:])] = videos
+    return {heading: videos for heading, videos in charts.items() if videos}
+
+
+def _charts(runs: Sequence[EvaluationSummary], values: Sequence[Tensor]) -> list[_VideoChart]:
+    """Return a chart for each video, of those with the lowest mIoU where there are many.
+
+    Args:
+        runs: on the same frames.
+        values: of each run, float64 ``[F]``.
+    """
+    first = runs[0].evaluation
+    mious = {
         video: [float(mean_iou(run.evaluation.confusions[members].sum(0))) for run in runs]
         for video, members in first.videos.items()
     }
-    shown = sorted(by_video, key=lambda video: (math.isnan(by_video[video][0]), by_video[video][0]))[:_MOST_VIDEOS]
-    parts = ""
-    for video in (video for video in first.videos if video in shown):
-        members = first.videos[video]
-        frames = [first.frames[position] for position in members]
+    shown = sorted(mious, key=lambda video: (math.isnan(mious[video][0]), mious[video][0]))[:_MOST_VIDEOS]
+    charts = []
+    for video, members in first.videos.items():
+        if video not in shown:
+            continue
+        frames = [first.frames[index] for index in members]
         breaks = {i for i in range(1, len(frames)) if frames[i].segment != frames[i - 1].segment}
-        lines = [Line(run.name, n, [values[n][p] for p in members]) for n, run in enumerate(runs)]
-        values_text = " and ".join(f"{percent(miou)} %" for miou in by_video[video])
-        title = f"<b>{escape(video)}</b>" + ("" if series else f" mIoU {values_text}")
-        parts += charts.time_chart(title, [frame.number for frame in frames], breaks, lines)
-    if not parts:
-        return ""
-    heading = f"<h3>{escape(SERIES_NAMES[series])}</h3>" if series else ""
-    left_out = len(by_video) - len(shown)
-    note = f'<p class="note">The {len(shown)} videos with the lowest mIoU of {len(by_video)}.</p>' if left_out else ""
-    return f'{heading}{note}<div class="charts">{parts}</div>'
+        lines = [Line(run.name, n, values[n][members].tolist()) for n, run in enumerate(runs)]
+        chart = time_chart([frame.number for frame in frames], breaks, lines)
+        if chart:
+            charts.append(_VideoChart(video, mious[video], chart))
+    return charts
 
 
-def _confusions(runs: Sequence[EvaluationSummary]) -> str:
-    parts = '<p class="note">Percent of the true class\u2019s pixels; rows add up to 100.</p>'
-    for run in runs:
-        heading = f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
-        names, pooled = run.evaluation.class_names, run.evaluation.pooled
-        largest = [
-            [f"{escape(true)} taken for {escape(wrong)}", percent(part, 1), f"{pixels:,}"]
-            for true, wrong, part, pixels in charts.largest_confusions(names, pooled)
-        ]
-        beside = charts.table(["most pixels", "% of the class", "pixels"], largest) if largest else ""
-        parts += f'{heading}<div class="beside">{charts.confusion_table(names, pooled)}{beside}</div>'
-    return parts
+def _changed_frames(frames: Sequence[EvaluatedFrame], before: Tensor, after: Tensor) -> list[_ChangedFrame]:
+    """Return the frames whose mIoU dropped most, then those whose mIoU rose most."""
+    order = [i for i in (after - before).argsort().tolist() if not torch.isnan(after[i] - before[i])]
+    count = min(_DIFFERING_FRAMES, len(order) // 2)
+    return [
+        _ChangedFrame(frames[i], float(before[i]), float(after[i]))
+        for i in [*order[:count], *order[len(order) - count :]]
+    ]
 
 
-def _differing_frames(runs: Sequence[EvaluationSummary]) -> str:
-    """The frames whose mIoU a run changed most for the worse and for the better."""
-    parts = ""
-    before = mean_iou(runs[0].evaluation.confusions)
-    for run in runs[1:]:
-        after = mean_iou(run.evaluation.confusions)
-        order = [i for i in (after - before).argsort().tolist() if not torch.isnan(after[i] - before[i])]
-        count = min(_DIFFERING_FRAMES, len(order) // 2)
-        rows = []
-        for i in [*order[:count], *order[len(order) - count :]]:
-            frame, change = run.evaluation.frames[i], float(after[i] - before[i])
-            where = f"{escape(frame.sequence)} {frame.number}"
-            rows.append([where, percent(before[i].item()), percent(after[i].item()), percent(change, signed=True)])
-        parts += charts.table(["mIoU in %", escape(runs[0].name), escape(run.name), "difference"], rows) if rows else ""
-    return parts
-
-
-def _strips(class_names: Sequence[str], strips: Sequence[Strip], palette: Sequence[Any]) -> str:
-    if not strips:
-        return ""
-    colors = dict(zip(class_names, palette, strict=True))
-    parts = _swatches(colors) + _swatches({f"error: {name}": color for name, color in ERROR_COLORS.items()})
-    for strip in strips:
-        poorest = sorted((value, name) for name, value in zip(class_names, strip.iou, strict=True) if value == value)[
-            :3
-        ]
-        which = ", ".join(f"{escape(name)} {percent(value, 1)}" for value, name in poorest)
-        pictures = "".join(
-            f'<figure><img src="{uri}" alt="{name} of {escape(strip.frame.name)}" loading="lazy">'
-            f"<figcaption>{name}</figcaption></figure>"
-            for name, uri in strip.pictures.items()
-        )
-        parts += (
-            f'<div class="strip"><h3>{escape(strip.frame.sequence)} {strip.frame.number}: mIoU {percent(strip.miou)} % '
-            f'<small>lowest {which}</small></h3><div class="pictures">{pictures}</div></div>\n'
-        )
-    return parts
-
-
-def _swatches(colors: Mapping[str, Any]) -> str:
-    shown = "".join(
-        f'<span><i style="background:rgb({r} {g} {b})"></i>{escape(n)}</span>' for n, (r, g, b) in colors.items()
-    )
-    return f'<p class="key">{shown}</p>\n'
-
-
-def _footer(runs: Sequence[EvaluationSummary]) -> str:
-    units = _units(runs)
-    text = (
-        f"<p>Intervals are the middle {CONFIDENCE:.0%} of {RESAMPLES} bootstrap samples of {' or of '.join(units)}, "
-        "pooled anew in each. Frames of one video resemble each other: over frames they are too narrow for what other "
-        f"videos would give{'' if 'videos' in units else ', and there is one video'}.</p>"
-    )
-    if len(runs) > 1:
-        one_by_one = " or ".join(f"{unit[:-1]} by {unit[:-1]}" for unit in units)
-        text += (
-            f"<p>Differences are from the first run, on the same frames; bold with p below {1 - CONFIDENCE:.2f} over "
-            f"frames, which a difference too small to matter can have. P-values are of a two-sided permutation test "
-            f"that exchanges the runs at random, {one_by_one}, {RESAMPLES} times; they are not corrected for how many "
-            "scores there are.</p>"
-        )
-    for run in runs:
-        name = f"{run.name}: " if len(runs) > 1 else ""
-        facts = ", ".join(f"{key} {value}" for key, value in run.evaluation.settings.items())
-        text += f"<p>{escape(name + facts)}</p>"
-    return text
-
-
-def _units(runs: Sequence[EvaluationSummary]) -> list[str]:
-    """What intervals are over: videos only where there are two."""
-    return [unit for unit in UNITS if unit == "frames" or len(runs[0].evaluation.videos) > 1]
-
-
-def _name(score: str) -> str:
-    return SCORE_NAMES.get(score) or score.replace("_", " ").replace("vc", "VC")
-
-
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return "\u2013"
-    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _resource(name: str) -> str:
-    return files("ccnet3d.reports").joinpath("templates", name).read_text(encoding="utf-8")
+def _lowest_classes(class_names: Sequence[str], strip: Strip) -> list[tuple[float, str]]:
+    known = [(iou, name) for iou, name in zip(strip.iou, class_names, strict=True) if not math.isnan(iou)]
+    return sorted(known)[:_LOWEST_CLASSES]

@@ -1,4 +1,4 @@
-"""Evaluations as one HTML page that needs nothing else, with their numbers beside it as CSV and JSON."""
+"""Evaluations as one self-contained HTML page, and their scores as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 from ccnet3d.evaluation import RECORD, UNITS, EvaluationSummary, Interval
 from ccnet3d.files import write_atomically
-from ccnet3d.metrics import mean_iou, pixel_accuracy
 from ccnet3d.reports.evaluation_page import report_page
 from ccnet3d.reports.worst_frames import Strip
 
-PAGE = "report.html"
+__all__ = ["write_evaluation_report"]
+
+_PAGE = "report.html"
 
 
 def write_evaluation_report(
@@ -24,17 +25,25 @@ def write_evaluation_report(
 ) -> Path:
     """Write ``report.html`` with ``scores.csv``, ``scores.json`` and ``frames.csv``; of a single run its record too.
 
+    The record is ``evaluation.json``; see :meth:`ccnet3d.evaluation.Evaluation.load`.
+
     Args:
-        folder: made at need; files of these names in it are replaced.
-        runs: one, or several on the same frames, of which the first is what the others are compared with.
-        strips: the worst frames of a single run.
-        palette: RGB of each class in their pictures.
+        folder: created if missing; existing files of these names are replaced.
+        runs: one run, or several on the same frames; the others are compared with the first.
+        strips: the worst frames of a single run; see :meth:`WorstFrames.strips`.
+        palette: RGB of each class in the pictures of ``strips``.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        OSError: it cannot be written.
+        OutputError: a file cannot be written.
+
+    Example:
+        >>> from ccnet3d.evaluation import evaluate_masks, summarize
+        >>> evaluation = evaluate_masks(masks_of, dataset)  # doctest: +SKIP
+        >>> write_evaluation_report(Path("report"), summarize({"my masks": evaluation}))  # doctest: +SKIP
+        PosixPath('report/report.html')
     """
     rows = _score_rows(runs)
     settings = {run.name: dict(run.evaluation.settings) for run in runs}
@@ -45,8 +54,8 @@ def write_evaluation_report(
     write_atomically(folder / "frames.csv", _csv([row for run in runs for row in _frame_rows(run)]))
     if len(runs) == 1:
         runs[0].evaluation.save(folder / RECORD)
-    write_atomically(folder / PAGE, report_page(runs, strips, palette).encode())
-    return folder / PAGE
+    write_atomically(folder / _PAGE, report_page(runs, strips, palette).encode())
+    return folder / _PAGE
 
 
 def _score_rows(runs: Sequence[EvaluationSummary]) -> list[dict[str, Any]]:
@@ -68,15 +77,11 @@ def _score_rows(runs: Sequence[EvaluationSummary]) -> list[dict[str, Any]]:
 
 def _frame_rows(run: EvaluationSummary) -> list[dict[str, Any]]:
     evaluation = run.evaluation
-    columns = {"miou": mean_iou(evaluation.confusions), "pixel_accuracy": pixel_accuracy(evaluation.confusions)}
-    if evaluation.boundaries is not None:
-        columns["boundary_f"] = evaluation.frame_boundary_f
-    columns |= {name: evaluation.shares(name) for name in evaluation.series}
-    values = {name: column.tolist() for name, column in columns.items()}
+    values = {name: column.tolist() for name, column in evaluation.frame_scores.items()}
     return [
         {"run": run.name, "sequence": frame.sequence, "number": frame.number, "name": frame.name}
-        | {name: _number(column[position]) for name, column in values.items()}
-        for position, frame in enumerate(evaluation.frames)
+        | {name: _number(column[index]) for name, column in values.items()}
+        for index, frame in enumerate(evaluation.frames)
     ]
 
 

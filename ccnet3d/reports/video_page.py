@@ -1,15 +1,12 @@
-"""Masks and their video as one HTML file that needs nothing else."""
+"""A video and its masks as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from importlib.resources import files
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,33 @@ from PIL import Image
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.masks import SavedMasks
+from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.mask_statistics import MaskStatistics
 from ccnet3d.video import VideoFrame, VideoReader
 
-DEFAULT_FRAMES_PER_SECOND = 25.0
-"""Playing speed of videos that do not say theirs."""
+__all__ = ["Matched", "clock", "spread", "write_video_page"]
+
+_DEFAULT_FRAMES_PER_SECOND = 25.0
+"""Playback speed of videos without a frame rate."""
 
 Matched = tuple[VideoFrame, np.ndarray]
+"""A frame and its mask, uint8 ``[H, W]``."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A frame and its mask in the page, in Base64.
+
+    The ids are not a PNG: some browsers alter what a script reads from a picture (against fingerprinting, or to fit the
+    screen's colors), and an id off by one is another class.
+    """
+
+    index: int
+    """Of the mask."""
+    frame: str
+    """JPEG."""
+    mask: str
+    """Class ids, one byte per pixel in rows, deflated."""
 
 
 def write_video_page(
@@ -41,7 +58,7 @@ def write_video_page(
     overwrite: bool = False,
     progress: Callable[[Iterable[Matched]], Iterable[Matched]] = iter,
 ) -> int:
-    """Write a page that shows a video under its masks, with a timeline of what changes.
+    """Write a page that shows a video under its masks, with a timeline of the changes.
 
     The page grows on disk while the video is read; one frame is held at a time.
 
@@ -49,53 +66,50 @@ def write_video_page(
         masks: of the video.
         reader: the open video that they were made from.
         path: the .html file.
-        title: the page's; the name of the video by default.
-        max_width: pixels; wider pictures are scaled down to it.
-        max_frames: pictures in the page; of more masks, so many evenly spread ones. The timeline covers all.
+        title: of the page; the name of the video by default.
+        max_width: in pixels; wider pictures are scaled down to it.
+        max_frames: most pictures in the page. If there are more masks, the pictures are spread evenly over them; the
+            timeline covers all masks.
         quality: of the JPEGs, 1 to 95.
         overwrite: replace an existing file.
         progress: wraps the frames and masks, as tqdm does.
 
     Returns:
-        The count of pictures in the page.
+        The number of pictures in the page.
 
     Raises:
-        ValueError: a file that exists or is not .html, a number out of range, or a video that is not the masks'.
+        UserError: a file that exists or is not .html, a number out of range, or a video that does not match the masks.
     """
     _check(path, max_width, max_frames, quality, overwrite=overwrite)
     shown = spread(len(masks), max_frames)
     statistics = MaskStatistics(masks.class_ids)
     times: list[float | None] = []
 
-    def pictures() -> Iterator[str]:
-        chosen = iter(shown)
-        upcoming = next(chosen, None)
-        for position, (frame, mask) in enumerate(progress(match(reader, masks))):
+    def pictures() -> Iterator[_Picture]:
+        pending = set(shown)
+        for index, (frame, mask) in enumerate(progress(_match(reader, masks))):
             statistics.add(mask)
             times.append(frame.pts_seconds)
-            if position == upcoming:
-                yield _picture(position, frame.image, mask, max_width, quality)
-                upcoming = next(chosen, None)
+            if index in pending:
+                yield _picture(index, frame.image, mask, max_width, quality)
 
-    heading = title if title is not None else str(masks.summary.get("video") or reader.info.name)
-    slots: dict[str, Callable[[], Iterable[str]]] = {
-        "title": lambda: [html.escape(heading)],
-        "facts": lambda: [html.escape(_facts(masks, len(shown)))],
-        "style": lambda: [_resource("theme.css"), _resource("video.css")],
-        "pictures": pictures,
-        "data": lambda: [_script_json(_data(masks, statistics, shown, times))],
-        "script": lambda: [_resource("timeline.js"), _resource("video.js")],
-    }
-    # Odd parts are names of slots; what fills one is not looked through again, so it may hold braces.
-    parts = re.split(r"\{\{(\w+)\}\}", _resource("video.html"))
+    page = load_template("video.html").generate(
+        title=title if title is not None else str(masks.summary.get("video") or reader.info.name),
+        facts=_facts(masks, len(shown)),
+        pictures=pictures(),
+        data=lambda: _data(masks, statistics, shown, times),  # known when the pictures are written
+    )
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for number, part in enumerate(parts):
-            file.writelines(slots[part]() if number % 2 else [part])
+        file.writelines(page)
     return len(shown)
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """Evenly spread positions in ``range(count)``, the first and the last among them where there are two."""
+    """Return at most ``at_most`` evenly spread indices in ``range(count)``; two or more include the first and the last.
+
+    >>> spread(9, 3), spread(3, 9)
+    ([0, 4, 8], [0, 1, 2])
+    """
     if count <= at_most:
         return list(range(count))
     if at_most == 1:
@@ -103,11 +117,11 @@ def spread(count: int, at_most: int) -> list[int]:
     return [(2 * i * (count - 1) + at_most - 1) // (2 * (at_most - 1)) for i in range(at_most)]  # rounded
 
 
-def match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
-    """Each mask with its frame.
+def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
+    """Yield each mask with its frame.
 
     Raises:
-        ValueError: the video lacks a mask's frame, or has it in another size.
+        UserError: the video has no frame for a mask, or a frame of another size.
     """
     pairs = iter(masks)
     number, mask = next(pairs)
@@ -130,17 +144,26 @@ def match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
             return
         number, mask = upcoming
     raise UserError(
-        f"{reader.info.name} gave {count} frames and no frame {number}, of which {masks.folder} holds a mask; "
+        f"{reader.info.name} gave {count} frames and no frame {number}, for which {masks.folder} has a mask; "
         "give the video that the masks were made from"
     )
 
 
 def clock(numbers: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
-    """When each frame is played, in seconds after the first; from the frame rate where the times are no use."""
+    """Return when each frame is played, in seconds after the first one.
+
+    Args:
+        numbers: indices of the frames in the video, ascending.
+        times: their presentation times; if one is missing or they do not increase, the frame rate decides.
+        frames_per_second: frame rate of the video.
+
+    >>> clock([2, 3, 7], [0.5, 0.75, 2.0], 30), clock([2, 3, 7], [0.5, None, 2.0], 10)
+    ([0.0, 0.25, 1.5], [0.0, 0.1, 0.5])
+    """
     numbers, known = list(numbers), [time for time in times if time is not None]
     if len(known) == len(numbers) and all(a < b for a, b in pairwise(known)):
         return [round(time - known[0], 4) for time in known]
-    rate = frames_per_second or DEFAULT_FRAMES_PER_SECOND
+    rate = frames_per_second or _DEFAULT_FRAMES_PER_SECOND
     return [round((number - numbers[0]) / rate, 4) for number in numbers]
 
 
@@ -157,12 +180,7 @@ def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwri
         raise UserError(f"the JPEG quality must be in 1 to 95, got {quality}")
 
 
-def _picture(position: int, image: np.ndarray, mask: np.ndarray, max_width: int, quality: int) -> str:
-    """A frame as JPEG, and its class ids as deflated bytes in rows.
-
-    The ids are no PNG: some browsers alter what a script reads from a picture (against fingerprinting, or to suit the
-    screen's colours), and an id off by one is another class.
-    """
+def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, quality: int) -> _Picture:
     height, width = mask.shape
     frame = Image.fromarray(image)
     ids = Image.fromarray(mask)
@@ -172,11 +190,8 @@ def _picture(position: int, image: np.ndarray, mask: np.ndarray, max_width: int,
         ids = ids.resize(size, Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     frame.save(buffer, "JPEG", quality=quality)
-    texts = {"frame": buffer.getvalue(), "mask": zlib.compress(ids.tobytes())}
-    return "".join(
-        f'<script type="text/plain" id="{kind}-{position}">{base64.b64encode(data).decode()}</script>\n'
-        for kind, data in texts.items()
-    )
+    texts = [base64.b64encode(data).decode() for data in (buffer.getvalue(), zlib.compress(ids.tobytes()))]
+    return _Picture(index, *texts)
 
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
@@ -185,12 +200,12 @@ def _facts(masks: SavedMasks, pictures: int) -> str:
     if summary.get("frames_per_second"):
         parts.append(f"{summary['frames_per_second']:.4g} frames per second")
     if pictures < len(masks):
-        parts.append(f"pictures of {pictures} evenly spread frames, the timeline covers all")
+        parts.append(f"pictures of {pictures} evenly spread frames, the timeline covers all masks")
     return " \u00b7 ".join(parts)
 
 
 def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times: list[float | None]) -> dict[str, Any]:
-    """What the page's script works with; shares are rounded to 1e-5, a pixel in a picture of 0.1 megapixels."""
+    """Return the data of the page's script; shares are rounded to 1e-5, one pixel of 0.1 megapixels."""
     described = zip(masks.class_ids, masks.class_names, masks.palette, statistics.mean_shares(), strict=True)
     return {
         "numbers": masks.frame_numbers,
@@ -205,12 +220,3 @@ def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times
         "change": [None if share is None else round(share, 5) for share in statistics.change],
         "flicker": [None if share is None else round(share, 5) for share in statistics.flicker],
     }
-
-
-def _script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no ``</script>``, no ``<!--``."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _resource(name: str) -> str:
-    return files("ccnet3d.reports").joinpath("templates", name).read_text(encoding="utf-8")

@@ -18,6 +18,10 @@ from ccnet3d.training.optimizer import (
     build_optimizer,
 )
 from ccnet3d.training.recipe import (
+    ComputeRecipe,
+    DataRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
     Recipe,
     read_recipe,
 )
@@ -26,6 +30,10 @@ __all__ = [
     "CHECKPOINT_NAME",
     "MODEL_NAME",
     "PRECISIONS",
+    "ComputeRecipe",
+    "DataRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
     "Recipe",
     "Trainer",
     "build_model",

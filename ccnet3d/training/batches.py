@@ -10,27 +10,33 @@ from torch.utils.data import Sampler
 from ccnet3d.data import ClipRequest
 from ccnet3d.errors import UserError
 
+__all__ = ["ClipBatches"]
+
 
 class ClipBatches(Sampler[list[ClipRequest]]):
-    """Batches of clip requests: every frame is an anchor once before any is again.
+    """Batches of clip requests, in which every frame is an anchor once before any frame is an anchor again.
 
-    A clip holds its anchor at a random place. Batch n takes the n-th of ``clip_lengths`` in turn, and each clip one of
-    ``clip_strides`` at random.
+    The anchor is at a random offset of its clip. Batches cycle through ``clip_lengths``; each clip draws one of
+    ``clip_strides``.
+
+    >>> batches = ClipBatches(8, frames_per_batch=4, clip_lengths=[1, 4], seed=0, start=0, stop=2)
+    >>> [[request.length for request in batch] for batch in batches]
+    [[1, 1, 1, 1], [4]]
 
     Args:
-        num_frames: labelled frames of the split.
+        num_frames: labeled frames of the split.
         frames_per_batch: frames of a batch.
         clip_lengths: see :class:`ccnet3d.training.recipe.DataRecipe`.
-        clip_strides: likewise.
         seed: of all draws.
-        start: first batch, for a run that is resumed.
-        stop: number of the batch after the last.
-        accumulate: parts that each process takes of a batch, one after the other; they are yielded one by one.
-        process: number of this process.
-        processes: those that share each batch; the draws do not depend on how many there are.
+        start: index of the first batch to yield; above 0 in a resumed run.
+        stop: index after the last batch.
+        clip_strides: see :class:`ccnet3d.training.recipe.DataRecipe`.
+        accumulate: parts of a batch that each process computes one after the other; each is yielded on its own.
+        process: rank of this process.
+        processes: number of processes that share each batch; the draws do not depend on it.
 
     Raises:
-        ValueError: the clips of a batch cannot be shared out evenly.
+        UserError: the clips of a batch cannot be split evenly.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class ClipBatches(Sampler[list[ClipRequest]]):
         for clips in (frames_per_batch // length for length in clip_lengths):
             if clips % (accumulate * processes):
                 raise UserError(
-                    f"a batch of {clips} clips cannot be shared out evenly to {processes} processes times "
+                    f"a batch of {clips} clips cannot be split evenly over {processes} processes times "
                     f"{accumulate} accumulation steps; change data.frames_per_batch or compute.accumulate_steps"
                 )
         self.num_frames = num_frames

@@ -1,44 +1,68 @@
-"""The model that a recipe starts from."""
+"""The model of a recipe: its initial weights, and the description saved with it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from ccnet3d.data import DatasetSpec
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, load_backbone_weights, load_model
-from ccnet3d.training.recipe import ModelRecipe
+from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, load_backbone_weights, load_model
+from ccnet3d.training.recipe import ModelRecipe, Recipe
+
+__all__ = ["build_model", "describe_model"]
 
 
 def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
-    """Build the model on the CPU, with weights from where the recipe says, else drawn from torch's random state.
+    """Build a model on the CPU; weights that the recipe does not name are drawn from torch's random state.
+
+    >>> tiny = {"backbone": "test_efficientnet", "channels": 16, "skip_channels": (12, 10, 8)}
+    >>> build_model(ModelRecipe(overrides=tiny), num_classes=3)(torch.rand(1, 2, 3, 32, 48)).shape
+    torch.Size([1, 2, 3, 32, 48])
 
     Raises:
-        ValueError: weights that are not there or are of another model.
+        UserError: an invalid override, or weights that do not exist or belong to another model.
     """
     config = recipe.build_config(num_classes)
-    model = CCNet3D(config)
-    if recipe.backbone_weights:
-        load_backbone_weights(model.backbone, config.backbone, recipe.backbone_weights)
-    if recipe.initial_weights:
-        _start_from(model, recipe.initial_weights)
-        if model.head.attention is not None and "initial_gamma" in recipe.overrides:
-            torch.nn.init.constant_(model.head.attention.gamma, config.initial_gamma)
+    try:
+        model = CCNet3D(config)
+        if recipe.backbone_weights:
+            load_backbone_weights(model.backbone, config.backbone, recipe.backbone_weights)
+        if recipe.initial_weights:
+            _load_initial_weights(model, recipe.initial_weights)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if recipe.initial_weights and model.head.attention is not None and "initial_gamma" in recipe.overrides:
+        torch.nn.init.constant_(model.head.attention.gamma, config.initial_gamma)
     return model
 
 
-def _start_from(model: CCNet3D, weights: str) -> None:
-    """Load trained weights; attention and embeddings may be in one of the two only."""
+def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> ModelInfo:
+    """Return the description that is saved with a trained model, without scores."""
+    return ModelInfo(
+        model=config,
+        class_names=spec.class_names,
+        palette=spec.palette,
+        clip_length=recipe.inference_clip_length,
+        input_size=recipe.data.input_size,
+        dataset=f"{spec.name}, split {recipe.train_split}",
+        recipe=asdict(recipe),
+    )
+
+
+def _load_initial_weights(model: CCNet3D, weights: str) -> None:
+    """Load trained weights; only one of the two models may have attention or embeddings."""
     trained, _ = load_model(None if weights == "default" else Path(weights))
     try:
-        keys = model.load_state_dict(trained.state_dict(), strict=False)
-        strangers = [key for key in (*keys[0], *keys[1]) if not key.startswith(("head.attention.", "embedding."))]
-        if strangers:
-            raise RuntimeError(f"{strangers[0]} is in one of the two only")
+        missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
+        different = [key for key in (*missing, *unexpected) if not key.startswith(("head.attention.", "embedding."))]
+        if different:
+            raise RuntimeError(f"only one of the two has {different[0]}")
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
             f"initial_weights {weights} are of another architecture or other classes ({reason}); "
-            "give a model file of this recipe's, or none"
+            "give a model file with this recipe's architecture and classes, or leave initial_weights empty"
         ) from error

@@ -1,4 +1,4 @@
-"""The state of a training run in one file, from which it goes on as if it had not stopped."""
+"""Checkpoints: the state of a training run in one file, from which it resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.training.recipe import Recipe
 
+__all__ = ["Progress", "Stateful", "load_checkpoint", "save_checkpoint"]
+
 
 class Stateful(Protocol):
+    """A part of a run whose state is saved."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
 class Progress(NamedTuple):
-    """How far a run has come."""
+    """How much of a run is done."""
 
     step: int = 0
-    """Steps done."""
+    """Completed steps."""
     evaluated: bool = True
-    """False where the evaluation that is due after that step has not been done."""
+    """False if an evaluation is due after that step and has not been completed."""
 
 
 def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mapping[str, Stateful]) -> None:
-    """Write the run's state, atomically; tensors and plain types only.
+    """Write the state of a run, atomically; tensors and plain types only.
 
-    Random states are no part of it: a step seeds its own from its number.
+    It has no random states: each step seeds its own from its index.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch writes the name of a path into it
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # given a path, torch would write its name
         torch.save(
             {
                 "recipe": json.dumps(asdict(recipe)),
@@ -47,27 +51,31 @@ def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mappi
 
 
 def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -> Progress:
-    """Restore the parts of a run; gives how far it had come.
+    """Restore the parts of a run and return its progress.
 
     Raises:
-        ValueError: no checkpoint, a damaged one, or one of another recipe.
+        UserError: no checkpoint, a damaged one, or one of another recipe.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path} to resume from; start without --resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = json.loads(state["recipe"])
-    except Exception as error:  # torch.load raises whatever the damage leads to
+        progress = Progress(int(state["step"]), bool(state["evaluated"]))
+        states = {name: state["parts"][name] for name in parts}
+    except Exception as error:  # depending on the damage, torch.load raises almost anything
         raise UserError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
-    wanted = json.loads(json.dumps(asdict(recipe)))
-    if saved != wanted:
-        differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
+    expected = json.loads(json.dumps(asdict(recipe)))
+    if saved != expected:
+        differing = sorted(key for key in {*saved, *expected} if saved.get(key) != expected.get(key))
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
     try:
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+            part.load_state_dict(states[name])
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit the model, as after other classes; give another --out") from error
-    return Progress(int(state["step"]), bool(state["evaluated"]))
+        raise UserError(
+            f"{path} does not fit the model, perhaps because the classes have changed; give another --out"
+        ) from error
+    return progress

@@ -1,4 +1,4 @@
-"""A recipe and labelled sequences to a trained model file."""
+"""Train a recipe on labeled sequences and write a model file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ccnet3d.data import RequestedSample
+from ccnet3d.data import DataSource, RequestedSample
 from ccnet3d.distributed import Processes
 from ccnet3d.errors import DivergedError, RunStoppedError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
-from ccnet3d.models import CCNet3D, ModelInfo, feature_channels, save_model
+from ccnet3d.models import CCNet3D, save_model
 from ccnet3d.training.batches import ClipBatches
-from ccnet3d.training.build import build_model
+from ccnet3d.training.build import build_model, describe_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
-from ccnet3d.training.network import TrainingNetwork
+from ccnet3d.training.network import TrainingNetwork, leaves_parameters_unused
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer, learning_rate_factor
 from ccnet3d.training.recipe import Recipe
@@ -35,6 +35,8 @@ from ccnet3d.training.run_log import RunLog
 from ccnet3d.training.signals import SignalReceivedError, StopSignals, ignore_stop_signals
 from ccnet3d.training.splits import open_splits
 from ccnet3d.training.throughput import Throughput
+
+__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "PRECISIONS", "Trainer"]
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -45,30 +47,31 @@ MODEL_NAME = "model.safetensors"
 class Trainer:
     """One training run.
 
+    >>> from ccnet3d.resources import dataset_file, recipe_file
+    >>> from ccnet3d.training import read_recipe
+    >>> recipe = read_recipe(recipe_file("camvid_lite"), ["epochs=1"])
+    >>> source = DataSource(Path("data/camvid"), dataset_file("camvid"))
+    >>> Trainer(recipe, source, Path("runs/short"), torch.device("cpu")).run()  # doctest: +SKIP
+    PosixPath('runs/short/model.safetensors')
+
     Args:
-        recipe: what to do.
-        data: the data folder.
-        spec_file: the dataset's ``dataset.toml``, where the data folder has none.
+        recipe: what to train and how.
+        source: the data.
         out: folder of the run: checkpoint, model file, TensorBoard events.
         device: where the model trains.
-        detail: a data folder with training frames at a higher resolution, for ``recipe.data.detail_share``.
-        pack: folder in which decoded training frames are kept, for loading that is several times as fast.
-        processes: those that train together; by default this one is alone.
+        processes: the processes that train together; a single one by default.
 
     Raises:
-        ValueError: data, recipe or backbone weights that do not fit.
+        UserError: data or weights that do not exist or do not fit the recipe.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Path,
-        spec_file: Path,
+        source: DataSource,
         out: Path,
         device: torch.device,
-        detail: Path | None = None,
         *,
-        pack: Path | None = None,
         processes: Processes | None = None,
     ) -> None:
         self.recipe = recipe
@@ -77,11 +80,11 @@ class Trainer:
         self.processes = processes or Processes()
         self.precision = PRECISIONS[recipe.precision]
         if recipe.compute.sync_batch_norm and self.processes.world_size > 1 and device.type == "cpu":
-            raise UserError("PyTorch has no batch norm that is synchronised on CPUs; set compute.sync_batch_norm=false")
-        self.train_set, self.val_set, pixel_counts = open_splits(recipe, data, spec_file, detail, pack, self.processes)
+            raise UserError("PyTorch has no synchronized batch norm for CPUs; set compute.sync_batch_norm=false")
+        self.train_set, self.val_set, pixel_counts = open_splits(recipe, source, self.processes)
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
-        self._batches(0)  # a batch that cannot be shared out is said before anything is built
+        self._batches(0)  # fails early if a batch cannot be split evenly
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
         self.model = build_model(recipe.model, len(spec.classes))
@@ -90,20 +93,116 @@ class Trainer:
         self.ema.module.eval()
         training = TrainingNetwork(self.model, recipe.compute)
         self.model = training.model
-        config = self.model.config
-        used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
-        whole = bool(recipe.loss.auxiliary_weight) and max(used) == len(feature_channels(self.model.backbone)) - 1
-        self.network = self.processes.wrap(training, some_unused=not whole)
+        self.network = self.processes.wrap(training, some_unused=leaves_parameters_unused(self.model, recipe.losses))
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.class_weights: Tensor | None = None
-        if recipe.loss.class_balance_offset:
+        if recipe.class_balance_offset:
             counts = pixel_counts[: len(spec.classes)]
-            self.class_weights = balanced_class_weights(counts, recipe.loss.class_balance_offset).to(device)
-        # Each part of a step looks for its share of the hard pixels.
-        parts = self.processes.world_size * recipe.compute.accumulate_steps
-        self.loss_recipe = replace(recipe.loss, hard_pixels=math.ceil(recipe.loss.hard_pixels / parts))
+            self.class_weights = balanced_class_weights(counts, recipe.class_balance_offset).to(device)
+
+    def run(self, *, resume: bool = False) -> Path:
+        """Train to the end and write the averaged weights.
+
+        SIGINT and SIGTERM stop the run after its current step, or within an evaluation, with a checkpoint.
+
+        Args:
+            resume: continue from the checkpoint in the run's folder.
+
+        Returns:
+            The model file.
+
+        Raises:
+            UserError: no checkpoint that fits, or an earlier run in the folder.
+            DivergedError: the loss is no longer finite.
+            RunStoppedError: a signal stopped the run.
+        """
+        if self._checkpoint.exists() and not resume:
+            raise UserError(
+                f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
+            )
+        progress = load_checkpoint(self._checkpoint, self.recipe, self._state()) if resume else Progress()
+        is_main, data = self.processes.is_main_process, self.recipe.data
+        speed = Throughput(self.device)
+        with ExitStack() as stack:
+            stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
+            log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None
+            bar = stack.enter_context(
+                tqdm(
+                    initial=progress.step,
+                    total=self.total_steps,
+                    desc="training",
+                    unit="step",
+                    disable=None if is_main else True,
+                )
+            )
+            batches = iter(self._loader(progress.step))
+            self._finish_step(progress, log, stop)  # a resumed run may have an evaluation due
+            for step in range(progress.step, self.total_steps):
+                began = time.perf_counter()
+                samples = [next(batches) for _ in range(self.recipe.compute.accumulate_steps)]
+                arrived = time.perf_counter()
+                losses = self.train_step(step, samples)
+                figures = speed.add(data.frames_per_batch, arrived - began, time.perf_counter() - arrived)
+                bar.update()
+                bar.set_postfix(loss=f"{losses['loss/total']:.3f}")
+                if log:
+                    log.add_scalars({**losses, **figures, "learning_rate": self.learning_rate(step)}, step + 1)
+                self._finish_step(Progress(step + 1, evaluated=not self._evaluation_due(step + 1)), log, stop)
+        if is_main and speed.frames:
+            tqdm.write(f"trained on {speed.summary()}")
+        return self.out / MODEL_NAME
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate at a step, from 0, of all parameters outside the backbone."""
+        return self.recipe.optimizer.learning_rate * learning_rate_factor(step, self.total_steps, self.recipe.optimizer)
+
+    def train_step(self, step: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
+        """Do one step. Its result depends only on its index, its clips and the state of the run.
+
+        Args:
+            step: index of the step, from 0.
+            samples: parts of the batch of this process, computed one after the other. Each is collated clips: ``clip``
+                uint8 ``[B, T, 3, H, W]``, ``labels`` int64 ``[B, T, H, W]``, ``anchor`` int64 ``[B]``.
+
+        Returns:
+            The losses of the whole batch, of all processes, by name.
+        """
+        processes, optimizer = self.processes, self.recipe.optimizer
+        entropy = np.random.SeedSequence((self.recipe.seed, 2, step, processes.rank))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        factor = learning_rate_factor(step, self.total_steps, optimizer)
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
+            group["lr"] = rate * factor
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for index, (sample, share) in enumerate(zip(samples, self._shares(samples), strict=True)):
+            with processes.gradient_sync(self.network, enabled=index == len(samples) - 1):
+                total, logged = self._losses(sample, len(samples))
+                if not torch.isfinite(total):
+                    raise DivergedError(f"the loss became {total.item()}; lower the learning rate or clip gradients")
+                # Gradients are averaged over processes, and added over the parts of a process.
+                self.scaler.scale(total * (share * processes.world_size)).backward()
+            for name, value in {"total": total, **logged}.items():
+                sums[name] = sums.get(name, 0) + share * value.detach()
+        if optimizer.clip_gradient_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_gradient_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.model, step=step + 1)
+        values = processes.sum(torch.stack(list(sums.values())).double().cpu())
+        return {f"loss/{name}": value for name, value in zip(sums, values.tolist(), strict=True)}
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / CHECKPOINT_NAME
+
+    def _state(self) -> dict[str, Stateful]:
+        """Return the parts of the run that a checkpoint contains."""
+        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _batches(self, start: int) -> ClipBatches:
         data = self.recipe.data
@@ -120,130 +219,21 @@ class Trainer:
             processes=self.processes.world_size,
         )
 
-    def run(self, *, resume: bool = False) -> Path:
-        """Train to the end and write the averaged weights.
-
-        SIGINT and SIGTERM end the run after the step that it is at, or within an evaluation, with a checkpoint.
-
-        Args:
-            resume: go on from the checkpoint in the run's folder.
-
-        Returns:
-            The model file.
-
-        Raises:
-            ValueError: nothing fit to resume from, or an earlier run in the folder.
-            DivergedError: the loss is no longer finite.
-            RunStoppedError: a signal ended the run.
-        """
-        parts: dict[str, Stateful] = {
-            "model": self.model,
-            "ema": self.ema,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-        }
-        checkpoint = self.out / CHECKPOINT_NAME
-        if checkpoint.exists() and not resume:
-            raise UserError(f"{self.out} holds an earlier run; give --resume to go on with it, or another --out")
-        done, evaluated = load_checkpoint(checkpoint, self.recipe, parts) if resume else Progress()
-        recipe, first = self.recipe, self.processes.is_main_process
-        loader = DataLoader(
+    def _loader(self, start: int) -> DataLoader[RequestedSample]:
+        return DataLoader(
             self.train_set,
-            batch_sampler=self._batches(done),
-            num_workers=recipe.data.workers,
-            generator=torch.Generator(),  # of its own, so that the loader draws nothing from the run's random state
+            batch_sampler=self._batches(start),
+            num_workers=self.recipe.data.workers,
+            generator=torch.Generator(),  # its own, so that the loader draws nothing from the run's random state
             worker_init_fn=ignore_stop_signals,
             pin_memory=self.device.type == "cuda",
         )
-        progress = tqdm(
-            initial=done, total=self.total_steps, desc="training", unit="step", disable=None if first else True
-        )
-        speed = Throughput(self.device)
-        with ExitStack() as stack:
-            stop = stack.enter_context(StopSignals(patient=self.processes.world_size > 1))
-            log = stack.enter_context(closing(RunLog(self.out, done + 1))) if first else None
-            stack.enter_context(progress)
-            batches = iter(loader)
-            while True:
-                # Here all processes have done the same steps: what has to be agreed on is agreed on here.
-                epoch, rest = divmod(done, self.steps_per_epoch)
-                last = done == self.total_steps
-                if log and not evaluated:
-                    evaluated = self._evaluate_and_save(log, epoch, done, stop)
-                if self.processes.any(stop.received is not None and not (last and evaluated)):
-                    if first:
-                        save_checkpoint(checkpoint, recipe, Progress(done, evaluated), parts)
-                    raise RunStoppedError(
-                        stop.received or signal.SIGTERM,
-                        f"{done} of {self.total_steps} steps are done and in {checkpoint}",
-                    )
-                if log and rest == 0 and done and (last or epoch % recipe.checkpoint_every == 0):
-                    save_checkpoint(checkpoint, recipe, Progress(done), parts)
-                if last:
-                    break
-                began = time.perf_counter()
-                samples = [next(batches) for _ in range(recipe.compute.accumulate_steps)]
-                arrived = time.perf_counter()
-                losses = self.train_step(done, samples)
-                figures = speed.add(recipe.data.frames_per_batch, arrived - began, time.perf_counter() - arrived)
-                done += 1
-                due = done == self.total_steps or done % (recipe.evaluate_every * self.steps_per_epoch) == 0
-                evaluated = not (first and due)
-                progress.update()
-                progress.set_postfix(loss=f"{losses['loss/total']:.3f}")
-                if log:
-                    log.add_scalars({**losses, **figures, "learning_rate": self.learning_rate(done - 1)}, done)
-        if first and speed.frames:
-            tqdm.write(f"trained on {speed.summary()}")
-        return self.out / MODEL_NAME
-
-    def learning_rate(self, step: int) -> float:
-        """That of the step number ``step``, from 0, for what is not in the backbone."""
-        return self.recipe.optimizer.learning_rate * learning_rate_factor(step, self.total_steps, self.recipe.optimizer)
-
-    def train_step(self, step: int, samples: Sequence[RequestedSample]) -> dict[str, float]:
-        """Do one step; its result depends on nothing but its number, its clips and the state of the run.
-
-        Args:
-            step: its number, from 0.
-            samples: collated clips of this process: ``clip`` uint8 ``[B, T, 3, H, W]``, ``labels`` int64
-                ``[B, T, H, W]``, ``anchor`` int64 ``[B]``. Several are computed one after the other.
-
-        Returns:
-            The losses of the whole batch, of all processes, by name.
-        """
-        processes, optimizer = self.processes, self.recipe.optimizer
-        entropy = np.random.SeedSequence((self.recipe.seed, 2, step, processes.rank))
-        torch.manual_seed(int(entropy.generate_state(1)[0]))
-        factor = learning_rate_factor(step, self.total_steps, optimizer)
-        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
-            group["lr"] = rate * factor
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for number, (sample, share) in enumerate(zip(samples, self._shares(samples), strict=True), 1):
-            with processes.gradient_sync(self.network, enabled=number == len(samples)):
-                total, parts = self._losses(sample)
-                if not torch.isfinite(total):
-                    raise DivergedError(f"the loss became {total.item()}; lower the learning rate or clip gradients")
-                # Gradients are averaged over processes, those of the parts in a process are added.
-                self.scaler.scale(total * (share * processes.world_size)).backward()
-            for name, part in {"total": total, **parts}.items():
-                sums[name] = sums.get(name, 0) + share * part.detach()
-        if optimizer.clip_gradient_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_gradient_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.ema.update(self.model, step=step + 1)
-        values = processes.sum(torch.stack(list(sums.values())).double().cpu())
-        return {f"loss/{name}": value for name, value in zip(sums, values.tolist(), strict=True)}
 
     def _shares(self, samples: Sequence[RequestedSample]) -> list[float]:
-        """Share of each part of a step in the loss of all parts in all processes.
+        """Return the share of each part of a step in the loss of all parts of all processes.
 
-        The cross-entropy is a mean over labelled pixels, by their classes' weights: so weighted, means of parts add
-        up to the mean of the whole.
+        The cross-entropy is a mean over labeled pixels, weighted by class. Weighted by these shares, the means of the
+        parts add up to the mean of the whole.
         """
         if len(samples) * self.processes.world_size == 1:
             return [1.0]
@@ -254,29 +244,50 @@ class Trainer:
         whole = self.processes.sum(weights.sum())
         return (weights / whole.clamp_min(1e-9)).tolist()
 
-    def _losses(self, sample: RequestedSample) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one part of a step, and what it is made of."""
+    def _losses(self, sample: RequestedSample, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of one of ``parts`` parts of a step, and the scalars to log."""
         frames = sample["clip"].to(self.device, non_blocking=True).float().div(255)
         labels = sample["labels"].to(self.device, non_blocking=True)
         anchors = torch.as_tensor(sample["anchor"]).to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = self.network(frames, anchors)
-        return training_loss(outputs, labels, self.loss_recipe, self.class_weights)
+        all_parts = parts * self.processes.world_size
+        return training_loss(outputs, labels, self.recipe.losses, self.class_weights, all_parts)
 
-    def _evaluate_and_save(self, log: RunLog, epoch: int, step: int, stop: StopSignals) -> bool:
-        """Score the averaged weights on the val split and write them; False where a signal came in between."""
+    def _finish_step(self, progress: Progress, log: RunLog | None, stop: StopSignals) -> None:
+        """Evaluate, stop and write a checkpoint, each if it is due.
+
+        All processes call this after the same step, because here they agree on whether to stop. Only the main process,
+        which has a log, evaluates and writes.
+
+        Raises:
+            RunStoppedError: a signal was received in one of the processes.
+        """
+        if log and not progress.evaluated:
+            progress = progress._replace(evaluated=self._evaluate_and_save(progress.step, log, stop))
+        finished = progress.step == self.total_steps and (progress.evaluated or log is None)
+        if self.processes.any(stop.received is not None and not finished):
+            if log:
+                save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+            raise RunStoppedError(
+                stop.received or signal.SIGTERM,
+                f"{progress.step} of {self.total_steps} steps are done and in {self._checkpoint}",
+            )
+        if log and self._checkpoint_due(progress.step):
+            save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+
+    def _evaluation_due(self, step: int) -> bool:
+        return step == self.total_steps or step % (self.recipe.evaluate_every * self.steps_per_epoch) == 0
+
+    def _checkpoint_due(self, step: int) -> bool:
+        at_epoch = step > 0 and step % (self.recipe.checkpoint_every * self.steps_per_epoch) == 0
+        return at_epoch or step == self.total_steps
+
+    def _evaluate_and_save(self, step: int, log: RunLog, stop: StopSignals) -> bool:
+        """Score the averaged weights on the val split and write them; return False if a signal interrupted it."""
         model = self.ema.module
         assert isinstance(model, CCNet3D)
-        spec = self.train_set.spec
-        info = ModelInfo(
-            model=model.config,
-            class_names=spec.class_names,
-            palette=spec.palette,
-            clip_length=self.recipe.inference_clip_length,
-            input_size=self.recipe.data.input_size,
-            dataset=f"{spec.name}, split {self.recipe.train_split}",
-            recipe=asdict(self.recipe),
-        )
+        info = describe_model(model.config, self.recipe, self.train_set.spec)
         segmenter = VideoSegmenter(model, info, dtype=self.precision)
         try:
             miou = evaluate(segmenter, self.val_set, progress=stop.watch).miou
@@ -286,6 +297,7 @@ class Trainer:
         gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
         log.add_scalars({"val/miou": miou, **gamma}, step)
         log.add_strip(segmenter, self.val_set, step)
+        epoch = step // self.steps_per_epoch
         tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
         scores = {f"{self.recipe.val_split}_miou": miou}
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))

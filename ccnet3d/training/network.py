@@ -1,4 +1,4 @@
-"""The model as a training step runs it: batch norms, gradients and memory as the recipe wants them."""
+"""The model as a training step runs it, with the recipe's batch norms, gradients and memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ccnet3d.models import CCNet3D, TrainingOutputs
+from ccnet3d.losses import Losses
+from ccnet3d.models import CCNet3D, TrainingOutputs, feature_channels
 from ccnet3d.training.recipe import ComputeRecipe
+
+__all__ = ["TrainingNetwork", "leaves_parameters_unused"]
 
 
 class TrainingNetwork(nn.Module):
-    """A model with what only training needs around it; the model itself is changed in place.
+    """A model with the recipe's batch norms, activation checkpointing and backbone gradients.
+
+    The model itself is changed in place.
 
     Args:
-        model: on its device; a copy that is to stay plain is made before.
-        recipe: what is wanted.
+        model: on its device.
+        recipe: how a step is computed.
     """
 
     def __init__(self, model: CCNet3D, recipe: ComputeRecipe) -> None:
@@ -31,9 +36,10 @@ class TrainingNetwork(nn.Module):
         self.freeze_batch_norm = recipe.freeze_batch_norm
         self.anchors_only = recipe.backbone_gradients == "anchor"
         if recipe.activation_checkpointing:
-            _forget_activations(self.model)
+            _checkpoint_activations(self.model)
 
     def train(self, mode: bool = True) -> TrainingNetwork:
+        """Set the training mode; frozen batch norms remain in evaluation mode."""
         super().train(mode)
         if self.freeze_batch_norm:
             for norm in _batch_norms(self):
@@ -41,17 +47,18 @@ class TrainingNetwork(nn.Module):
         return self
 
     def forward(self, clip: Tensor, anchors: Tensor) -> TrainingOutputs:
-        """What :meth:`CCNet3D.forward_with_auxiliary` gives for ``[B, T, 3, H, W]``.
+        """Return the outputs of :meth:`CCNet3D.forward_with_auxiliary`.
 
         Args:
-            clip: RGB in [0, 1].
-            anchors: int64 ``[B]``, place in each clip of the frame whose backbone learns where only one does.
+            clip: ``[B, T, 3, H, W]``, RGB in [0, 1].
+            anchors: int64 ``[B]``, offset of each clip's anchor: the frame from which the backbone learns, if the
+                recipe has it learn from one frame per clip.
         """
         levels = self._levels_of_anchors(clip, anchors) if self.anchors_only and clip.shape[1] > 1 else None
         return self.model.forward_with_auxiliary(clip, levels)
 
     def _levels_of_anchors(self, clip: Tensor, anchors: Tensor) -> list[Tensor]:
-        """Backbone levels ``[B*T, C_l, H_l, W_l]``, of which only those of the anchors carry a gradient."""
+        """Return backbone levels ``[B*T, C_l, H_l, W_l]`` with a gradient for the anchors only."""
         batch, length = clip.shape[:2]
         learning = torch.zeros(batch, length, dtype=torch.bool, device=clip.device)
         learning[torch.arange(batch, device=clip.device), anchors] = True
@@ -65,31 +72,42 @@ class TrainingNetwork(nn.Module):
         return levels
 
 
+def leaves_parameters_unused(model: CCNet3D, losses: Losses) -> bool:
+    """Return whether a training step leaves parameters of the model without a gradient."""
+    config = model.config
+    levels = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
+    all_levels = max(levels) == len(feature_channels(model.backbone)) - 1
+    return not (all_levels and losses.cross_entropy.weight and losses.cross_entropy.auxiliary_weight)
+
+
 def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
     return (part for part in module.modules() if isinstance(part, _BatchNorm))
 
 
-def _forget_activations(model: CCNet3D) -> None:
-    """Keep only the inputs of blocks for the backward pass, which computes the rest again.
+def _checkpoint_activations(model: CCNet3D) -> None:
+    """Keep only the inputs of blocks for the backward pass, which recomputes the rest.
 
-    Blocks are those of the backbone's stages and each convolution of head and decoder; the attention recomputes its
-    own maps anyway.
+    A block is one of the backbone's stages, or a convolution of the head or decoder. The attention recomputes its maps
+    in any case.
+
+    Wrapping a block in a module would rename its weights in checkpoints, so its ``forward`` is replaced instead.
     """
     head, decoder = model.head, model.decoder
     blocks = [head.reduce, head.refine, head.fuse, model.auxiliary, *decoder.narrow, *decoder.merge]
     for block in [*_blocks(model.backbone), *blocks]:
-        block.forward = _recomputed(block)  # on the instance: names of weights stay as they are
+        block.forward = _recomputed(block)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             yield from _blocks(child)
-        elif any(True for _ in child.children()):  # a single layer keeps nothing but its input already
+        elif any(True for _ in child.children()):  # a single layer keeps only its input anyway
             yield child
 
 
 def _recomputed(block: nn.Module) -> Any:
+    """Return the block's ``forward`` with its activations recomputed in the backward pass."""
     run = block.forward
 
     @wraps(run)
@@ -100,12 +118,13 @@ def _recomputed(block: nn.Module) -> Any:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _statistics_kept(block)
+    """Return the contexts of the forward pass and of its recomputation."""
+    return nullcontext(), _keep_statistics(block)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms work on copies of their running statistics, so that they do not count the same frames twice."""
+def _keep_statistics(block: nn.Module) -> Iterator[None]:
+    """Let batch norms update copies of their running statistics, so that they do not count the same frames twice."""
     norms = list(_batch_norms(block))
     kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):

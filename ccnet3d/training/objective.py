@@ -1,63 +1,49 @@
-"""What training minimises: the weighted sum of a recipe's losses."""
+"""The training objective: the weighted sum of a recipe's losses."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ccnet3d.losses import category_consistent_loss, cross_entropy, lovasz_softmax
+from ccnet3d.losses import Losses, LossInputs
 from ccnet3d.models import TrainingOutputs
-from ccnet3d.training.recipe import LossRecipe
+
+__all__ = ["training_loss"]
 
 
 def training_loss(
-    outputs: TrainingOutputs, labels: Tensor, recipe: LossRecipe, class_weights: Tensor | None
+    outputs: TrainingOutputs, labels: Tensor, losses: Losses, class_weights: Tensor | None = None, parts: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch of clips, in float32.
+    """Return the loss of a batch of clips, in float32.
+
+    >>> outputs = TrainingOutputs(torch.zeros(1, 2, 3, 4, 4), torch.zeros(1, 2, 3, 4, 4), None)  # [B, T, K, H, W]
+    >>> total, logged = training_loss(outputs, torch.zeros(1, 2, 4, 4, dtype=torch.long), Losses())
+    >>> list(logged)
+    ['cross_entropy', 'auxiliary']
 
     Args:
-        outputs: what the model gives for ``[B, T, 3, H, W]``, in any precision.
+        outputs: the model's outputs for ``[B, T, 3, H, W]``, in any precision.
         labels: int64 ``[B, T, H, W]``, class ids and IGNORE_INDEX.
-        recipe: which losses, and their weights.
-        class_weights: ``[K]``, of both cross-entropies.
+        losses: the losses and their weights.
+        class_weights: ``[K]``; None for uniform weights.
+        parts: parts of the step, over all processes, of which this batch is one.
 
     Returns:
-        The scalar to minimise, and its parts by name, before their weights.
+        The scalar to minimize, and the scalars to log by name, before their weights.
     """
-    clip_length, num_classes = outputs.logits.shape[1:3]
-    labels = labels.flatten(0, 1)
-    logits = outputs.logits.flatten(0, 1).float()
-    parts = {}
-    for name, output in (("cross_entropy", logits), ("auxiliary", outputs.auxiliary.flatten(0, 1).float())):
-        parts[name] = cross_entropy(
-            output,
-            labels,
-            class_weights=class_weights,
-            label_smoothing=recipe.label_smoothing,
-            hard_threshold=recipe.hard_threshold,
-            hard_pixels=recipe.hard_pixels,
-        )
-    total = parts["cross_entropy"] + recipe.auxiliary_weight * parts["auxiliary"]
-    if recipe.lovasz_weight:
-        parts["lovasz"] = lovasz_softmax(logits, labels)
-        total = total + recipe.lovasz_weight * parts["lovasz"]
-    if recipe.ccl_weight:
-        assert outputs.embeddings is not None, "a recipe with ccl_weight has a model with embeddings"
-        embeddings = outputs.embeddings.flatten(0, 1)
-        consistency = category_consistent_loss(
-            embeddings,
-            resize_labels(labels, embeddings.shape[-2:]),
-            num_classes,
-            clip_length=clip_length,
-            form=recipe.ccl_form,
-        )
-        parts.update({"ccl" if name == "total" else f"ccl_{name}": x for name, x in consistency._asdict().items()})
-        total = total + recipe.ccl_weight * consistency.total
-    return total, parts
-
-
-def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels ``[N, H, W]`` at another (height, width), each the one nearest to the centre of its new pixel."""
-    # Ids up to 255 are exact in float32, for which interpolation exists.
-    return F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+    inputs = LossInputs(
+        outputs.logits.flatten(0, 1).float(),  # [B, T, K, H, W] -> [N, K, H, W]
+        outputs.auxiliary.flatten(0, 1).float(),
+        labels.flatten(0, 1),
+        None if outputs.embeddings is None else outputs.embeddings.flatten(0, 1),
+        clip_length=outputs.logits.shape[1],
+        class_weights=class_weights,
+        parts=parts,
+    )
+    total = torch.zeros((), device=labels.device)
+    logged: dict[str, Tensor] = {}
+    for loss in losses.active().values():
+        value, scalars = loss(inputs)
+        total = total + loss.weight * value
+        logged.update(scalars)
+    return total, logged

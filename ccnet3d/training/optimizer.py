@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, and its learning rate over time."""
+"""The optimizer of a recipe, and its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from torch import nn
 from ccnet3d.models import CCNet3D
 from ccnet3d.training.recipe import OptimizerRecipe
 
+__all__ = ["build_optimizer", "learning_rate_factor"]
+
 
 def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """Parameter groups by learning rate, with weight decay (kernels) or without (biases, norms, gamma)."""
+    """Build the optimizer, with parameter groups by learning rate and by weight decay.
+
+    Convolution kernels have weight decay; biases, norms and gamma have none.
+    """
     in_backbone = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
     factors = {
-        name: recipe.backbone_factor * recipe.backbone_first_factor ** (1 - place / max(1, len(in_backbone) - 1))
-        for place, name in enumerate(in_backbone)
+        name: recipe.backbone_factor * recipe.backbone_first_factor ** (1 - depth / max(1, len(in_backbone) - 1))
+        for depth, name in enumerate(in_backbone)
     }
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -35,7 +40,11 @@ def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Opti
 
 
 def learning_rate_factor(step: int, total_steps: int, recipe: OptimizerRecipe) -> float:
-    """The learning rate at a step over the recipe's: linear warm-up, then poly (power 0.9) or cosine to 0."""
+    """Return the factor of the learning rate at a step: linear warm-up, then poly (power 0.9) or cosine decay to 0.
+
+    >>> [round(learning_rate_factor(step, 4, OptimizerRecipe(schedule="cosine")), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
     if step < recipe.warmup_steps:
         return (step + 1) / (recipe.warmup_steps + 1)
     done = min(1.0, (step - recipe.warmup_steps) / max(1, total_steps - recipe.warmup_steps))

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run."""
+"""TensorBoard events of a run."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data import LabelledSequences
+from ccnet3d.errors import OutputError
 from ccnet3d.inference import VideoSegmenter, resize_frame
+
+__all__ = ["RunLog"]
 
 
 class RunLog:
-    """Scalars and prediction strips of a run, as TensorBoard events in ``folder``.
+    """Write scalars and prediction strips of a run as TensorBoard events.
 
     Args:
-        folder: where the events go.
-        first_step: the next step; events from there on, which a run that is resumed writes again, are dropped.
+        folder: the run's folder.
+        first_step: the next step; earlier events from this step on are dropped, because a resumed run repeats them.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=first_step)
+        try:
+            self.writer = SummaryWriter(str(folder), purge_step=first_step)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror, str(folder)) from error
 
     def add_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        """Write scalars by name."""
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
 
     def add_strip(self, segmenter: VideoSegmenter, dataset: LabelledSequences, step: int) -> None:
-        """Image, label and prediction side by side, one row for each of up to four frames of the split."""
+        """Write image, label and prediction side by side, one row per frame for up to four frames of the split."""
         palette = torch.zeros(IGNORE_INDEX + 1, 3, dtype=torch.uint8)  # void is black
         palette[: len(dataset.spec.classes)] = torch.tensor(dataset.spec.palette, dtype=torch.uint8)
         rows = []
@@ -41,4 +51,5 @@ class RunLog:
         self.writer.add_image("val/image, label, prediction", torch.cat(rows, dim=1), step)
 
     def close(self) -> None:
+        """Flush and close the file."""
         self.writer.close()

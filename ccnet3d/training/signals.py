@@ -1,4 +1,4 @@
-"""A clean end of a run that is told to stop."""
+"""Graceful shutdown on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+__all__ = ["SignalReceivedError", "StopSignals", "ignore_stop_signals"]
+
 
 class SignalReceivedError(Exception):
-    """Something that can be begun anew ends where it is, as a signal has come."""
+    """A signal interrupts work that can be repeated."""
 
 
 class StopSignals:
-    """Within the block SIGINT and SIGTERM are noted instead of ending the process.
+    """A context in which SIGINT and SIGTERM are recorded instead of ending the process.
 
-    A second one interrupts at once. A signal that the process was started to ignore stays ignored.
+    A second signal interrupts at once. A signal that was ignored when the process started remains ignored.
 
     Args:
-        patient: a second one is ignored, as under torchrun, which passes on what the terminal sent to all already.
+        ignore_repeats: ignore a second signal. Under torchrun Ctrl-C arrives twice: the terminal sends it to all
+            processes, and torchrun forwards it.
     """
 
-    def __init__(self, *, patient: bool = False) -> None:
+    def __init__(self, *, ignore_repeats: bool = False) -> None:
         self.received: signal.Signals | None = None
-        self._patient = patient
+        self._ignore_repeats = ignore_repeats
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # other threads may not set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._note)
+                    self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,24 +42,24 @@ class StopSignals:
             signal.signal(number, handler)
 
     def watch(self, items: Sequence[int]) -> Iterator[int]:
-        """The items, as long as no signal has come.
+        """Yield the items until a signal is received.
 
         Raises:
-            SignalReceivedError: one has.
+            SignalReceivedError: a signal was received.
         """
         for item in items:
             if self.received is not None:
                 raise SignalReceivedError
             yield item
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _record(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
-        elif not self._patient:
+        elif not self._ignore_repeats:
             raise KeyboardInterrupt
 
 
 def ignore_stop_signals(_worker: int = 0) -> None:
-    """Leave the end of a loader's process to the run itself, where a signal reaches the whole process group."""
+    """Ignore signals in a DataLoader worker: one sent to the whole process group must not end it before the run."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

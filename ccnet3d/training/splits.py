@@ -1,94 +1,78 @@
-"""The labelled sequences of a training run, looked through before it starts."""
+"""The splits of a training run, validated before it starts."""
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.data import LabelledSequences, inspect_frames, write_pack
+from ccnet3d.data import DataSource, LabelledSequences, inspect_frames
 from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.training.recipe import Recipe
 
+__all__ = ["Splits", "open_splits"]
+
 
 class Splits(NamedTuple):
-    """What a run reads."""
+    """The data of a run."""
 
     train: LabelledSequences
     val: LabelledSequences
     pixel_counts: Tensor
-    """int64 ``[256]``, labelled pixels of each class id in the train split."""
+    """int64 ``[256]``, labeled pixels of each class id in the train split."""
 
 
-def open_splits(
-    recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, pack: Path | None, processes: Processes
-) -> Splits:
-    """Open the splits of a recipe and read every file of them once.
+def open_splits(recipe: Recipe, source: DataSource, processes: Processes) -> Splits:
+    """Open the splits of a recipe, after reading each of their files once to validate it.
 
     Args:
-        recipe: names the splits, and how training clips are made.
-        data: the data folder.
-        spec_file: the dataset's ``dataset.toml``, where the data folder has none.
-        detail: a data folder with training frames at a higher resolution.
-        pack: folder in which decoded training frames are kept, and from which they are read; None for none.
-        processes: of the run; one of them looks at the files.
+        recipe: names the splits, and says how training clips are drawn.
+        source: the data.
+        processes: of the run; one of them validates the files, and writes the frame cache.
 
     Raises:
-        ValueError: no such data, or a recipe that does not fit it.
-        FileProblemsError: files that are not there, cannot be read or do not fit, all of them by name.
+        UserError: no such data, or a recipe that does not fit it.
+        FileProblemsError: files that do not exist, are unreadable or invalid; all of them, by name.
     """
-    share = recipe.data.detail_share
-    if share and detail is None:
+    share = recipe.data.high_resolution_share
+    if share and source.high_resolution is None:
         raise UserError(
-            f"the recipe takes {share:.0%} of its clips from frames at a higher resolution; "
-            "name their folder with --detail, or set data.detail_share=0"
+            f"the recipe draws {share:.0%} of its clips from frames at a higher resolution; "
+            "name their folder with --high-resolution, or set data.high_resolution_share=0"
         )
-    counts = processes.once(lambda: _look_through(recipe, data, spec_file, detail, pack), (IGNORE_INDEX + 1,))
-    train = LabelledSequences.open(
-        data,
-        recipe.train_split,
-        spec_file=spec_file,
-        transform=recipe.data.augmentation,
-        detail_root=detail,
-        detail_share=share,
-    )
-    if pack is not None:
-        train.use_packs(pack)
-    return Splits(train, LabelledSequences.open(data, recipe.val_split, spec_file=spec_file), counts)
+    counts = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 1,))
+    train = source.open(recipe.train_split, transform=recipe.data.augmentation, high_resolution_share=share)
+    return Splits(train, source.open(recipe.val_split), counts)
 
 
-def _look_through(recipe: Recipe, data: Path, spec_file: Path, detail: Path | None, pack: Path | None) -> Tensor:
-    """Pixel counts of the train split, if nothing is wrong anywhere; then training frames are packed too."""
+def _validate(recipe: Recipe, source: DataSource) -> Tensor:
+    """Return the pixel counts of the train split; if all files are valid, training frames are cached too."""
     in_clips = max(recipe.data.clip_lengths) > 1
-    wanted = [(data, recipe.train_split, in_clips), (data, recipe.val_split, False)]
-    if detail is not None:
-        wanted.append((detail, recipe.train_split, in_clips))
+    splits = [(source, recipe.train_split, in_clips), (source, recipe.val_split, False)]
+    if (high_resolution := source.at_high_resolution()) is not None:
+        splits.append((high_resolution, recipe.train_split, in_clips))
     problems: list[str] = []
     counts: list[Tensor] = []
-    unpacked = []
-    for root, split, equal_sizes in wanted:
+    uncached: list[tuple[LabelledSequences, list[tuple[int, ...]]]] = []
+    for part, split, equal_sizes in splits:
         try:
-            dataset = LabelledSequences.open(root, split, spec_file=spec_file)
+            dataset = part.open(split)
         except FileProblemsError as error:
             problems += error.problems
             continue
-        packed = pack if split == recipe.train_split else None
-        if packed is not None:
-            dataset.use_packs(packed)
         inspection = inspect_frames(dataset, equal_sizes=equal_sizes)
         problems += inspection.problems
         counts.append(inspection.pixel_counts)
-        if packed is not None and dataset.pack is None:
-            unpacked.append(partial(write_pack, dataset, packed, inspection.sizes))
+        if split == recipe.train_split and dataset.cache is None:
+            uncached.append((dataset, inspection.sizes))
     if problems:
         raise FileProblemsError(list(dict.fromkeys(problems)))
     if not torch.any(counts[0][:IGNORE_INDEX]):
-        raise UserError(f"no pixel of the split {recipe.train_split!r} in {data} has a class; all labels are void")
-    for write in unpacked:
-        write()
+        raise UserError(f"no pixel of the split {recipe.train_split!r} in {source.root} has a class; all are void")
+    if source.cache is not None:
+        for dataset, sizes in uncached:
+            dataset.write_cache(source.cache, sizes)
     return counts[0]

@@ -1,15 +1,21 @@
-"""How fast a run goes, and what it waits for."""
+"""Speed of a run, and the time it waits for data."""
 
 from __future__ import annotations
 
 import torch
 
+__all__ = ["Throughput"]
+
 
 class Throughput:
-    """Frames a second and the share of time spent waiting for data, of steps alone: evaluation is not counted.
+    """Frames per second and the share of time spent waiting for data, over training steps; evaluation is not counted.
+
+    >>> speed = Throughput(torch.device("cpu"))
+    >>> speed.add(frames=10, waited_seconds=0.5, step_seconds=1.5)
+    {'speed/frames_per_second': 5.0, 'speed/data_wait_share': 0.25}
 
     Args:
-        device: where the model trains; of a GPU the peak memory is watched too.
+        device: device of the model; on a GPU the peak memory is measured too.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,12 +27,12 @@ class Throughput:
             torch.cuda.reset_peak_memory_stats(device)
 
     def add(self, frames: int, waited_seconds: float, step_seconds: float) -> dict[str, float]:
-        """Count one step; gives its own figures by the names that they have in TensorBoard.
+        """Count one step and return its figures, by their names in TensorBoard.
 
         Args:
-            frames: of the step, in all processes together.
-            waited_seconds: for its data.
-            step_seconds: from there to its end.
+            frames: frames of the step, of all processes.
+            waited_seconds: time until its data was available.
+            step_seconds: time from then to its end.
         """
         seconds = waited_seconds + step_seconds
         self.frames += frames
@@ -38,7 +44,7 @@ class Throughput:
         return figures
 
     def summary(self) -> str:
-        """All steps in one line; at least one has been counted."""
+        """Return a line about all steps, of which there must be at least one."""
         peak = f", at most {self._peak_gib():.2f} GiB of GPU memory" if self._device.type == "cuda" else ""
         return (
             f"{self.frames} frames in {self.seconds:.1f} s: {self.frames / self.seconds:.2f} frames/s, "

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from ccnet3d.video.container import (
-    import_av,
-)
-from ccnet3d.video.image_reader import (
-    images_in_folder,
-)
-from ccnet3d.video.reader import (
-    VideoError,
-    VideoFrame,
-    VideoInfo,
-    VideoReader,
-    open_video,
-)
-from ccnet3d.video.sample import (
-    draw_sample_frame,
-    write_sample_video,
-)
-from ccnet3d.video.writer import (
-    GrayVideoWriter,
-    VideoWriter,
-)
+from ccnet3d.video.container import import_av
+from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
+from ccnet3d.video.image_reader import images_in_folder
+from ccnet3d.video.reader import open_video
+from ccnet3d.video.sample import draw_sample_frame, write_sample_video
+from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
+from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
     "GrayVideoWriter",
@@ -35,5 +21,6 @@ __all__ = [
     "images_in_folder",
     "import_av",
     "open_video",
+    "read_gray_video",
     "write_sample_video",
 ]

@@ -1,7 +1,7 @@
-"""Opening a source with PyAV, and its frames as RGB arrays.
+"""Open a source with PyAV, and convert its frames to RGB arrays.
 
-PyAV keeps FFmpeg's own messages off the terminal; that setting belongs to the whole process and is left alone. What
-went wrong is read from errors, from the flags of packets and frames, and from counts.
+PyAV keeps FFmpeg's messages off the terminal, a setting of the whole process that is left unchanged. Problems are
+detected from errors, from flags of packets and frames, and from counts.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import numpy as np
 from ccnet3d.video.integrity import starts_with_media_data
 from ccnet3d.video.types import VideoError, ffmpeg_reason
 
-_ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph wants one; the times are not used
+__all__ = ["PipeHead", "RgbConverter", "claimed_frames", "import_av", "open_container"]
+
+_ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph needs one, but the times are not used
 
 
 def import_av() -> Any:
-    """PyAV, imported when a video is opened.
+    """Return the module of PyAV, which is imported when a video is opened.
 
     Raises:
-        VideoError: it is not installed.
+        VideoError: PyAV is not installed.
     """
     try:
         import av
@@ -33,7 +35,11 @@ def import_av() -> Any:
 
 
 class PipeHead(io.RawIOBase):
-    """A binary stream that is read once, of which the first bytes were looked at."""
+    """A binary stream that can be read once and whose first bytes have been checked.
+
+    Raises:
+        VideoError: the stream is empty, or cannot be decoded without seeking.
+    """
 
     def __init__(self, source: BinaryIO, name: str) -> None:
         self._source, self._head = source, b""
@@ -46,7 +52,7 @@ class PipeHead(io.RawIOBase):
             raise VideoError(f"{name} is empty; pipe a video into it")
         if starts_with_media_data(self._head):
             raise VideoError(
-                f"{name} is an mp4 with its index at the end, which a pipe cannot be searched for; "
+                f"{name} is an mp4 with its index at the end, which cannot be read from a pipe; "
                 "give the file itself, or rewrite it: ffmpeg -i in.mp4 -c copy -movflags +faststart out.mp4"
             )
 
@@ -61,14 +67,14 @@ class PipeHead(io.RawIOBase):
 
 
 def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
-    """A container and its first video stream that is no cover picture; decoding uses several threads.
+    """Return a container and its first video stream that is not a cover image; decoding uses several threads.
 
     Raises:
-        VideoError: no video, or one that cannot be read.
+        VideoError: the source is not a video or cannot be read.
     """
     av = import_av()
     try:
-        # Metadata in another encoding than UTF-8 is no reason to refuse a video.
+        # Metadata that is not UTF-8 must not make a video unreadable.
         target = str(source) if isinstance(source, Path) else source
         container = av.open(target, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
@@ -82,18 +88,18 @@ def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
     moving = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not moving:
         container.close()
-        raise VideoError(f"{name} has no video stream; give a file with moving pictures")
+        raise VideoError(f"{name} has no video stream; give a video file")
     if moving[0].codec_context is None:
         container.close()
-        raise VideoError(f"{name} holds a video of an unknown codec; convert it with ffmpeg")
+        raise VideoError(f"{name} contains a video with an unknown codec; convert it with ffmpeg")
     moving[0].thread_type = "AUTO"
     return container, moving[0]
 
 
 def claimed_frames(container: Any, stream: Any) -> int | None:
-    """Frames to present by the container's header, None where it does not say.
+    """Return the number of presented frames according to the container's header, None if it does not say.
 
-    The index of an mp4 knows which frames an edit list leaves out; the plain count does not.
+    The index of an mp4 excludes the frames that an edit list leaves out; the header's count includes them.
     """
     if not stream.frames:
         return None
@@ -105,9 +111,9 @@ def claimed_frames(container: Any, stream: Any) -> int | None:
 
 
 class RgbConverter:
-    """Frames to RGB by FFmpeg's own ``format`` filter, which equals its command line bit for bit.
+    """Convert frames to RGB with FFmpeg's ``format`` filter, bit for bit like the ffmpeg command.
 
-    The scaler alone (``frame.to_ndarray``) puts the chroma of 10-bit and odd-sized frames elsewhere.
+    The scaler alone (``frame.to_ndarray``) places the chroma of 10-bit and odd-sized frames differently.
     """
 
     def __init__(self) -> None:
@@ -115,20 +121,20 @@ class RgbConverter:
         self._graph: Any = None
 
     def __call__(self, frame: Any) -> np.ndarray:
-        """The picture upright, uint8 ``[H, W, 3]``, contiguous."""
+        """Return the upright image, uint8 ``[H, W, 3]``, contiguous."""
         key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         if key != self._key:
             self._graph, self._key = self._build(frame), key
         self._graph.push(frame)
         image = self._graph.pull().to_ndarray()
-        # The display rotation, in degrees counter-clockwise.
-        # A copy of its own: the array may be a view of memory that the graph gives to a later frame.
+        # The display rotation is in degrees counterclockwise.
+        # Copied, because the array may be a view of memory that the graph reuses for a later frame.
         return np.array(np.rot90(image, frame.rotation // 90), order="C")
 
     def _build(self, frame: Any) -> Any:
         graph = import_av().filter.Graph()
-        # Graphs are part of reference cycles: one of the parent's may be freed in a forked child, long after it was
-        # dropped, and would wait there for threads that did not come along.
+        # Without threads: graphs are part of reference cycles, so a forked child may free one that the parent has
+        # dropped long before, and would wait for threads that do not exist in the child.
         if hasattr(graph, "threads"):
             graph.threads = 1
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME_BASE)

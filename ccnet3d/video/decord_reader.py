@@ -1,4 +1,4 @@
-"""The reader on top of decord: the other decoder, for files in which it was found right."""
+"""The reader based on decord, for files in which it is exact."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from ccnet3d.video.playback import index_packets
 from ccnet3d.video.pyav_reader import AvReader
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader, check_indices, ffmpeg_reason
 
-DECORD_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
-"""Containers that decord reads without losing frames; in others it returns wrong ones without a word."""
+__all__ = ["DecordReader"]
+
+_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
+"""Containers that decord reads completely; in others it silently returns wrong frames."""
 
 _SAME_FRAME = 12.0
-"""Mean difference of RGB levels up to which two decoders show the same frame, their colours apart."""
+"""Mean difference of RGB levels up to which two images are the same frame, converted to RGB by two decoders."""
 
 
 class DecordReader(VideoReader):
-    """A video file. Damage makes decord repeat or paint over frames unseen, so damaged files are refused.
+    """A video file. Damaged files are refused, because decord silently repeats or conceals frames in them.
 
     Raises:
-        VideoError: decord is not installed, or not fit for the file.
+        VideoError: decord is not installed, or does not read the file exactly.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() not in DECORD_SUFFIXES:
+        if path.suffix.lower() not in _SUFFIXES:
             raise VideoError(
-                f"decord loses frames in {path.suffix or 'such'} files without saying so; use --decoder av for {path}"
+                f"decord silently loses frames in {path.suffix or 'such'} files; use --decoder av for {path}"
             )
         _import_decord()
         self._path = path
@@ -44,63 +46,63 @@ class DecordReader(VideoReader):
             self._reader: Any = None
             self._next = 0
             self._owner = os.getpid()
-            self._closed = False
             rate = claimed.info.frames_per_second
             self.info = VideoInfo(path.name, path, rate, self._length, "decord")
             seen = self._open()
             if seen != self._length:  # as with an edit list, where its frames are wrong too
-                raise VideoError(f"decord sees {seen} frames in {path}, which has {self._length}; use --decoder av")
-            self._found = self._compare_colours(claimed)
+                raise VideoError(f"decord finds {seen} frames in {path}, which has {self._length}; use --decoder av")
+            self._color_warnings = self._compare_colors(claimed)
         self._reader = None
-        self.info.warnings += self._found
+        self.info.warnings += self._color_warnings
 
     def _count(self, claimed: AvReader) -> int:
         index = index_packets(self._path, str(self._path))
         if index.packets == 0:
-            raise VideoError(f"{self._path} holds no decodable frame; give a video with pictures")
-        lacking = (claimed.info.expected_frames or 0) - index.packets
-        if index.corrupt or index.read_error or missing_bytes(self._path) or lacking > 0 or broken_at(self._path):
-            raise VideoError(f"{self._path} is damaged or cut, which decord would hide; use --decoder av")
-        known = len(index.pts) == index.packets  # decord's own times leave out a late start
+            raise VideoError(f"{self._path} contains no decodable frame; give a video with frames")
+        missing = (claimed.info.expected_frames or 0) - index.packets
+        if index.corrupt or index.read_error or missing_bytes(self._path) or missing > 0 or broken_at(self._path):
+            raise VideoError(f"{self._path} is damaged or truncated, which decord would hide; use --decoder av")
+        known = len(index.pts) == index.packets  # decord's own times ignore a late start
         self._times = [pts * index.seconds_per_tick for pts in index.pts] if known else [None] * index.packets
         return index.packets
 
-    def _compare_colours(self, claimed: AvReader) -> list[str]:
+    def _compare_colors(self, claimed: AvReader) -> list[str]:
+        """Return a warning if the colors of the first frame differ from PyAV's."""
         first = next(iter(claimed), None)
         image = self._decode(0)
         if first is None or first.image.shape != image.shape:
-            raise VideoError(f"decord shows {self._path} in another size than PyAV; use --decoder av")
+            raise VideoError(f"decord decodes {self._path} at another size than PyAV; use --decoder av")
         difference = np.abs(first.image.astype(np.int16) - image)
         if difference.mean() > _SAME_FRAME:
-            raise VideoError(f"decord's first frame of {self._path} is not the one that PyAV gives; use --decoder av")
+            raise VideoError(f"decord's first frame of {self._path} is not that of PyAV; use --decoder av")
         if difference.any():
             return [
-                f"decord's colours differ from PyAV's by {difference.mean():.1f} of 255 levels on average and "
-                f"{difference.max()} at most in the first frame; --decoder av gives those of ffmpeg"
+                f"decord's colors differ from PyAV's by {difference.mean():.1f} of 255 levels on average and "
+                f"{difference.max()} at most in the first frame; --decoder av has the colors of ffmpeg"
             ]
         return []
 
     def _open(self) -> int:
-        """Start from the first frame; the number of frames that decord sees."""
+        """Open the file at its first frame; return the number of frames that decord finds."""
         try:
             self._reader = _import_decord().VideoReader(str(self._path))
         except Exception as error:  # decord raises its own error, RuntimeError and more
-            raise VideoError(f"decord cannot read {self._path} ({_own_words(error)}); try --decoder av") from error
+            raise VideoError(f"decord cannot read {self._path} ({_reason(error)}); try --decoder av") from error
         keep_over_forks(self._reader)
         self._next, self._owner = 0, os.getpid()
         return len(self._reader)
 
     def _decode(self, index: int) -> np.ndarray:
-        """Frame ``index`` by going forward, as decord's own seeking misses frames of open groups of pictures."""
+        """Return the frame at ``index`` by decoding forward, because decord's seek misses frames of open GOPs."""
         if self._reader is None or index < self._next or self._owner != os.getpid():
             self._open()
         image = np.empty(0, np.uint8)
         while self._next <= index:
             try:
                 image = self._reader.next().asnumpy()
-            except (Exception, StopIteration) as error:  # see above
+            except Exception as error:  # as above
                 raise VideoError(
-                    f"decord cannot decode frame {self._next} of {self._path} ({_own_words(error)}); try --decoder av"
+                    f"decord cannot decode frame {self._next} of {self._path} ({_reason(error)}); try --decoder av"
                 ) from error
             self._next += 1
         return np.ascontiguousarray(image)
@@ -112,7 +114,7 @@ class DecordReader(VideoReader):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
-        self.info.warnings[:] = self._found
+        self.info.warnings[:] = self._color_warnings
         return (self._frame(index) for index in range(self._length))
 
     def __len__(self) -> int:
@@ -121,23 +123,19 @@ class DecordReader(VideoReader):
     def clip(self, indices: Sequence[int]) -> list[VideoFrame]:
         self._check_open()
         check_indices(indices, self._length, self.info.name)
-        got = {index: self._frame(index) for index in sorted(set(indices))}
-        return [got[index] for index in indices]
+        frames = {index: self._frame(index) for index in sorted(set(indices))}
+        return [frames[index] for index in indices]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None, "_next": 0}
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise VideoError(f"{self._path} was closed; open it again")
 
     def close(self) -> None:
         self._closed = True
         self._reader = None
 
 
-def _own_words(error: BaseException) -> str:
-    """What decord says, without the clock and the source files it puts in front."""
+def _reason(error: BaseException) -> str:
+    """Return decord's message without its prefix of time and source file."""
     return re.sub(r"\[[0-9:]+\] \S+:[0-9]+: ", "", ffmpeg_reason(error))
 
 

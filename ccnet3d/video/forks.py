@@ -1,4 +1,4 @@
-"""What a forked process inherits must not be freed there: that would wait for threads which did not come along."""
+"""Fork safety: a child process never frees inherited decoder handles, whose threads do not exist there."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from typing import Any
 from weakref import WeakSet
 
+__all__ = ["keep_over_forks"]
+
 _open: WeakSet[Any] = WeakSet()
 _inherited: list[Any] = []
 
 
 def keep_over_forks(opened: Any) -> None:
-    """Note something that owns threads, so that a child process never frees its copy."""
+    """Register an object that owns threads; freeing it in a child process would wait for them forever."""
     _open.add(opened)
 
 

@@ -1,4 +1,4 @@
-"""Folders and patterns of images as videos."""
+"""Folders and patterns of images, read as videos."""
 
 from __future__ import annotations
 
@@ -21,29 +21,39 @@ from ccnet3d.video.types import (
     frame_ranges,
 )
 
+__all__ = ["ImageReader", "images_by_pattern", "images_in_folder"]
 
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sorts ``img2`` before ``img10``."""
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Return a sort key that orders ``img2`` before ``img10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 def images_in_folder(folder: Path) -> list[Path]:
-    """The images of a folder in natural order, without hidden files and those of other kinds.
+    """Return the images of a folder in natural order, without hidden files and other file types.
 
     Raises:
-        VideoError: it holds none, or may not be read.
+        VideoError: the folder contains no images, or cannot be read.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ccnet3d.video import images_in_folder
+    >>> for name in ("10.png", "2.png"):
+    ...     Image.new("RGB", (64, 48)).save(name)
+    >>> [path.name for path in images_in_folder(Path())]
+    ['2.png', '10.png']
     """
     try:
         return _choose(list(folder.iterdir()), f"{folder} is a folder and")
-    except PermissionError as error:
-        raise VideoError(f"the folder {folder} cannot be read: you have no permission") from error
+    except OSError as error:
+        raise VideoError(f"the folder {folder} cannot be read ({ffmpeg_reason(error)})") from error
 
 
 def images_by_pattern(pattern: str) -> list[Path]:
-    """The images that match a pattern, as the shell would list them, in natural order.
+    """Return the images that match a shell pattern, in natural order.
 
     Raises:
-        VideoError: there is none.
+        VideoError: no image matches.
     """
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - also absolute patterns
     if not matches:
@@ -52,21 +62,21 @@ def images_by_pattern(pattern: str) -> list[Path]:
 
 
 def _choose(paths: list[Path], what: str) -> list[Path]:
-    visible = sorted((path for path in paths if not path.name.startswith(".")), key=natural_key)
+    visible = sorted((path for path in paths if not path.name.startswith(".")), key=_natural_key)
     images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
     if images:
         return images
     videos = [path for path in visible if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos:
-        raise VideoError(f"{what} holds videos, not images; give one of them, for example {videos[0]}")
-    raise VideoError(f"{what} holds no images; wanted are files that end in {', '.join(IMAGE_SUFFIXES)}")
+        raise VideoError(f"{what} contains videos, not images; give one of them, for example {videos[0]}")
+    raise VideoError(f"{what} contains no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
 
 
-def load_rgb(path: Path) -> np.ndarray:
-    """An image upright, uint8 ``[H, W, 3]``; transparency is dropped, 16 bits are scaled to 8.
+def _load_rgb(path: Path) -> np.ndarray:
+    """Read an image upright, uint8 ``[H, W, 3]``; transparency is dropped, 16 bits are scaled to 8.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: the file cannot be read.
     """
     try:
         with Image.open(path) as opened:
@@ -75,17 +85,16 @@ def load_rgb(path: Path) -> np.ndarray:
                 gray = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
                 return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
             return np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow's formats raise OSError, SyntaxError, ValueError, struct.error and more
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         raise VideoError(f"{path} cannot be read as an image ({ffmpeg_reason(error)})") from error
 
 
 class ImageReader(VideoReader):
-    """Images, one a frame."""
+    """A video of image files, one per frame."""
 
     def __init__(self, name: str, path: Path | None, files: list[Path]) -> None:
         self.info = VideoInfo(name, path, None, len(files), "pillow")
         self._files = files
-        self._closed = False
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
@@ -99,7 +108,7 @@ class ImageReader(VideoReader):
         for index, path in enumerate(self._files):
             self._check_open()
             try:
-                image = load_rgb(path)
+                image = _load_rgb(path)
             except VideoError as error:
                 lost.append(index)
                 reasons.append(str(error))
@@ -117,8 +126,8 @@ class ImageReader(VideoReader):
             )
         if len(sizes) > 1:
             steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in sizes[:4])
-            more = f" and {len(sizes) - 4} times more" if len(sizes) > 4 else ""
-            self.info.warnings.append(f"the size of the picture changes: {steps}{more}")
+            more = f" and {len(sizes) - 4} more times" if len(sizes) > 4 else ""
+            self.info.warnings.append(f"the frame size changes: {steps}{more}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -129,14 +138,10 @@ class ImageReader(VideoReader):
         got: dict[int, VideoFrame] = {}
         for index in set(indices):
             try:
-                got[index] = VideoFrame(index, None, load_rgb(self._files[index]))
+                got[index] = VideoFrame(index, None, _load_rgb(self._files[index]))
             except VideoError as error:
                 raise VideoError(f"frame {index} of {self.info.name} is lost: {error}") from error
         return [got[index] for index in indices]
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise VideoError(f"{self.info.name} was closed; open it again")
 
     def close(self) -> None:
         self._closed = True

@@ -1,4 +1,4 @@
-"""One pass over a video with PyAV from its first frame: numbered frames, and what was wrong with them."""
+"""One pass over a video with PyAV from its first frame: frames with their indices, and warnings about damage."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container
-from ccnet3d.video.ffv1 import Ffv1Check
 from ccnet3d.video.forks import keep_over_forks
-from ccnet3d.video.index import ONE_TO_ONE_CODECS, Numbering, PacketIndex, is_hidden, is_ranked
-from ccnet3d.video.integrity import broken_at, missing_bytes
+from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
+from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, PacketIndex, is_hidden, is_ranked
 from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
+
+__all__ = ["Playback", "index_packets", "seconds"]
 
 
 def seconds(frame: Any, stream: Any) -> float | None:
-    """When a frame is shown; frames that a decoder held back to the end do not know their own time base."""
+    """Return a frame's presentation time by the stream's time base, which a decoder's last frames do not have."""
     return None if frame.pts is None else float(frame.pts * stream.time_base)
 
 
 class Playback:
-    """Decode a source from its start.
+    """Decode a source from its start: iterate over it, then call :meth:`report`.
 
     Args:
-        source: a file, or a stream that is read once.
-        name: for messages.
-        opened: the container and stream of ``source`` if they are open already.
+        source: a file, or a stream that can be read once.
+        name: the name for messages.
+        opened: the container and stream of ``source`` if already open.
     """
 
     def __init__(self, source: Path | BinaryIO, name: str, opened: tuple[Any, Any] | None = None) -> None:
@@ -36,11 +37,11 @@ class Playback:
         self.container, self.stream = opened or open_container(source, name)
         self._canonical = self.stream.codec_context.codec.canonical_name
         rate, reordered = self.stream.average_rate, self.stream.codec_context.has_b_frames
-        # AVI has no presentation times but a constant rate; what FFmpeg makes up for B-frames is out of order.
+        # AVI has a constant rate and no presentation times; those that FFmpeg invents for B-frames are out of order.
         self._constant_rate = float(rate) if rate and reordered and self.container.format.name == "avi" else None
         self._rgb = RgbConverter()
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
-        self.numbering = Numbering(is_ranked(self.container.format.name, self._canonical))
+        self.indexer = FrameIndexer(is_ranked(self.container.format.name, self._canonical))
         self._failed = self._discarded = self._corrupt_packets = self._empty = 0
         self._reason = self._read_error = ""
         self._damaged: list[int] = []
@@ -48,43 +49,43 @@ class Playback:
         self._sizes: list[tuple[int, int, int]] = []  # first frame, width, height
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Numbered PyAV frames."""
+        """Yield frame indices and PyAV frames."""
         packets, checksums = self.container.demux(self.stream), Ffv1Check(self._canonical)
         while True:
             try:
                 packet = next(packets, None)
-            except self._ffmpeg_error as error:
+            except (self._ffmpeg_error, OSError) as error:  # OSError if a pipe fails
                 self._read_error, packet = ffmpeg_reason(error), None
             if packet is None:
                 break
-            if packet.size == 0:  # a repeated picture, or the mark of the end
+            if packet.size == 0:  # a repeated frame, or the end
                 self._empty += packet.dts is not None
                 continue
             self._corrupt_packets += bool(packet.is_corrupt)
-            if packet.is_discard:  # an edit list leaves it out of the presentation
+            if packet.is_discard:  # an edit list excludes it
                 self._discarded += 1
             elif not is_hidden(self._canonical, bytes(memoryview(packet)[:1])):
-                self.numbering.send(packet.pts)
+                self.indexer.send(packet.pts)
             if checksums.is_bad(memoryview(packet), packet.is_keyframe):
                 self._failed, self._reason = self._failed + 1, "a checksum of FFV1 is wrong"
             else:
-                yield from self._number(packet)
-        yield from self._number(None)
-        self.numbering.finish()
+                yield from self._decode(packet)
+        yield from self._decode(None)
+        self.indexer.finish()
 
-    def _number(self, packet: Any) -> Iterator[tuple[int, Any]]:
+    def _decode(self, packet: Any) -> Iterator[tuple[int, Any]]:
         try:
             frames = self.stream.codec_context.decode(packet)
         except self._ffmpeg_error as error:
             self._failed, self._reason = self._failed + 1, ffmpeg_reason(error)
             return  # the next packet may be sound
         for frame in frames:
-            index = self.numbering.show(frame.pts)
+            index = self.indexer.show(frame.pts)
             if index is not None:
                 yield index, frame
 
     def to_video_frame(self, index: int, frame: Any) -> VideoFrame | None:
-        """The frame in RGB; None where FFmpeg cannot convert it, as with some damage."""
+        """Return the frame in RGB, None if FFmpeg cannot convert it, as with some damage."""
         try:
             image = self._rgb(frame)
         except (self._ffmpeg_error, ValueError):
@@ -101,56 +102,60 @@ class Playback:
         return index / self._constant_rate if self._constant_rate else seconds(frame, self.stream)
 
     def report(self) -> list[str]:
-        """What was wrong, after all frames went by.
+        """Return warnings, after all frames were decoded.
 
         Raises:
-            VideoError: no frame came.
+            VideoError: there was no frame.
         """
-        numbering, name = self.numbering, self._name
-        count = numbering.shown - len(self._unconverted)
+        indexer, name = self.indexer, self._name
+        count = indexer.shown - len(self._unconverted)
         if count == 0:
-            if self._failed or self._read_error or numbering.sent:
-                reason = self._reason or self._read_error or "the decoder gives none"
+            if self._failed or self._read_error or indexer.sent:
+                reason = self._reason or self._read_error or "the decoder returns none"
                 raise VideoError(f"no frame of {name} can be decoded ({reason}); the file is damaged")
-            raise VideoError(f"{name} holds no decodable frame; give a video with pictures")
+            raise VideoError(f"{name} contains no decodable frame; give a video with frames")
         found = []
         if self._read_error:
             found.append(f"reading stopped before the end of the file, after {count} frames: {self._read_error}")
         if self._failed:
             found.append(f"{self._failed} packets could not be decoded and their frames are lost: {self._reason}")
-        if lost := sorted(numbering.lost + self._unconverted):
+        if lost := sorted(indexer.lost + self._unconverted):
             found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
-        if numbering.misplaced:
-            found.append(f"{numbering.misplaced} frames came out of their order and were dropped")
-        missing = numbering.sent - numbering.shown
-        if not numbering.ranked and missing > 0 and self._canonical in ONE_TO_ONE_CODECS:
-            found.append(f"{missing} of {numbering.sent} packets gave no frame; numbers count those that came")
+        if indexer.misplaced:
+            found.append(f"{indexer.misplaced} frames were out of order and were dropped")
+        missing = indexer.sent - indexer.shown
+        if not indexer.ranked and missing > 0 and self._canonical in ONE_TO_ONE_CODECS:
+            found.append(
+                f"{missing} of {indexer.sent} packets yielded no frame; frame indices count decoded frames only"
+            )
         if self._damaged:
             found.append(
                 f"{len(self._damaged)} of {count} frames are damaged in the file and were concealed by the decoder: "
-                f"{frame_ranges(self._damaged)}; those that follow up to a keyframe may show it"
+                f"{frame_ranges(self._damaged)}; later frames up to the next keyframe may be affected"
             )
         if self._corrupt_packets:
             found.append(f"{self._corrupt_packets} packets are damaged or incomplete in the file")
         found += self._check_length(count, len(lost))
         if len(self._sizes) > 1:
             steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in self._sizes[:4])
-            more = f" and {len(self._sizes) - 4} times more" if len(self._sizes) > 4 else ""
-            found.append(f"the size of the picture changes: {steps}{more}")
+            more = f" and {len(self._sizes) - 4} more times" if len(self._sizes) > 4 else ""
+            found.append(f"the frame size changes: {steps}{more}")
         return found
 
     def _check_length(self, count: int, lost: int) -> list[str]:
-        """A cut file can end early without an error: compare with what it claims."""
+        """Return warnings about missing frames, because a truncated file can end early without an error."""
         found = []
         expected = claimed_frames(self.container, self.stream) or 0
         if "mp4" not in self.container.format.name.split(","):
             expected -= self._discarded + self._empty
-        if count + lost + self.numbering.misplaced < expected:
-            found.append(f"only {count} of the {expected} frames that the file claims could be decoded; it may be cut")
+        if count + lost + self.indexer.misplaced < expected:
+            found.append(
+                f"only {count} of the {expected} frames that the file claims could be decoded; it may be truncated"
+            )
         if isinstance(self._source, Path) and (missing := missing_bytes(self._source)):
-            found.append(f"the file is {missing} bytes shorter than its header says; it may be cut")
-        if isinstance(self._source, Path) and (place := broken_at(self._source)) is not None:
-            found.append(f"the file is damaged at byte {place}; frames may be missing there")
+            found.append(f"the file is {missing} bytes shorter than its header says; it may be truncated")
+        if isinstance(self._source, Path) and (offset := broken_at(self._source)) is not None:
+            found.append(f"the file is damaged at byte {offset}; frames may be missing there")
         return found
 
     def close(self) -> None:
@@ -159,13 +164,13 @@ class Playback:
 
 
 def index_packets(path: Path, name: str) -> PacketIndex:
-    """Read a file without decoding it.
+    """Index the packets of a file without decoding it.
 
     Raises:
-        VideoError: it cannot be opened.
+        VideoError: the file cannot be opened.
     """
     container, stream = open_container(path, name)
-    # Read before closing: PyAV's stream is no more than a view of the container.
+    # Read before closing, because PyAV's stream is a view of the container.
     codec, kind, tick = stream.codec_context.codec.canonical_name, container.format.name, float(stream.time_base)
     pts: list[int | None] = []
     keyframes: list[int] = []
@@ -185,12 +190,4 @@ def index_packets(path: Path, name: str) -> PacketIndex:
         container.close()
     times = sorted(time for time in pts if time is not None)
     ranked = is_ranked(kind, codec) and len(set(times)) == len(pts) > 0
-    return PacketIndex(
-        tuple(times),
-        tuple(sorted(keyframes)),
-        ranked,
-        tick,
-        len(pts),
-        corrupt,
-        read_error,
-    )
+    return PacketIndex(tuple(times), tuple(sorted(keyframes)), ranked, tick, len(pts), corrupt, read_error)

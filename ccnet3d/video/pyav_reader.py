@@ -1,4 +1,4 @@
-"""The reader on top of PyAV: sequential decoding, and random access that gives the same frames."""
+"""The reader based on PyAV: sequential decoding, and random access that returns the same frames."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container
-from ccnet3d.video.ffv1 import Ffv1Check
 from ccnet3d.video.forks import keep_over_forks
-from ccnet3d.video.index import PacketIndex
+from ccnet3d.video.integrity import Ffv1Check
+from ccnet3d.video.packet_index import PacketIndex
 from ccnet3d.video.playback import Playback, index_packets, seconds
 from ccnet3d.video.types import NoLengthError, VideoError, VideoFrame, VideoInfo, VideoReader, check_indices
 
+__all__ = ["AvReader"]
+
 _EARLIER_KEYFRAMES = 3
-"""Keyframes tried for a frame before decoding from the start; broken files only need more than one or two."""
+"""Keyframes to try for a frame before decoding from the start; only broken files need more than one or two."""
 
 
 class AvReader(VideoReader):
     """A video file, or a binary stream that can be read once.
 
     Raises:
-        VideoError: no video, or one that cannot be opened.
+        VideoError: the source is not a video or cannot be opened.
     """
 
     def __init__(self, source: Path | BinaryIO) -> None:
@@ -45,14 +47,13 @@ class AvReader(VideoReader):
             container.close()
         else:
             self._pipe = (container, stream)
-        self._closed = False
-        self._index: PacketIndex | None = None
+        self._packets: PacketIndex | None = None
         self._length: int | None = None
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._owner = os.getpid()
-        self._seeker: Seeker | None = None
+        self._seeker: _Seeker | None = None
         self._playback: Playback | None = None
         self._frames: Iterator[tuple[int, Any]] = iter(())
         self._current: tuple[int, Any] | None = None
@@ -67,14 +68,14 @@ class AvReader(VideoReader):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
         self.info.warnings.clear()
         if self._path is None:
             if self._pipe is None:
-                raise VideoError(f"{self._name} was read already; a pipe can be read once")
+                raise VideoError(f"{self._name} has already been read; a pipe can be read once")
             playback = Playback(self._source, self._name, self._pipe)  # type: ignore[arg-type]
             self._pipe = None
         else:
@@ -85,9 +86,9 @@ class AvReader(VideoReader):
         owner = os.getpid()
         try:
             for index, frame in playback:
-                made = playback.to_video_frame(index, frame)
-                if made is not None:
-                    yield made
+                converted = playback.to_video_frame(index, frame)
+                if converted is not None:
+                    yield converted
                 self._check_open()
                 if os.getpid() != owner:
                     raise VideoError(f"{self._name} was being read when the process forked; start a new iteration")
@@ -96,75 +97,69 @@ class AvReader(VideoReader):
             playback.close()
 
     def __len__(self) -> int:
-        index = self._packets("its length")
-        if index.ranked:
-            return len(index.pts)
+        packets = self._packet_index("length")
+        if packets.ranked:
+            return len(packets.pts)
         if self._length is None:
             playback = Playback(self._file(), self._name)
             try:
                 for _ in playback:
                     pass
                 playback.report()
-                self._length = playback.numbering.shown
+                self._length = playback.indexer.shown
             finally:
                 playback.close()
         return self._length
 
     def clip(self, indices: Sequence[int]) -> list[VideoFrame]:
-        index = self._packets("frames by number")
+        packets = self._packet_index("random access")
         if self._owner != os.getpid():
-            self._forget()  # opened before a fork: its threads did not come along
-        if index.ranked or any(number < 0 for number in indices):
+            self._reset()  # opened before a fork, and its threads do not exist here
+        if packets.ranked or any(index < 0 for index in indices):
             check_indices(indices, len(self), self._name)
-        got: dict[int, VideoFrame] = {}
-        for number in sorted(set(indices)):
-            got[number] = self._seek(index, number) or self._scan(number)
-        return [got[number] for number in indices]
+        frames = {index: self._seek(packets, index) or self._scan(index) for index in sorted(set(indices))}
+        return [frames[index] for index in indices]
 
-    def _seek(self, index: PacketIndex, number: int) -> VideoFrame | None:
-        """The frame by its time, None where decoding on the way to it was not flawless."""
-        if not index.ranked:
+    def _seek(self, packets: PacketIndex, index: int) -> VideoFrame | None:
+        """Return the frame by its time, None if decoding the frames before it had any problem."""
+        if not packets.ranked:
             return None
         if self._seeker is None:
-            self._seeker = Seeker(self._file(), self._name, index)
-        return self._seeker.get(number)
+            self._seeker = _Seeker(self._file(), self._name, packets)
+        return self._seeker.get(index)
 
-    def _scan(self, number: int) -> VideoFrame:
-        """The frame by decoding from the start, or from where the last scan is."""
-        if self._playback is None or self._current is None or self._current[0] > number:
+    def _scan(self, index: int) -> VideoFrame:
+        """Return the frame by decoding from the start, or from the frame of the last scan."""
+        if self._playback is None or self._current is None or self._current[0] > index:
             if self._playback is not None:
                 self._playback.close()
             self._playback = Playback(self._file(), self._name)
             self._frames = iter(self._playback)
             self._current = next(self._frames, None)
-        while self._current is not None and self._current[0] < number:
+        while self._current is not None and self._current[0] < index:
             self._current = next(self._frames, None)
-        if self._current is None and not self._playback.numbering.ranked:
+        if self._current is None and not self._playback.indexer.ranked:
             self._playback.report()
-            self._length = self._playback.numbering.shown
-            check_indices([number], self._length, self._name)
+            self._length = self._playback.indexer.shown
+            check_indices([index], self._length, self._name)
         found = None
-        if self._current is not None and self._current[0] == number:
+        if self._current is not None and self._current[0] == index:
             found = self._playback.to_video_frame(*self._current)
         if found is None:
-            raise VideoError(f"frame {number} of {self._name} is lost: the file is damaged there; ask for other frames")
+            raise VideoError(f"frame {index} of {self._name} is lost: the file is damaged there; choose other frames")
         return found
 
     def _file(self) -> Path:
         assert self._path is not None
         return self._path
 
-    def _packets(self, wanted: str) -> PacketIndex:
+    def _packet_index(self, purpose: str) -> PacketIndex:
         self._check_open()
         if self._path is None:
-            raise NoLengthError(f"{self._name} is a pipe and has not {wanted}; iterate over it, or give a file")
-        if self._index is None:
-            self._index = index_packets(self._path, self._name)
-        return self._index
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise VideoError(f"{self._name} was closed; open it again")
+            raise NoLengthError(f"{self._name} is a pipe, which has no {purpose}; iterate over it, or give a file")
+        if self._packets is None:
+            self._packets = index_packets(self._path, self._name)
+        return self._packets
 
     def close(self) -> None:
         self._closed = True
@@ -175,79 +170,79 @@ class AvReader(VideoReader):
             if self._owner == os.getpid():
                 self._pipe[0].close()
             self._pipe = None
-        self._forget()
+        self._reset()
 
 
-class Seeker:
-    """Frames by their exact time.
+class _Seeker:
+    """Find frames by their exact times.
 
-    A frame counts only if every frame from a keyframe up to it came out in order, undamaged and without an error:
-    then it is the one that decoding from the start gives.
+    A frame is returned only if every frame from a keyframe up to it was decoded in order, undamaged and without an
+    error: then it equals the frame from decoding from the start.
     """
 
-    def __init__(self, path: Path, name: str, index: PacketIndex) -> None:
+    def __init__(self, path: Path, name: str, packets: PacketIndex) -> None:
         self._opened_by = os.getpid()
         keep_over_forks(self)
         self._path, self._name = path, name
         self._open()
-        self._index = index
+        self._packets = packets
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
         self._rgb = RgbConverter()
         self._frames: Iterator[Any] = iter(())
-        self._last: Any = None  # the frame that came last, None if the position is no use
-        self._last_number = -1
+        self._last: Any = None  # the last decoded frame, None if decoding must start at a keyframe
+        self._last_index = -1
 
-    def get(self, number: int) -> VideoFrame | None:
-        """Frame ``number``, None if it cannot be had without doubt."""
-        pts = self._index.pts[number]
+    def get(self, index: int) -> VideoFrame | None:
+        """Return the frame at ``index``, None if it cannot be determined reliably."""
+        pts = self._packets.pts[index]
         for skip in range(_EARLIER_KEYFRAMES):
-            keyframe = self._index.keyframe_before(pts, skip)
+            keyframe = self._packets.keyframe_before(pts, skip)
             if keyframe is None:
                 break
-            # Go on from the last frame unless a later keyframe shortens the way.
+            # Continue from the last frame unless a later keyframe is nearer.
             ahead = self._last is not None and keyframe <= self._last.pts <= pts
             try:
                 if not ahead:
                     self._start(keyframe)
                 if self._advance(pts):
-                    return VideoFrame(number, seconds(self._last, self._stream), self._rgb(self._last))
+                    return VideoFrame(index, seconds(self._last, self._stream), self._rgb(self._last))
             except (self._ffmpeg_error, ValueError):
                 pass
             self._last = None
             self.close()
-            self._open()  # after errors FFmpeg's decoders remember them beyond a seek
+            self._open()  # because the state of FFmpeg's decoders after an error survives a seek
         return None
 
     def _open(self) -> None:
         self._container, self._stream = open_container(self._path, self._name)
 
     def _start(self, keyframe: int) -> None:
-        self._last, self._last_number = None, -1
+        self._last, self._last_index = None, -1
         self._container.seek(keyframe, stream=self._stream)
         self._frames = _decode_from(self._container, self._stream, keyframe)
 
     def _advance(self, pts: int) -> bool:
-        """Decode up to the frame at ``pts``; whether all on the way is sound."""
+        """Decode up to the frame at ``pts``; return whether all frames up to it are sound."""
         while self._last is None or self._last.pts < pts:
             frame = next(self._frames, None)
             if frame is None or frame.is_corrupt:
                 return False
-            if self._last is not None and frame.pts != self._index.pts[self._last_number + 1]:
+            if self._last is not None and frame.pts != self._packets.pts[self._last_index + 1]:
                 return False
             if self._last is None:
-                self._last_number = self._rank(frame.pts)
-                if self._last_number < 0 or frame.pts > pts:
+                self._last_index = self._rank(frame.pts)
+                if self._last_index < 0 or frame.pts > pts:
                     return False
             else:
-                self._last_number += 1
+                self._last_index += 1
             self._last = frame
         return bool(self._last.pts == pts)
 
     def _rank(self, pts: int) -> int:
-        """The number of the first frame after a seek, -1 if it cannot be the keyframe's."""
-        position = bisect_left(self._index.pts, pts)
-        found = position < len(self._index.pts) and self._index.pts[position] == pts
-        return position if found else -1
+        """Return the index of the frame with this time, -1 if no packet has it."""
+        index = bisect_left(self._packets.pts, pts)
+        found = index < len(self._packets.pts) and self._packets.pts[index] == pts
+        return index if found else -1
 
     def close(self) -> None:
         if self._opened_by == os.getpid():
@@ -255,7 +250,7 @@ class Seeker:
 
 
 def _decode_from(container: Any, stream: Any, keyframe: int) -> Iterator[Any]:
-    """Frames from a keyframe on, after seeking to it; those before it in time refer to what was not decoded.
+    """Yield the frames from a keyframe on, after a seek to it; earlier ones refer to frames that were not decoded.
 
     Raises:
         FFmpegError: a packet cannot be decoded.

@@ -1,4 +1,4 @@
-"""Opening a video, whatever it comes from."""
+"""Open any source as a video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ccnet3d.errors import UserError
-from ccnet3d.video.container import import_av
-from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
+from ccnet3d.video.decord_reader import DecordReader
+from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
+from ccnet3d.video.pyav_reader import AvReader
+from ccnet3d.video.types import VideoError, VideoReader
 
-__all__ = ["VideoError", "VideoFrame", "VideoInfo", "VideoReader", "import_av", "open_video"]
+__all__ = ["open_video"]
 
 _WILDCARDS = frozenset("*?[")
 
@@ -19,20 +21,24 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     """Open a video.
 
     Args:
-        source: a file with a video stream that FFmpeg knows, a folder of images, a pattern of images
+        source: a file with a video stream that FFmpeg can read, a folder of images, a pattern of images
             (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once.
-        decoder: ``av`` (PyAV; right on everything measured), ``decord`` (an option for mp4, mov, mkv and webm)
+        decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
 
     Raises:
-        VideoError: missing, empty, no video in it, or a decoder that is not installed or not fit for the source.
-        ValueError: an unknown decoder.
-    """
-    # Imported here as they need each other's types, and to stay cheap.
-    from ccnet3d.video.decord_reader import DecordReader
-    from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
-    from ccnet3d.video.pyav_reader import AvReader
+        VideoError: the source does not exist, is empty or not a video, or the decoder is not installed or does not
+            support the source.
+        UserError: the decoder is unknown.
 
+    >>> from pathlib import Path
+    >>> from ccnet3d import open_video
+    >>> from ccnet3d.video import write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=3)
+    >>> with open_video("sample.mp4") as reader:
+    ...     [frame.image.shape for frame in reader]
+    [(360, 480, 3), (360, 480, 3), (360, 480, 3)]
+    """
     if decoder not in ("auto", "av", "decord"):
         raise UserError(f"unknown decoder {decoder!r}; choose auto, av or decord")
     if not isinstance(source, str | Path):

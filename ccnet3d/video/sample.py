@@ -1,4 +1,4 @@
-"""A small synthetic clip, for a first run without a video at hand."""
+"""A small synthetic clip, for a first run without a video."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from PIL import Image, ImageDraw
 
 from ccnet3d.video.writer import VideoWriter
 
+__all__ = ["draw_sample_frame", "write_sample_video"]
+
 
 def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.ndarray:
-    """Frame ``index`` of the clip: a drawn road under a sky, a wall, a pole and a box that comes nearer.
+    """Draw the clip's frame at ``index``: a road under the sky, a wall, a pole and a box that comes closer.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
+
+    >>> from ccnet3d.video import draw_sample_frame
+    >>> draw_sample_frame(0, height=48, width=64).shape
+    (48, 64, 3)
     """
     image = Image.new("RGB", (width, height), (150, 180, 215))
     draw = ImageDraw.Draw(image)
@@ -26,7 +32,7 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
         [(middle - 8, horizon), (middle + 8, horizon), (width * 0.95, height), (width * 0.05, height)],
         fill=(82, 82, 86),
     )
-    for mark in range(6):  # lane marks run towards the camera
+    for mark in range(6):  # lane marks move toward the camera
         depth = ((mark + index / 8) % 6 / 6) ** 2
         y = horizon + depth * (height - horizon)
         draw.rectangle([middle - 1 - 4 * depth, y, middle + 1 + 4 * depth, y + 3 + 22 * depth], fill=(225, 225, 220))
@@ -43,7 +49,15 @@ def draw_sample_frame(index: int, height: int = 360, width: int = 480) -> np.nda
 
 
 def write_sample_video(path: Path, frames: int = 30, frames_per_second: float = 15.0) -> None:
-    """Write the clip as an mp4 file."""
+    """Write the synthetic clip to an mp4 file.
+
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import open_video, write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=3)
+    >>> with open_video("sample.mp4") as reader:
+    ...     len(reader)
+    3
+    """
     with VideoWriter(path, frames_per_second) as writer:
         for index in range(frames):
             writer.write(draw_sample_frame(index), None)

@@ -1,4 +1,4 @@
-"""What a video reader is and what it gives."""
+"""The interface of video readers and the data they return."""
 
 from __future__ import annotations
 
@@ -12,56 +12,83 @@ import numpy as np
 
 from ccnet3d.errors import UserError
 
+__all__ = [
+    "NoLengthError",
+    "VideoError",
+    "VideoFrame",
+    "VideoInfo",
+    "VideoReader",
+    "check_indices",
+    "ffmpeg_reason",
+    "frame_ranges",
+]
+
 
 class VideoError(UserError):
     """A source that cannot be read as a video."""
 
 
 class NoLengthError(VideoError, TypeError):
-    """A length that cannot be known; as a TypeError, ``list(reader)`` goes on without."""
+    """An unknown length; because it is a TypeError, ``list(reader)`` works without the length."""
 
 
 @dataclass(frozen=True)
 class VideoFrame:
+    """A decoded frame.
+
+    >>> import numpy as np
+    >>> from ccnet3d.video import VideoFrame
+    >>> VideoFrame(index=3, pts_seconds=0.12, image=np.zeros((360, 480, 3), np.uint8)).damaged
+    False
+    """
+
     index: int
-    """Number of the frame in presentation order, from 0. A lost frame leaves a gap where the file tells its place."""
+    """Frame index in presentation order. A lost frame leaves a gap if the file shows where it was."""
     pts_seconds: float | None
-    """Presentation time in seconds, None where the source has none."""
+    """Presentation time in seconds, None if the source has none."""
     image: np.ndarray
     """uint8 ``[H, W, 3]``, RGB, upright, contiguous."""
     damaged: bool = False
-    """The decoder found the frame damaged and filled in what was missing."""
+    """Whether the decoder found damage and concealed it."""
 
 
 @dataclass
 class VideoInfo:
-    """What is known of a video; the warnings grow while it is read."""
+    """Properties of a video; reading it adds warnings."""
 
     name: str
-    """For messages and the names of outputs: the file's or folder's name, the pattern, or ``stdin``."""
+    """For messages and the names of outputs: the name of the file or folder, the pattern, or ``stdin``."""
     path: Path | None
     """The file or folder, None for a pattern or a pipe."""
     frames_per_second: float | None
-    """Average rate, None where the source does not say."""
+    """Average frame rate, None if unknown."""
     expected_frames: int | None
-    """Frames that the source claims to hold, None where it does not say."""
+    """Number of frames according to the source, None if unknown."""
     decoder: str
     warnings: list[str] = field(default_factory=list)
-    """What was wrong in the last iteration, in words for the user; complete once that came to its end."""
+    """Problems of the last iteration, as text for the user; complete once it has ended."""
 
 
 class VideoReader(ABC):
-    """A video: iterate to get all frames in order, or ask for some by number.
+    """A video: iterate over all frames in order, or get frames by index.
 
-    Nothing is open until the first frame is asked for, and every process opens the source for itself: a reader may be
-    made before a fork, or pickled to a worker.
+    The source is opened when the first frame is needed, separately in every process, so a reader may be created before
+    a fork or pickled to a worker. :func:`ccnet3d.video.open_video` returns readers.
+
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import open_video, write_sample_video
+    >>> write_sample_video(Path("sample.mp4"), frames=5)
+    >>> with open_video("sample.mp4") as reader:
+    ...     len(reader), [frame.index for frame in reader], reader.clip([4, 0])[0].index
+    (5, [0, 1, 2, 3, 4], 4)
     """
 
     info: VideoInfo
+    _closed = False
 
     @abstractmethod
     def __iter__(self) -> Iterator[VideoFrame]:
-        """All frames from the first one, anew with each call.
+        """Return an iterator over all frames; each call starts from the first frame.
 
         Raises:
             VideoError: no frame can be decoded, or a pipe is read for the second time.
@@ -69,9 +96,9 @@ class VideoReader(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of frames, by reading or decoding the source where its header is no proof.
+        """Return the number of frames, by reading or decoding the source if its header is not reliable.
 
-        Where numbers show lost frames, those count too: every index is below the length.
+        Lost frames count if the frame indices show them, so every index is less than the length.
 
         Raises:
             VideoError: the source is a pipe.
@@ -79,19 +106,23 @@ class VideoReader(ABC):
 
     @abstractmethod
     def clip(self, indices: Sequence[int]) -> list[VideoFrame]:
-        """The frames with these numbers, in any order and also repeated: the very ones that iterating gives.
+        """Return frames at the given indices, in any order and with repetitions; they equal those of an iteration.
 
         Raises:
-            IndexError: a number that is negative or not below the length.
-            VideoError: a frame that is lost, or a source that is a pipe.
+            IndexError: an index is negative or not less than the length.
+            VideoError: a frame is lost, or the source is a pipe.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is open; the reader gives no frame afterwards."""
+        """Free the open resources; afterwards the reader returns no frames."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VideoError(f"{self.info.name} is closed; open it again")
 
     def __bool__(self) -> bool:
-        return True  # not by its length, which may take a pass over the file
+        return True  # without the length, which may need a pass over the file
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +132,7 @@ class VideoReader(ABC):
 
 
 def frame_ranges(indices: Sequence[int], most: int = 8) -> str:
-    """Ascending frame numbers as text: ``frame 7``, ``frames 3, 12-31``; past ``most`` ranges only their count."""
+    """Return ascending frame indices as text: ``frame 7``, ``frames 3, 12-31``; after ``most`` ranges only a count."""
     ranges: list[list[int]] = []
     for index in indices:
         if ranges and index == ranges[-1][1] + 1:
@@ -116,10 +147,10 @@ def frame_ranges(indices: Sequence[int], most: int = 8) -> str:
 
 
 def check_indices(indices: Sequence[int], length: int, name: str) -> None:
-    """Refuse numbers that no frame has.
+    """Check frame indices.
 
     Raises:
-        IndexError: one is negative or not below ``length``.
+        IndexError: an index is negative or not less than ``length``.
     """
     for index in indices:
         if not 0 <= index < length:
@@ -127,6 +158,6 @@ def check_indices(indices: Sequence[int], length: int, name: str) -> None:
 
 
 def ffmpeg_reason(error: BaseException) -> str:
-    """The first line of an error's text, without the file name that FFmpeg adds."""
+    """Return the first line of an error's text, without the file name that FFmpeg adds."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]

@@ -1,4 +1,4 @@
-"""RGB frames to an H.264 video that players and browsers open, and masks to a lossless one."""
+"""RGB frames to an H.264 video that players and browsers open."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
-from ccnet3d.video.reader import import_av
+from ccnet3d.video.container import import_av
+
+__all__ = ["StreamWriter", "VideoWriter"]
 
 _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
 _DEFAULT_RATE = 25.0
 
 
-class _Writer:
+class StreamWriter:
     """A file with one video stream, which appears under its name when the block ends without an error."""
 
     def __init__(self, path: Path, container_format: str, frames_per_second: float | None) -> None:
@@ -68,19 +70,27 @@ class _Writer:
             self._atomic.__exit__(kind, error, trace)
 
 
-class VideoWriter(_Writer):
+class VideoWriter(StreamWriter):
     """Write frames with their times to an mp4 file, which appears when the block ends without an error.
 
-    The first frame is at 0 seconds. All take the size of the first one; odd sizes are padded by one pixel, as yuv420p
-    needs it.
+    The first frame is at 0 seconds. All frames get the size of the first one; odd sizes are padded by one pixel because
+    yuv420p requires even sizes.
 
     Args:
         path: the file, ending in .mp4.
-        frames_per_second: of the source; used where frames have no time.
+        frames_per_second: the source's rate, for frames without a time.
 
     Raises:
-        ValueError: another ending than .mp4.
-        OSError: the file cannot be written.
+        UserError: the file does not end in .mp4.
+        OutputError: the file cannot be written.
+
+    >>> from pathlib import Path
+    >>> from ccnet3d.video import VideoWriter, draw_sample_frame
+    >>> with VideoWriter(Path("drawn.mp4"), frames_per_second=25) as writer:
+    ...     for index in range(3):
+    ...         writer.write(draw_sample_frame(index, 48, 64), index / 25)
+    >>> Path("drawn.mp4").exists()
+    True
     """
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:
@@ -95,56 +105,29 @@ class VideoWriter(_Writer):
 
         Args:
             image: uint8 ``[H, W, 3]``, RGB.
-            pts_seconds: its time, from the same start as the first one's; frame number over rate where None.
+            pts_seconds: its presentation time in seconds; frame index divided by the rate if None.
         """
         av = import_av()
         if self._stream is None:
             height, width = image.shape[:2]
-            # x264's macroblock tree (165, AVX-512) gives other bytes for the same frames now and then.
+            # Without x264's macroblock tree, which in build 165 with AVX-512 is not deterministic.
             options = {"crf": "20", "preset": "veryfast", "mbtree": "0"}
             self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = _TIME_BASE
-            self._stream.codec_context.thread_count = 1  # x264's files depend on their number
-        wanted = (self._stream.height, self._stream.width)
-        if image.shape[:2] != wanted:
-            padding = [(0, max(0, w - have)) for w, have in zip(wanted, image.shape[:2], strict=True)]
-            image = np.pad(image, [*padding, (0, 0)], mode="edge")[: wanted[0], : wanted[1]]
+            self._stream.codec_context.thread_count = 1  # x264's output depends on the number of threads
+        height, width = self._stream.height, self._stream.width
+        if image.shape[:2] != (height, width):
+            padding = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
+            image = np.pad(image, padding, mode="edge")[:height, :width]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
-        if self._count == 0:  # broadcasts and cameras may start hours into their clock
+        if self._count == 0:  # the clock of broadcasts and cameras may start at hours
             self._first_seconds = seconds
         seconds -= self._first_seconds
-        # Times must grow, also where the source repeats one.
+        # Times must increase, even if the source repeats one.
         self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE
-        self._encode(frame)
-        self._count += 1
-
-
-class GrayVideoWriter(_Writer):
-    """Write planes of bytes, without loss, as FFV1 in Matroska at a constant rate.
-
-    Args:
-        path: the file.
-        frames_per_second: 25 when None.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-
-    def __init__(self, path: Path, frames_per_second: float | None) -> None:
-        super().__init__(path, "matroska", frames_per_second)
-
-    def write(self, plane: np.ndarray) -> None:
-        """Add a plane, uint8 ``[H, W]``, of the size of the first."""
-        av = import_av()
-        if self._stream is None:
-            self._stream = self._container.add_stream("ffv1", rate=self._rate)
-            self._stream.height, self._stream.width = plane.shape
-            self._stream.pix_fmt = "gray"
-        frame = av.VideoFrame.from_ndarray(plane, format="gray")
-        frame.pts, frame.time_base = self._count, 1 / self._rate
         self._encode(frame)
         self._count += 1

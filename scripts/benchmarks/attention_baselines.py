@@ -1,4 +1,4 @@
-"""What bench_attention.py compares criss-cross attention with, written from the definitions."""
+"""The alternatives that bench_attention.py compares criss-cross attention with, written from their definitions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ccnet3d.attention import criss_cross_attention
 
 
 def seed_style(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Criss-cross attention of ``[B, C, T, H, W]`` as public code writes it.
+    """Compute criss-cross attention of ``[B, C, T, H, W]`` as public implementations do.
 
-    For each axis the tensors are permuted and copied so that the axis stands last, multiplied in one batch and
-    copied back; the scores of the three axes are concatenated under one softmax.
+    For each axis the tensors are permuted and copied so that the axis is last, multiplied in one batch and copied back;
+    one softmax covers the concatenated scores of the three axes.
     """
     axes = (4, 3, 2)  # width, height, time
     scores, rows = [], []
@@ -23,7 +23,7 @@ def seed_style(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (x.permute(order).contiguous() for x in (query, key, value))
         length = q.shape[3]
         energy = torch.bmm(q.flatten(0, 2), k.flatten(0, 2).transpose(1, 2))
-        if axis != 4:  # the position itself counts along the width only
+        if axis != 4:  # only the width axis counts the position itself
             energy = energy + torch.diag(torch.full((length,), float("-inf"), device=energy.device)).to(energy.dtype)
         # [B, others, axis, L] -> [B, T, H, W, L]
         back = [0, *(1 + [*others, axis].index(a) for a in (2, 3, 4)), 4]
@@ -39,7 +39,7 @@ def seed_style(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def per_frame(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """2D criss-cross attention of every frame for itself, ``[B, T, H, W, .]``: what time costs on top of it."""
+    """Compute 2D criss-cross attention of each frame of ``[B, T, H, W, .]``, to show the cost of the time axis."""
     frames = criss_cross_attention(*(x.flatten(0, 1).unsqueeze(1) for x in (query, key, value)))
     return frames.view(value.shape)
 
@@ -51,9 +51,9 @@ def non_local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Sum of three attentions along one axis each, ``[B, T, H, W, .]``, every one with its own softmax.
+    """Add the attentions along each axis of ``[B, T, H, W, .]``, each with its own softmax.
 
-    The axial attention of Ho et al. (arXiv 1912.12180), its axes side by side.
+    This is the axial attention of Ho et al. (arXiv 1912.12180) with parallel axes.
     """
     output = torch.zeros_like(value)
     for axis in (1, 2, 3):
@@ -65,7 +65,7 @@ def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class NonLocalBlock(nn.Module):
-    """``gamma * attention(x) + x`` over all positions of ``[B, C, T, H, W]``, the paper's comparison."""
+    """``gamma * attention(x) + x`` over all positions of ``[B, C, T, H, W]``, the baseline of the paper."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()

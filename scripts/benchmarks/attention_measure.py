@@ -1,14 +1,12 @@
-"""How bench_attention.py measures: who takes part, agreement, interleaved times, peak memory.
+"""Measurements of bench_attention.py: contenders, errors, interleaved times, peak memory.
 
-As a program it prints the peak memory of one run in bytes, in a process that did nothing else.
+As a program it prints the peak memory of one run in bytes, measured in a new process.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +25,8 @@ from ccnet3d.attention import (
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Relative error in the norm of a whole tensor: some roundings of each format on sums of a few hundred terms, between
-# axes as well.
+# Norm of a tensor's error relative to its norm: a few roundings of each format in sums of a few hundred terms, and
+# between axes.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 CHECKED_SIZES = [
     "1x1x1",
@@ -48,7 +46,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Size:
-    """A clip: one batch entry."""
+    """The size of one clip."""
 
     time: int
     height: int
@@ -69,7 +67,7 @@ class Size:
         return self.time + self.height + self.width - 2
 
     def inputs(self, dtype: torch.dtype, device: str, *, channels_first: bool = False) -> list[Tensor]:
-        """Query, key and value; scores have unit variance."""
+        """Return query, key and value; scores have unit variance."""
         narrow, shape = self.channels // 8, (1, self.time, self.height, self.width)
         if device == "meta":
             tensors = [torch.empty(*shape, c, dtype=dtype, device=device) for c in (narrow, narrow, self.channels)]
@@ -85,23 +83,25 @@ class Size:
 
 @dataclass(frozen=True)
 class Contender:
-    """One implementation and how much it holds at once."""
+    """One implementation and its memory needs."""
 
     name: str
     function: Callable[..., Tensor]
     channels_first: bool = False
     full_maps: int = 0
-    """N x N maps that forward and backward hold, to leave out what does not fit."""
+    """N x N maps that forward and backward keep at once, to omit sizes that do not fit into memory."""
 
 
 def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
+    """Return all implementations to compare, the operator's fastest backend first."""
+
     def forced(name: str) -> Callable[..., Tensor]:
         return lambda q, k, v: criss_cross_attention(q, k, v, backend=name)
 
     names = [b.name for b in criss_cross_attention_backends() if b.available and b.name != "reference"]
     if device != "cuda":
         names = [name for name in names if name != "triton"]
-    # Without a kernel for Dv != D, scaled_dot_product_attention falls back to whole maps.
+    # scaled_dot_product_attention has no kernel for Dv != D and falls back to full maps.
     return [
         *(Contender(name, forced(name)) for name in names),
         Contender("seed-style", seed_style, channels_first=True),
@@ -113,6 +113,7 @@ def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
 
 
 def fits(contender: Contender, size: Size, dtype: torch.dtype, device: str) -> bool:
+    """Return whether a contender's full maps fit into the free memory."""
     if device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
@@ -124,7 +125,7 @@ def fits(contender: Contender, size: Size, dtype: torch.dtype, device: str) -> b
 
 
 def relative_error(mine: Tensor, truth: Tensor, grad: Tensor) -> float:
-    """Compare in the norm; what vanishes, as query's gradient on one position, relative to the output's gradient."""
+    """Return the relative error in the norm; if the truth is almost zero, relative to the output's gradient."""
     scale = truth.norm() if truth.norm() > 1 else grad.double().norm()
     return ((mine.double() - truth).norm() / scale).item()
 
@@ -135,7 +136,7 @@ def check(device: str) -> dict[str, float]:
     largest: dict[str, float] = {}
     for mode, dtype, tolerance in modes:
         largest |= check_dtype(device, mode, dtype, tolerance)
-    if device == "cuda":  # ten bits of mantissa
+    if device == "cuda":  # tf32 has ten bits of mantissa
         torch.backends.cuda.matmul.allow_tf32 = True
         largest |= check_dtype(device, "torch.float32 with tf32", torch.float32, 4e-3)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -159,21 +160,8 @@ def check_dtype(device: str, mode: str, dtype: torch.dtype, tolerance: float) ->
             key = f"{contender.name} {mode}"
             largest[key] = max(largest.get(key, 0.0), error)
             if not error <= tolerance:
-                raise RuntimeError(f"{key} at {text} is off by {error:.1e}, more than {tolerance:.0e}")
+                raise RuntimeError(f"the error of {key} at {text} is {error:.1e}, more than {tolerance:.0e}")
     return largest
-
-
-def seconds_of(work: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 def runner(contender: Contender, size: Size, dtype: torch.dtype, device: str, *, backward: bool) -> Callable[[], None]:
@@ -195,7 +183,7 @@ def runner(contender: Contender, size: Size, dtype: torch.dtype, device: str, *,
 
 
 def gemm_runner(dtype: torch.dtype, device: str) -> tuple[Callable[[], None], float]:
-    """Return the machine's own matrix product, square, and its FLOPs."""
+    """Return a product of two square matrices, the measure of the machine's speed, and its FLOPs."""
     n = 8192 if device == "cuda" else 2048
     square = torch.randn(n, n, device=device).to(dtype)
 
@@ -206,17 +194,6 @@ def gemm_runner(dtype: torch.dtype, device: str) -> tuple[Callable[[], None], fl
     return product, 2.0 * n**3
 
 
-def interleave(work: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
-    """Run everything once to warm up, then in turns; return median seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in range(repeats + 1):
-        for name, function in work.items():
-            elapsed = seconds_of(function, device)
-            if repeat:
-                seconds[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def flops_of(function: Callable[..., Any], inputs: list[Tensor]) -> float:
     with FlopCounterMode(display=False) as counter:
         function(*inputs)
@@ -224,17 +201,19 @@ def flops_of(function: Callable[..., Any], inputs: list[Tensor]) -> float:
 
 
 def measured_bandwidth() -> float:
-    """Bytes a second of a large copy on the GPU, read and written."""
+    """Return the bytes per second, read and written, of a large copy on the GPU."""
+    from ccnet3d.ablation import median_seconds  # not at the top: a measured process imports as little as it can
+
     source = torch.empty(GIB, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * GIB / interleave({"copy": lambda: target.copy_(source)}, 9, "cuda")["copy"]
+    return 2 * GIB / median_seconds({"copy": lambda: target.copy_(source)}, 9, torch.device("cuda"))["copy"]
 
 
 def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: str) -> float | None:
-    """Measure the bytes that a run holds at its peak beyond its inputs; on a CPU in a process of its own."""
+    """Measure the peak memory of a run in bytes, without its inputs; on a CPU in a new process."""
     if device == "cuda":
         work = memory_work(name, mode, size, dtype, device)
-        work()  # compiles, and loads libraries with their workspaces
+        work()  # compiles kernels and loads libraries with their workspaces
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -262,12 +241,12 @@ def memory_work(name: str, mode: str, size: Size, dtype: torch.dtype, device: st
     if mode == "forward":
         return runner(contender, size, dtype, device, backward=False)
     inputs = [x.requires_grad_() for x in size.inputs(dtype, device, channels_first=contender.channels_first)]
-    return lambda: contender.function(*inputs).sum().backward()  # the output need not outlive the forward pass
+    return lambda: contender.function(*inputs).sum().backward()  # frees the output after the forward pass
 
 
 def own_peak(name: str, mode: str, size: Size, dtype: torch.dtype) -> int:
-    """Return by how many bytes the resident set of this process grows at most over one run."""
-    # Libraries and their buffers come first.
+    """Return the largest growth of this process's resident set in bytes during one run."""
+    # First load libraries with their buffers.
     memory_work(name, mode, Size(2, 3, 4, size.channels), dtype, "cpu")()
     work = memory_work(name, mode, size, dtype, "cpu")
     status = Path("/proc/self/status")
@@ -282,7 +261,7 @@ def own_peak(name: str, mode: str, size: Size, dtype: torch.dtype) -> int:
 
 
 def allocations_of(work: Callable[[], Any]) -> list[int]:
-    """Return the sizes in bytes of all that a run allocates on the GPU."""
+    """Return the sizes in bytes of all GPU allocations of a run."""
     torch.cuda.memory._record_memory_history(max_entries=100_000)
     work()
     torch.cuda.synchronize()

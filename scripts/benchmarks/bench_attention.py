@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Time criss-cross attention against its alternatives, side by side and interleaved in one process.
+"""Compare the speed and memory of criss-cross attention with its alternatives, interleaved in one process.
 
-The default size is the paper's at 720x960 input: T=5, 90x120, 512 value and 64 query channels. Every backend is first
-compared with the float64 reference, output and gradients, then timed; medians are reported. On a CPU times are ratios
-to the backend that "auto" chooses, on a GPU milliseconds as well. --json and --plot keep what was measured.
+The default size is the paper's for 720x960 input: T=5, 90x120, 512 value and 64 query channels. First the output and
+all gradients of every backend are compared with the float64 reference, then all are timed; medians are reported. Times
+are relative to the backend that "auto" chooses, on a GPU also in milliseconds. --json and --plot write the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from importlib.util import find_spec
@@ -28,12 +27,12 @@ from attention_measure import (
     fits,
     flops_of,
     gemm_runner,
-    interleave,
     measured_bandwidth,
     peak_memory,
     runner,
 )
 
+from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.attention import RecurrentCrissCrossAttention, criss_cross_attention_backends
 
 MIB = 2**20
@@ -43,52 +42,47 @@ MODES = ("forward", "forward+backward")
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="fp32 on a CPU, bf16 on a GPU unless given")
-    parser.add_argument("--size", nargs="+", help="TxHxW; 5x90x120, on a GPU 16x90x120 too, unless given")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="by default fp32 on a CPU, bf16 on a GPU")
+    parser.add_argument("--size", nargs="+", help="sizes TxHxW; by default 5x90x120, on a GPU also 16x90x120")
     parser.add_argument("--channels", type=int, default=512, help="value channels C; queries have C // 8")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", choices=["check", "table", "sweeps", "claim"], nargs="+", help="parts, unless all")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
-    parser.add_argument("--plot", type=Path, help="draw the sweeps here (needs matplotlib)")
+    parser.add_argument(
+        "--only", choices=["check", "table", "sweeps", "claim"], nargs="+", help="parts to run; all by default"
+    )
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
+    parser.add_argument("--plot", type=Path, help="plot the sweeps to this file (needs matplotlib)")
     return parser.parse_args()
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: float | None) -> list[dict[str, Any]]:
-    """Time everybody that fits, forward and forward plus backward, and print a table."""
-    taking_part = [c for c in contenders(device, dtype) if fits(c, size, dtype, device)]
-    rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in taking_part}
+    """Time all contenders that fit into memory, forward and forward plus backward, and print a table."""
+    fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device)]
+    rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in fitting}
     gemm, gemm_flops = gemm_runner(dtype, device)
     for mode in MODES:
-        work = {c.name: runner(c, size, dtype, device, backward=mode != "forward") for c in taking_part}
-        seconds = interleave({**work, "matrix product": gemm}, repeats, device)
+        work = {c.name: runner(c, size, dtype, device, backward=mode != "forward") for c in fitting}
+        seconds = median_seconds({**work, "matrix product": gemm}, repeats, torch.device(device))
         rate = gemm_flops / seconds.pop("matrix product")
-        for c in taking_part:
+        for c in fitting:
             meta = size.inputs(dtype, "meta", channels_first=c.channels_first)
             row, elapsed = rows[c.name], seconds[c.name]
             row[mode] = {"seconds": elapsed, "peak_bytes": peak_memory(c.name, mode, size, dtype, device)}
             if mode == "forward":
                 row["flops"] = flops_of(c.function, meta)
                 row["of_gemm_time"] = elapsed / (row["flops"] / rate)
-                if bandwidth:  # query, key and value in, output out
+                if bandwidth:  # read query, key and value, write the output
                     moved = 2 * (meta[0].nbytes + meta[2].nbytes)
                     row["of_limit"] = elapsed / max(row["flops"] / rate, moved / bandwidth)
     for c in contenders(device, dtype):
         if c.name not in rows:
-            print(f"left out, does not fit: {c.name}")
-    print_table(list(rows.values()), taking_part[0].name, device)
+            print(f"omitted, does not fit into memory: {c.name}")
+    print_table(list(rows.values()), fitting[0].name, device)
     return list(rows.values())
 
 
 def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
-    """Print ratios to ``base``: times and, in MiB, peak memory; ``x GEMM`` is time over that of its FLOPs' product."""
+    """Print times relative to ``base`` and peak memory in MiB; ``x GEMM`` is relative to a product of equal FLOPs."""
     reference = next(row for row in rows if row["name"] == base)
     print(f"\n{rows[0]['size']}; times relative to {base}")
     print(f"{'':<16}{'forward':>9}{'fwd+bwd':>9}{'GFLOPs':>9}{'x GEMM':>8}{'MiB fwd':>9}{'MiB f+b':>9}", end="")
@@ -104,8 +98,8 @@ def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
 
 
 def is_map(allocated: int, size: Size, dtype: torch.dtype) -> bool:
-    """Say whether an allocation, rounded up to 512 bytes, holds one number for every pair of the cross."""
-    pairs = size.positions * (size.cross + 2)  # axial's weights count the position itself on every axis
+    """Return whether an allocation, rounded up to 512 bytes, has the size of an N x L map."""
+    pairs = size.positions * (size.cross + 2)  # axial counts the position itself on every axis
     return any(
         0 <= allocated - n * itemsize < 512
         for n in (pairs, size.positions * size.cross)
@@ -114,17 +108,17 @@ def is_map(allocated: int, size: Size, dtype: torch.dtype) -> bool:
 
 
 def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list[dict[str, Any]]:
-    """Time the forward pass over T at 45x60 and over H x W at T=5."""
+    """Time the forward pass for several T at 45x60 and several H x W at T=5."""
     sizes = [f"{t}x45x60" for t in (1, 2, 4, 5, 8, 16)] + [f"5x{hw}" for hw in ("12x15", "23x30", "68x90", "90x120")]
-    skipped = ("axial", "reference")  # the operator's own other forms
+    skipped = ("axial", "reference")  # the operator's slower backends
     measured: list[dict[str, Any]] = []
     print("\nforward, relative to the first at the same size")
     for text in sizes:
         size = Size.parse(text, channels)
-        taking_part = [c for c in contenders(device, dtype) if c.name not in skipped and fits(c, size, dtype, device)]
-        work = {c.name: runner(c, size, dtype, device, backward=False) for c in taking_part}
-        seconds = interleave(work, repeats, device)
-        base = seconds[taking_part[0].name]
+        fitting = [c for c in contenders(device, dtype) if c.name not in skipped and fits(c, size, dtype, device)]
+        work = {c.name: runner(c, size, dtype, device, backward=False) for c in fitting}
+        seconds = median_seconds(work, repeats, torch.device(device))
+        base = seconds[fitting[0].name]
         measured.append({"time": size.time, "height": size.height, "width": size.width, "seconds": seconds})
         print(f"{text:<10}" + ", ".join(f"{name} {s / base:.2f}" for name, s in seconds.items()))
     own = contenders(device, dtype)[0].name
@@ -137,7 +131,7 @@ def sweeps(channels: int, dtype: torch.dtype, device: str, repeats: int) -> list
 
 
 def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
-    """Repeat the paper's comparison at 97x97, C=512: a non-local block against R=2, and R=3 against it on a clip."""
+    """Repeat the paper's comparison with a non-local block at 97x97, C=512: R=2 on an image, R=3 on a clip."""
     results = []
     print("\nwhole modules, projections included: FLOPs of the forward pass, peak memory beyond the input")
     for text, loops in (("1x97x97", 2), ("5x97x97", 3)):
@@ -160,7 +154,9 @@ def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
             if full[mode] and own:
                 print(f"  {mode}: {full[mode] / MIB:.0f} and {own:.0f} MiB, {full[mode] / MIB / own:.1f} times less")
             elif own:
-                print(f"  {mode}: one non-local map {row['one_map_bytes'] / MIB:.0f} MiB, all of ours {own:.0f} MiB")
+                print(
+                    f"  {mode}: one non-local map {row['one_map_bytes'] / MIB:.0f} MiB, all of R={loops} {own:.0f} MiB"
+                )
         if size.time == 1:
             alone = contenders(device, dtype)[0].name
             for mode in MODES:
@@ -174,7 +170,7 @@ def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
 
 
 def plot(measured: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw how cost grows with the number of positions, log-log, relative to the smallest of our own times."""
+    """Plot the time over the number of positions, log-log, relative to the operator's shortest time."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -208,25 +204,27 @@ def main() -> int:
         print("bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device", file=sys.stderr)
         return 2
     if arguments.plot and find_spec("matplotlib") is None:
-        print("bench_attention.py: error: --plot needs matplotlib; pip install 'ccnet3d[plot]'", file=sys.stderr)
+        print("bench_attention.py: error: --plot needs matplotlib; run: pip install 'ccnet3d[plot]'", file=sys.stderr)
         return 2
     for path in (arguments.json, arguments.plot):
         if path and not path.parent.is_dir():
-            print(f"bench_attention.py: error: no folder {path.parent} for {path.name}; make it first", file=sys.stderr)
+            print(
+                f"bench_attention.py: error: there is no folder {path.parent} for {path.name}; create it first",
+                file=sys.stderr,
+            )
             return 2
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
-    cpu = f"{cpu_name()}, {arguments.threads} threads"
-    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
+    machine = describe_machine(torch.device(device))
     parts = arguments.only or ["check", "table", "sweeps", "claim"]
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")
-    print(f"{machine}, torch {torch.__version__}, {dtype}")
+    print(f"{machine}, {dtype}")
     for backend in criss_cross_attention_backends():
-        print(f"  {backend.name}: {'' if backend.available else 'not here: '}{backend.detail}")
+        print(f"  {backend.name}: {'' if backend.available else 'not available: '}{backend.detail}")
     if "check" in parts:
         report["errors"] = check(device)
-        print("largest errors against the float64 reference, output and gradients:")
+        print("largest errors of output and gradients, compared with the float64 reference:")
         print("\n".join(f"  {name}: {error:.1e}" for name, error in report["errors"].items()))
     if "table" in parts:
         bandwidth = measured_bandwidth() if device == "cuda" else None
@@ -237,11 +235,11 @@ def main() -> int:
         if device == "cuda":
             report["allocations"] = {}
             for c in contenders(device, dtype):
-                if c.name in ("triton", "axial"):  # axial keeps such maps: the count can be other than 0
+                if c.name in ("triton", "axial"):  # axial keeps N x L maps, which shows that the count detects them
                     allocations = allocations_of(runner(c, sizes[0], dtype, device, backward=True))
                     report["allocations"][c.name] = allocations
                     maps = sum(is_map(bytes_, sizes[0], dtype) for bytes_ in allocations)
-                    print(f"{c.name} allocates {len(allocations)} times, N x L maps among them: {maps}")
+                    print(f"{c.name} makes {len(allocations)} allocations, of which {maps} are N x L maps")
     if "sweeps" in parts:
         report["sweeps"] = sweeps(arguments.channels, dtype, device, max(3, arguments.repeats // 2))
         if arguments.plot:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What inference costs: T = 1 and T = 5, the command against its model, against DeepLabV3-MobileNet, and memory.
+"""Measure the cost of inference: T = 1 and T = 5, the command and its model, DeepLabV3-MobileNet, and memory.
 
-All ratios are of runs in one call on one machine; run it with nothing else going on.
+All ratios are between runs of one call on one machine, which should be otherwise idle.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
+from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.cli.options import choose_device, input_size, positive, run_command
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter, resize_frame
@@ -42,30 +42,20 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all by default")
-    parser.add_argument("--video", type=Path, help="a video to measure with; a drawn one of 480x360 by default")
-    parser.add_argument("--frames", type=positive, default=24, help="frames of one timed run of the model")
-    parser.add_argument("--rounds", type=positive, default=7, help="runs of each, interleaved; the median counts")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure; all by default"
+    )
+    parser.add_argument("--video", type=Path, help="the video to measure with; a synthetic one of 480x360 by default")
+    parser.add_argument("--frames", type=positive, default=24, help="frames per timed run of the model")
+    parser.add_argument(
+        "--rounds", type=positive, default=7, help="interleaved runs of each setting; the median counts"
+    )
     parser.add_argument("--command-frames", type=positive, default=3000, help="frames of the video for the command")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=positive)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to this file")
     return parser.parse_args()
-
-
-def interleaved_medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after one run that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def drain(items: Iterator[object]) -> None:
@@ -74,7 +64,7 @@ def drain(items: Iterator[object]) -> None:
 
 
 def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Cost of a frame, network and blending, for clips of several lengths and strides, relative to T = 1."""
+    """Return the cost per frame, network and blending, for several clip lengths and strides, relative to T = 1."""
     model, info = load_model()
     model.to(arguments.device)
     length = info.clip_length
@@ -98,18 +88,18 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
             for name, options in settings.items()
         }
         runs = {name: partial(run_predict, segmenter) for name, segmenter in segmenters.items()}
-        medians = interleaved_medians(runs, arguments.rounds)
+        medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
         result[str(dtype)] = {name: seconds / medians["T=1"] for name, seconds in medians.items()}
     return result
 
 
 def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Cost of a frame to its mask at the working size, relative to torchvision's deeplabv3_mobilenet_v3_large."""
+    """Return the cost per mask at the working size, relative to torchvision's deeplabv3_mobilenet_v3_large."""
     model, info = load_model()
     size = arguments.input_size or info.input_size
     frames = [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
-    classes_count = len(info.class_names)
-    other = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes_count).eval()
+    num_classes = len(info.class_names)
+    other = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes).eval()
     other.to(arguments.device, memory_format=torch.channels_last)
     mean = torch.tensor([0.485, 0.456, 0.406], device=arguments.device).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], device=arguments.device).view(3, 1, 1)
@@ -129,18 +119,18 @@ def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace)
     for dtype in (torch.float32, torch.bfloat16):
         segmenter = VideoSegmenter(model.to(arguments.device), info, dtype=dtype, input_size=size)
         runs = {"ours": partial(run_ours, segmenter), "deeplab": partial(run_other, dtype)}
-        medians = interleaved_medians(runs, arguments.rounds)
+        medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
         result[str(dtype)] = medians["ours"] / medians["deeplab"]
     return result
 
 
 def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Wall time of ``ccnet3d-infer``, start and all, relative to its model on the same frames in memory."""
+    """Return the wall time of ``ccnet3d-infer``, startup included, relative to its model on frames in memory."""
     count = arguments.command_frames
     video = folder / "long.mp4"
     with VideoWriter(video, 25) as writer:
-        for number, frame in zip(range(count), itertools.cycle(frames), strict=False):
-            writer.write(frame, number / 25)
+        for index, frame in zip(range(count), itertools.cycle(frames), strict=False):
+            writer.write(frame, index / 25)
     model, info = load_model()
     segmenter = VideoSegmenter(model.to(arguments.device), info, input_size=arguments.input_size, smoothing=2)
     with open_video(video) as reader:
@@ -164,7 +154,7 @@ def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace,
     def run_command() -> None:
         subprocess.run(command, check=True)
 
-    # The machine's speed drifts over minutes, so the model is timed before and after.
+    # The machine's speed drifts over minutes, so the model is timed before and after the command.
     runs = {"model": run_model, "model to masks": run_masks, "command": run_command}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for name in ("model", "command", "model to masks", "model"):
@@ -177,14 +167,14 @@ def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace,
 
 
 def measure_memory(folder: Path) -> dict[str, Any]:
-    """Peak resident memory of the command for a video of 20 minutes, relative to one of 2."""
+    """Return the peak resident memory of the command for a video of 20 minutes, relative to one of 2 minutes."""
     peaks = {}
     for minutes in (2, 20):
         video = folder / f"{minutes}.mp4"
         frame = draw_sample_frame(0, 72, 96)
         with VideoWriter(video, 10) as writer:
-            for number in range(minutes * 600):
-                writer.write(np.roll(frame, number, axis=1), number / 10)
+            for index in range(minutes * 600):
+                writer.write(np.roll(frame, index, axis=1), index / 10)
         command = [sys.executable, "-c", MEMORY_PROBE, str(video), "-o", str(folder / f"masks{minutes}"), "-q"]
         probe = subprocess.run([*command, "--input-size", "72x96"], capture_output=True, text=True, check=True)
         code, kibibytes = probe.stdout.split()
@@ -195,19 +185,14 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    choose_device(arguments)  # and what the command does for the CPU's sake, for all that is measured
+    choose_device(arguments)  # also applies the command's CPU settings to all measurements
     if arguments.video:
         with open_video(arguments.video) as reader:
             frames = [frame.image for frame in itertools.islice(reader, arguments.frames)]
     else:
-        frames = [draw_sample_frame(number) for number in range(arguments.frames)]
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
-    figures: dict[str, Any] = {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "frame": list(frames[0].shape[:2]),
-    }
+        frames = [draw_sample_frame(index) for index in range(arguments.frames)]
+    machine = describe_machine(torch.device(arguments.device))
+    figures: dict[str, Any] = {"machine": machine, "frame": list(frames[0].shape[:2])}
     with tempfile.TemporaryDirectory() as name:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "clips": lambda: measure_clips(frames, arguments),

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""What clips, their stride and smoothing do to mIoU and to consistency over time, on a split labelled in sequence."""
+"""Measure how clip length, clip stride and smoothing change mIoU and consistency over time, on a split of videos."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccnet3d.cli.options import positive, run_command
-from ccnet3d.data import LabelledSequences
+from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.data import DataSource
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.metrics import Flicker, OpticalFlow, TemporalConsistency, VideoConsistency, dis_flow, raft_flow
+from ccnet3d.metrics import OpticalFlow, dis_flow, raft_flow, scores_of_options
 from ccnet3d.models import load_model
 from ccnet3d.resources import dataset_file
 
@@ -37,8 +36,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def remembered(flow: OpticalFlow) -> OpticalFlow:
-    """Compute the flow between two frames once, whatever the settings."""
+def cached(flow: OpticalFlow) -> OpticalFlow:
+    """Compute the flow between two frames once for all settings."""
     known: dict[tuple[str, str], Tensor] = {}
 
     def name(frame: Tensor) -> str:
@@ -55,35 +54,31 @@ def remembered(flow: OpticalFlow) -> OpticalFlow:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"))
+    add_data_options(parser)
     parser.add_argument(
-        "--split", default="val", help="val by default: CamVid's other splits are labelled once a second"
+        "--split", default="val", help="split to score (default: val; CamVid's other splits have one label per second)"
     )
     parser.add_argument(
-        "--flow", type=Path, help="weights of torchvision's raft_small, safetensors; OpenCV's DIS by default"
+        "--flow", type=Path, help="weights of torchvision's raft_small, safetensors (default: OpenCV's DIS)"
     )
-    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
-    parser.add_argument("--threads", type=positive)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+    parser.add_argument("--checkpoint", type=Path, help="model file (default: the weights in the package)")
+    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores to this file")
     return parser.parse_args()
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dataset = LabelledSequences.open(arguments.data, arguments.split, spec_file=dataset_file("camvid"))
+    check_data_folder(arguments.data)
+    dataset = DataSource(arguments.data, dataset_file("camvid")).open(arguments.split)
     model, info = load_model(arguments.checkpoint)
-    flow = remembered(raft_flow(arguments.flow) if arguments.flow else dis_flow())
+    flow = cached(raft_flow(arguments.flow) if arguments.flow else dis_flow())
+    over_time = scores_of_options(["consistency", "flow"])
     table = {}
     for name, options in SETTINGS.items():
-        result = evaluate(
-            VideoSegmenter(model, info, **options),
-            dataset,
-            video_consistency=[VideoConsistency(n, strict=strict) for n in (8, 16) for strict in (True, False)],
-            temporal_consistency=TemporalConsistency(len(dataset.spec.classes), flow),
-            flicker=Flicker(),
-        )
-        table[name] = {"miou": result.miou, "per_frame_miou": result.per_frame_miou, **result.consistency}
+        result = evaluate(VideoSegmenter(model, info, **options), dataset, scores=over_time, flow=flow).scores
+        table[name] = {score: result[score] for score in ("miou", "per_frame_miou", *over_time)}
         scores = "  ".join(f"{key} {100 * value:.2f}" for key, value in table[name].items())
         print(f"{name:<26}{scores}", flush=True)
     if arguments.json:

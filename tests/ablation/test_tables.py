@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from ccnet3d.ablation.runner import AblationConfig, RunResult, Variant
-from ccnet3d.ablation.tables import Row, summarise, write_ablation_report
-from ccnet3d.ablation.timing import Cost, costs_of
+from ccnet3d.ablation import AblationConfig, Cost, RunResult, Variant, summarize_variants, write_ablation_report
+from ccnet3d.ablation.tables import Row
+from ccnet3d.ablation.timing import costs_of, time_in_rounds
 
 CONFIG = AblationConfig(
     "base.toml",
@@ -43,7 +44,7 @@ COSTS = {"T=1": Cost(1.0, 1.0, 1.0, 0.125), "T=5": Cost(1.5, 1.25, 1.75, 0.1875)
 
 @pytest.fixture
 def rows() -> list[Row]:
-    return summarise(CONFIG, RESULTS, COSTS)
+    return summarize_variants(CONFIG, RESULTS, COSTS)
 
 
 def test_arithmetic_by_hand(rows: list[Row]) -> None:
@@ -54,7 +55,7 @@ def test_arithmetic_by_hand(rows: list[Row]) -> None:
     assert first.differences == {}
     assert second.scores["miou"].mean == pytest.approx(0.64)
     assert second.scores["miou"].std == pytest.approx(0.0007**0.5)  # (0.03² + 0.01² + 0.02²) / 2
-    # Pairs: 0.01, 0.03, 0.02. Their spread is less than that of either variant.
+    # Pairs: 0.01, 0.03, 0.02. Their spread is smaller than that of either variant.
     assert (second.differences["miou"].mean, second.differences["miou"].std) == pytest.approx((0.02, 0.01))
     assert second.differences["flicker"].mean == pytest.approx(-0.008)
     assert second.differences["vc8_strict"].std == 0
@@ -67,7 +68,7 @@ def test_arithmetic_by_hand(rows: list[Row]) -> None:
 
 def test_pairs_need_the_first_variants_run() -> None:
     results = [result("T=1", 0, 0.5, error="diverged"), *RESULTS[1:]]
-    _, second, _ = summarise(CONFIG, results, {})
+    _, second, _ = summarize_variants(CONFIG, results, {})
     assert (second.scores["miou"].n, second.differences["miou"].n) == (3, 2)
     assert second.differences["miou"].mean == pytest.approx(0.025)
 
@@ -78,6 +79,15 @@ def test_costs_compare_the_times_of_one_round() -> None:
     assert costs == {"a": Cost(1.0, 1.0, 1.0, 1.0), "b": Cost(1.5, 1.5, 4.0, 3.0)}
 
 
+def test_works_are_timed_in_rounds_after_a_warm_up() -> None:
+    calls: list[str] = []
+    works = {name: lambda name=name: calls.append(name) for name in ("a", "b")}
+    seconds = time_in_rounds(works, 2, torch.device("cpu"))
+    assert calls == ["a", "b"] * 3
+    assert [len(seconds[name]) for name in works] == [2, 2]
+    assert all(value > 0 for values in seconds.values() for value in values)
+
+
 def test_tables(rows: list[Row], tmp_path: Path) -> None:
     markdown = write_ablation_report(tmp_path, CONFIG, rows, HEADER, absolute_cost=False, plot=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.json", "table.md"]
@@ -85,6 +95,7 @@ def test_tables(rows: list[Row], tmp_path: Path) -> None:
     lines = markdown.splitlines()
     assert lines[0] == "# Ablation clips"
     assert "- command: run_ablation.py clips.toml" in lines
+    assert "Scores on the val split in percent (flicker: lower is better)." in markdown
     same = "50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00"
     assert f"| T=1 | 3 | 62.00 ± 2.00 | {same} | 2.000 ± 1.000 | 1.00 (1.00 to 1.00) |" in lines
     assert f"| T=5 | 3 | 64.00 ± 2.65 | {same} | 1.200 ± 0.600 | 1.50 (1.25 to 1.75) |" in lines
@@ -124,7 +135,7 @@ def test_seconds_where_they_mean_something(rows: list[Row], tmp_path: Path) -> N
 
 def test_one_variant_has_no_differences(tmp_path: Path) -> None:
     config = AblationConfig("base.toml", (Variant("T=1"),))
-    rows = summarise(config, RESULTS[:1], {})
+    rows = summarize_variants(config, RESULTS[:1], {})
     assert "Difference" not in write_ablation_report(tmp_path, config, rows, HEADER, absolute_cost=False, plot=False)
 
 
@@ -140,7 +151,7 @@ def test_plot_shows_each_variant_and_run(rows: list[Row], tmp_path: Path, monkey
         assert image.width > image.height > 200
     panels = drawn[0].axes
     assert [panel.get_title() for panel in panels] == [
-        "mIoU (pooled), %", "VC8 strict, %", "flicker, %", "cost of a frame, relative (range)",
+        "mIoU (pooled), %", "VC8 strict, %", "flicker, %", "cost per frame, relative (range)",
     ]  # fmt: skip
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["T=1", "T=5", "T=7"]
     assert [float(bar.lines[0].get_ydata()[0]) for bar in panels[0].containers] == pytest.approx([62.0, 64.0, 63.0])

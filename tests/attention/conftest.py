@@ -4,6 +4,6 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _no_backend_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer exports must not replace the backend under test."""
+def _ignore_the_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend exported in the developer's shell must not replace the backend under test."""
     monkeypatch.delenv("CCNET3D_ATTENTION_BACKEND", raising=False)

@@ -7,6 +7,9 @@ import torch
 from reference.inputs import random_inputs
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_backends, functional
+from ccnet3d.attention.backends import BACKENDS, triton
+from ccnet3d.attention.backends.backend import ComposedBackend
+from ccnet3d.attention.custom_op import attention_op
 
 VARIABLE = "CCNET3D_ATTENTION_BACKEND"
 NAMES = ("triton", "tiled", "axial", "reference")
@@ -14,10 +17,10 @@ NAMES = ("triton", "tiled", "axial", "reference")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A machine with Triton and a Hopper GPU, whatever this one has; a test takes away what it wants."""
+    """A simulated machine with Triton and a Hopper GPU, either of which a test may remove."""
     machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(functional, "find_spec", lambda name: object() if machine.triton and name == "triton" else None)
+    monkeypatch.setattr(triton, "find_spec", lambda name: object() if machine.triton and name == "triton" else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine.cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: machine.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
@@ -26,11 +29,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which backends ran; none of them computes."""
+    """Names of the backends that were called; none of them computes."""
     called: list[str] = []
-    for name in ("axial", "reference"):
-        attribute = {"axial": "axial_criss_cross_attention", "reference": "criss_cross_attention_reference"}[name]
-        monkeypatch.setattr(functional, attribute, lambda q, k, v, name=name: called.append(name) or v)  # noqa: ARG005
+    for backend in BACKENDS:
+        if isinstance(backend, ComposedBackend):
+            record = lambda q, k, v, name=backend.name: called.append(name) or v  # noqa: ARG005, E731
+            monkeypatch.setitem(vars(backend), "attend", record)  # the dataclass is frozen
     monkeypatch.setattr(functional, "attention_op", lambda q, k, v, name: (called.append(name) or v,))  # noqa: ARG005
     return called
 
@@ -40,7 +44,7 @@ def clip(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
 
 
 @pytest.mark.usefixtures("machine")
-def test_backends_come_fastest_first() -> None:
+def test_backends_are_listed_fastest_first() -> None:
     backends = criss_cross_attention_backends()
     assert tuple(backend.name for backend in backends) == NAMES
     assert all(backend.available and backend.detail for backend in backends)
@@ -55,7 +59,7 @@ def test_backends_come_fastest_first() -> None:
     ],
     ids=["no Triton", "no CUDA", "an old GPU"],
 )
-def test_a_missing_backend_says_why(machine, missing: dict[str, object], reason: str) -> None:
+def test_unavailable_backend_states_the_reason(machine, missing: dict[str, object], reason: str) -> None:
     vars(machine).update(missing)
     triton, *others = criss_cross_attention_backends()
     assert (triton.available, triton.detail) == (False, reason)
@@ -64,45 +68,52 @@ def test_a_missing_backend_says_why(machine, missing: dict[str, object], reason:
         criss_cross_attention(*clip(), backend="triton")
 
 
-def test_the_interpreter_needs_no_gpu(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_needs_no_gpu(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.cuda = False
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert criss_cross_attention_backends()[0].available
 
 
 @pytest.mark.usefixtures("machine")
-def test_triton_wants_cuda_tensors() -> None:
-    with pytest.raises(ValueError, match="backend 'triton' cannot be used: it takes CUDA tensors, got one on cpu"):
+def test_triton_needs_cuda_tensors() -> None:
+    with pytest.raises(ValueError, match="backend 'triton' cannot be used: it needs CUDA tensors, got one on cpu"):
         criss_cross_attention(*clip(), backend="triton")
 
 
 @pytest.mark.usefixtures("machine")
-def test_triton_wants_a_dtype_that_it_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_needs_a_supported_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match=r"float16, bfloat16 and float32, got torch\.float64; choose 'auto'"):
         criss_cross_attention(*clip(torch.float64), backend="triton")
 
 
 @pytest.mark.usefixtures("machine")
-def test_cpu_tensors_are_tiled_even_beside_a_gpu(calls) -> None:
+def test_cpu_tensors_use_the_tiled_backend_on_a_machine_with_a_gpu(calls) -> None:
+    criss_cross_attention(*clip())
+    assert calls == ["tiled"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_interpreter_is_never_chosen_automatically(calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     criss_cross_attention(*clip())
     assert calls == ["tiled"]
 
 
 @pytest.mark.parametrize("name", ["tiled", "axial", "reference"])
-def test_the_variable_chooses(calls, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_selects_the_backend(calls, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, name)
     criss_cross_attention(*clip())
     assert calls == [name]
 
 
-def test_the_argument_beats_the_variable(calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_argument_overrides_the_environment_variable(calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "axial")
     criss_cross_attention(*clip(), backend="reference")
     assert calls == ["reference"]
 
 
-def test_an_error_about_the_variable_names_it(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_environment_variable(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.cuda = False
     monkeypatch.setenv(VARIABLE, "cudnn")
     with pytest.raises(ValueError, match=f"unknown {VARIABLE} 'cudnn'; choose 'auto' or one of"):
@@ -115,9 +126,15 @@ def test_an_error_about_the_variable_names_it(machine, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("elsewhere", [0, 1, 2])
 @pytest.mark.parametrize("backend", ["auto", *NAMES])
-def test_tensors_on_different_devices(backend: str, elsewhere: int) -> None:
+def test_tensors_on_different_devices_are_rejected(backend: str, elsewhere: int) -> None:
     tensors = clip()
     tensors[elsewhere] = tensors[elsewhere].to("meta")
     devices = ", ".join(str(x.device) for x in tensors)
     with pytest.raises(ValueError, match=f"must be on one device, got {devices}; move them first"):
         criss_cross_attention(*tensors, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["axial", "cudnn"])
+def test_operator_computes_with_fused_backends_only(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown fused backend '{name}'; choose one of .'tiled', 'triton'."):
+        attention_op(*clip(), name)

@@ -1,4 +1,4 @@
-"""Every CPU backend against the definition computed in float64, from inputs already rounded to the dtype under test."""
+"""Every CPU backend against the definition, computed in float64 from inputs rounded to the dtype under test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKENDS = ["tiled", "axial"]
 
 # (B, T, H, W, D, Dv)
 SIZES = [
-    # Ones in every place and combination; two positions are the fewest that attend to anything but themselves.
+    # Length 1 on every axis and combination; two positions are the fewest that attend to another position.
     (1, 5, 1, 1, 2, 3),
     (1, 1, 5, 1, 2, 3),
     (1, 1, 1, 5, 2, 3),
@@ -58,14 +58,14 @@ SIZES = [
     (1, 2, 3, 4, 64, 100),
     (1, 1, 6, 7, 96, 33),
     (1, 3, 2, 2, 33, 65),
-    # Time in tiles of 256 positions: exactly one, one and a bit, three with a rest, along one axis.
+    # Time in tiles of 256 positions: exactly one, one and a partial one, several and a partial one, along one axis.
     (1, 2, 16, 16, 4, 4),
     (1, 2, 16, 17, 4, 4),
     (1, 3, 17, 19, 5, 6),
     (1, 2, 23, 23, 6, 10),
     (1, 2, 1, 521, 3, 4),
     (1, 2, 521, 1, 3, 4),
-    # Columns in tiles of 1280 // H: two with a rest, three with a rest, behind a time axis too.
+    # Columns in tiles of 1280 // H: one and a partial one, several and a partial one, also with a time axis.
     (1, 1, 37, 41, 3, 7),
     (1, 1, 430, 5, 4, 6),
     (2, 1, 41, 32, 2, 3),
@@ -78,16 +78,16 @@ SIZES = [
     (1, 2, 1289, 1, 2, 2),
 ]
 
-# Error in the norm of a whole tensor, over that norm. Unit roundoffs are 1.1e-16, 6e-8, 3.9e-3 and 4.9e-4; the float
-# formats add sums of up to 1300 terms to theirs (a factor of some 30, the square root), the half formats, whose sums
-# are float32's, only the rounding of a few intermediate results. The largest seen over these sizes was 2.2e-15,
-# 1.4e-6, 8.0e-3 and 8.5e-4.
+# Norm of a tensor's error, relative to the tensor's norm. The unit roundoffs are 1.1e-16, 6e-8, 3.9e-3 and 4.9e-4.
+# Float64 and float32 add the errors of sums of up to 1300 terms (a factor of about 30, the square root); the half
+# formats, which sum in float32, add the rounding of a few intermediate results. The largest errors over these sizes
+# were 2.2e-15, 1.4e-6, 8.0e-3 and 8.5e-4.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @functools.lru_cache(maxsize=1)
 def case(size: tuple[int, ...], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and truth; the definition takes longer than both backends together, which follow one another."""
+    """Inputs and truth, cached because the definition takes longer than both backends together."""
     inputs = random_inputs(size, dtype)
     return inputs, true_output_and_gradients(criss_cross_attention_reference, inputs)
 
@@ -99,7 +99,7 @@ def attention(backend: str) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_equals_the_definition_in_value_and_all_gradients(size, dtype: torch.dtype, backend: str) -> None:
+def test_output_and_all_gradients_equal_the_definition(size, dtype: torch.dtype, backend: str) -> None:
     inputs, truth = case(size, dtype)
     results = output_and_gradients(attention(backend), inputs)
     assert [x.dtype for x in results] == [dtype] * 4
@@ -111,7 +111,7 @@ def test_equals_the_definition_in_value_and_all_gradients(size, dtype: torch.dty
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("size", [(1, 1, 1, 1, 1, 1), (2, 1, 1, 1, 3, 2), (3, 1, 1, 1, 8, 5)], ids=str)
 def test_one_position_attends_to_itself(size, dtype: torch.dtype, backend: str) -> None:
-    """The output is the value; its score moves nothing, up to the rounding of two products that cancel."""
+    """The output is the value; query and key have no gradient, except for rounding in two products that cancel."""
     inputs = random_inputs(size, dtype)
     output, *gradients = output_and_gradients(attention(backend), inputs)
     grad = gradient_of(output)
@@ -126,23 +126,23 @@ def test_one_position_attends_to_itself(size, dtype: torch.dtype, backend: str) 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [(1, 3, 4, 5, 8, 4), (2, 1, 6, 7, 8, 4), (1, 40, 1, 1, 8, 4)], ids=str)
-def test_scores_beyond_the_range_of_float16(size, dtype: torch.dtype, backend: str) -> None:
+def test_scores_outside_the_range_of_float16(size, dtype: torch.dtype, backend: str) -> None:
     query, key, value = (x.detach() for x in random_inputs(size))
     inputs = [x.to(dtype).requires_grad_() for x in (200 * query, 200 * key, value)]
     scores = inputs[0].detach().double().flatten(1, 3) @ inputs[1].detach().double().flatten(1, 3).transpose(1, 2)
     assert scores.abs().max() > torch.finfo(torch.float16).max
     results = output_and_gradients(attention(backend), inputs)
     assert all(x.isfinite().all() for x in results)
-    # Almost every weight is 0 or 1, so the gradients of query and key are nothing but what rounding left. A weight is
-    # off by as much, relatively, as float32 rounds off score and log-sum-exp.
+    # Almost every weight is 0 or 1, so the gradients of query and key are only rounding errors. A weight's relative
+    # error equals the absolute rounding error of score and log-sum-exp in float32.
     tolerance = TOLERANCES[dtype] + 2 * 2**-24 * scores.abs().max()
     truth = true_output_and_gradients(criss_cross_attention_reference, inputs)
     assert max(relative_errors(results[::3], truth[::3])) <= tolerance
 
 
-# Sharp scores make the gradients of query and key small differences of large products, so half precision loses
-# digits to cancellation. Measured against what is subtracted, ``P (|grad| |value| + |grad| |output|)`` times key,
-# a few roundings of 3.9e-3 and 4.9e-4 remain, in all directions; the largest seen over ten seeds was 3.6e-4 and 3.5e-5.
+# With sharp scores, the gradients of query and key are small differences of large products, so half precision loses
+# digits to cancellation. Relative to the terms that cancel, ``P (|grad| |value| + |grad| |output|)`` times key, the
+# error is a few roundings of 3.9e-3 and 4.9e-4 with random signs; the largest over ten seeds was 3.6e-4 and 3.5e-5.
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-3), (torch.float16, 1e-4)], ids=str)
 @pytest.mark.parametrize("size", [(1, 2, 3, 4, 64, 100), (1, 5, 6, 7, 64, 48)], ids=str)
@@ -156,7 +156,7 @@ def test_gradients_of_sharp_scores(size, dtype: torch.dtype, tolerance: float, b
 
 
 def uncancelled(inputs: list[Tensor]) -> list[Tensor]:
-    """The gradients of query and key if none of their terms cancelled."""
+    """Return the gradients of query and key as they would be if none of their terms canceled."""
     q, k, v = (x.detach().double() for x in inputs)
     grad = gradient_of(inputs[2]).double().flatten(1, 3).abs()
     weights = criss_cross_weights_reference(q, k)

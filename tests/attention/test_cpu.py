@@ -13,13 +13,13 @@ from ccnet3d.attention.backends import cpu
 
 matmul = getattr(torch.backends.mkldnn, "matmul", None)
 has_setting = pytest.mark.skipif(
-    not hasattr(matmul, "fp32_precision"), reason="PyTorch before 2.9 has no precision of its own for oneDNN's products"
+    not hasattr(matmul, "fp32_precision"), reason="PyTorch before 2.9 has no precision setting for oneDNN's products"
 )
 
 
 @pytest.fixture
 def setting() -> Iterator[object]:
-    """oneDNN's setting, as it was again after the test."""
+    """oneDNN's setting, restored after the test."""
     before = matmul.fp32_precision
     yield matmul
     matmul.fp32_precision = before
@@ -27,13 +27,13 @@ def setting() -> Iterator[object]:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU whose products stay exact with bfloat16 allowed, whatever this one's do."""
+    """A simulated CPU whose products stay exact with bfloat16 allowed."""
     monkeypatch.setattr(cpu, "_oneDNN_stays_exact", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(8, 96, 96, 96), (323, 5, 3, 5), (60, 90, 64, 90), (3, 128, 257, 33)], ids=str)
 @pytest.mark.parametrize("strided", [False, True])
-def test_products_are_float32s_whatever_the_cpu(shape, strided: bool) -> None:
+def test_products_have_float32_precision_on_any_cpu(shape, strided: bool) -> None:
     batch, rows, inner, columns = shape
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(batch, rows, inner, generator=generator)
@@ -44,14 +44,14 @@ def test_products_are_float32s_whatever_the_cpu(shape, strided: bool) -> None:
     with cpu.fast_float32_products():
         product = torch.bmm(left, right)
     exact = torch.bmm(left.double(), right.double())
-    # Float32's roundoff is 6e-8; bfloat16 or TF32 would be off by 1e-3.
+    # Float32's roundoff is 6e-8; the error of bfloat16 or TF32 would be about 1e-3.
     assert (product - exact).norm() < 1e-6 * exact.norm()
 
 
 @has_setting
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("before", ["none", "ieee", "tf32", "bf16"])
-def test_the_setting_is_as_before_afterwards(setting, before: str) -> None:
+def test_setting_is_restored(setting, before: str) -> None:
     setting.fp32_precision = before
     as_read = setting.fp32_precision
     with cpu.fast_float32_products():
@@ -61,19 +61,19 @@ def test_the_setting_is_as_before_afterwards(setting, before: str) -> None:
 
 @has_setting
 @pytest.mark.usefixtures("exact")
-def test_the_setting_is_as_before_after_an_error(setting) -> None:
+def test_setting_is_restored_after_an_error(setting) -> None:
     setting.fp32_precision = "ieee"
     with pytest.raises(ZeroDivisionError), cpu.fast_float32_products():
         raise ZeroDivisionError
     assert setting.fp32_precision == "ieee"
-    with cpu.fast_float32_products():  # and the next use starts anew
+    with cpu.fast_float32_products():  # and the next use works as the first
         assert setting.fp32_precision == "bf16"
     assert setting.fp32_precision == "ieee"
 
 
 @has_setting
 @pytest.mark.usefixtures("exact")
-def test_the_outermost_use_restores_the_setting(setting) -> None:
+def test_outermost_use_restores_the_setting(setting) -> None:
     setting.fp32_precision = "ieee"
     with cpu.fast_float32_products():
         with cpu.fast_float32_products():
@@ -84,8 +84,8 @@ def test_the_outermost_use_restores_the_setting(setting) -> None:
 
 @has_setting
 @pytest.mark.usefixtures("exact")
-def test_the_last_of_two_threads_restores_the_setting(setting) -> None:
-    """The first to enter leaves first, while the other still multiplies."""
+def test_last_of_two_threads_restores_the_setting(setting) -> None:
+    """The thread that enters first leaves first, while the other still multiplies."""
     setting.fp32_precision = "ieee"
     second_is_in, first_is_out = threading.Event(), threading.Event()
     seen: list[str] = []
@@ -107,7 +107,7 @@ def test_the_last_of_two_threads_restores_the_setting(setting) -> None:
 
 
 @has_setting
-def test_threads_that_attend_at_once_get_the_same_and_leave_the_setting(setting) -> None:
+def test_concurrent_threads_get_equal_results_and_restore_the_setting(setting) -> None:
     setting.fp32_precision = "ieee"
     inputs = [x.detach() for x in random_inputs((1, 3, 12, 16, 8, 16), torch.float32)]
     expected = criss_cross_attention(*inputs)
@@ -128,7 +128,7 @@ def test_threads_that_attend_at_once_get_the_same_and_leave_the_setting(setting)
 
 
 @has_setting
-def test_nothing_is_allowed_where_products_would_lose_digits(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_is_unchanged_if_products_would_lose_digits(setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_oneDNN_stays_exact", lambda: False)
     setting.fp32_precision = "ieee"
     with cpu.fast_float32_products():
@@ -137,10 +137,8 @@ def test_nothing_is_allowed_where_products_would_lose_digits(setting, monkeypatc
 
 @has_setting
 @pytest.mark.parametrize("loses_digits", [False, True])
-def test_the_trial_sees_whether_products_lose_digits(
-    setting, loses_digits: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A CPU as with AMX: it multiplies float32 in bfloat16 as soon as that is allowed; and one that never does."""
+def test_trial_product_detects_lost_digits(setting, loses_digits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated CPU with AMX, which multiplies float32 in bfloat16 once that is allowed, and one that never does."""
     multiply = torch.bmm
 
     def bmm(left: Tensor, right: Tensor) -> Tensor:
@@ -155,7 +153,7 @@ def test_the_trial_sees_whether_products_lose_digits(
 
 
 @pytest.mark.parametrize("without", ["oneDNN", "its setting"])
-def test_a_pytorch_without_it_does_nothing(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_without_the_setting_is_left_alone(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if without == "oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     else:
@@ -166,13 +164,13 @@ def test_a_pytorch_without_it_does_nothing(without: str, monkeypatch: pytest.Mon
         pass
 
 
-# Below, at and above the size from which pages are huge, 4 MiB.
+# Below, at and above 4 MiB, from which huge pages are used.
 SHAPES = [(3,), (1, 5, 7), (1 << 20,), (1 << 20, 1), (129, 127, 65), (1 << 13, 1 << 11)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_empty_gives_memory_to_write_and_read(shape, dtype: torch.dtype) -> None:
+def test_empty_returns_writable_memory(shape, dtype: torch.dtype) -> None:
     like = torch.zeros(1, dtype=torch.int64)
     tensor = cpu.empty(*shape, like=like, dtype=dtype)
     assert (tuple(tensor.shape), tensor.dtype, tensor.device) == (shape, dtype, like.device)
@@ -181,6 +179,6 @@ def test_empty_gives_memory_to_write_and_read(shape, dtype: torch.dtype) -> None
         assert (tensor.fill_(number) == number).all()
 
 
-def test_empty_follows_the_device() -> None:
+def test_empty_uses_the_device_of_like() -> None:
     tensor = cpu.empty(1 << 12, 1 << 12, like=torch.zeros(1, device="meta"), dtype=torch.float32)
     assert tensor.device.type == "meta"

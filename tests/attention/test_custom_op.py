@@ -1,4 +1,4 @@
-"""The operator inside PyTorch: its registration, autograd, torch.compile and what is kept for the backward pass."""
+"""The operator in PyTorch: registration, autograd, torch.compile, and tensors saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ tiled = functools.partial(criss_cross_attention, backend="tiled")
 
 
 def scores_of_cross(query: Tensor, key: Tensor) -> Tensor:
-    """Scores of every position with its cross, ``[B, T, H, W, L]``."""
+    """Return the scores of every position with its cross, ``[B, T, H, W, L]``."""
     size = tuple(query.shape[1:4])
     positions = torch.cartesian_prod(*(torch.arange(n) for n in size)).reshape(-1, 3).tolist()
     rows = [[query[:, t, h, w] * key[:, i, j, k] for i, j, k in cross_of(t, h, w, size)] for t, h, w in positions]
@@ -39,7 +39,7 @@ def test_second_result_is_the_log_sum_exp_of_the_scores(size, dtype: torch.dtype
     assert output.dtype == dtype
     assert log_sum_exp.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     expected = scores_of_cross(*(x.detach().double() for x in inputs[:2])).logsumexp(-1)
-    # Scores are sums of four products at most, computed in float32 or float64: a few of its roundings.
+    # Scores are sums of at most four products in float32 or float64: a few roundings.
     tolerance = 1e-13 if dtype == torch.float64 else 2e-6
     torch.testing.assert_close(log_sum_exp.double(), expected, rtol=tolerance, atol=tolerance)
 
@@ -53,14 +53,14 @@ def test_log_sum_exp_is_not_differentiable() -> None:
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_forward_operator_is_registered_as_pytorch_wants(size, dtype: torch.dtype, requires_grad: bool) -> None:
+def test_forward_operator_passes_opcheck(size, dtype: torch.dtype, requires_grad: bool) -> None:
     inputs = [x.detach().requires_grad_(requires_grad) for x in random_inputs(size, dtype)]
     torch.library.opcheck(attention_op, (*inputs, "tiled"))
 
 
 @pytest.mark.parametrize("layout", ["channels first", "slices of one projection", "every second frame"])
-def test_operators_are_registered_for_strided_tensors(layout: str) -> None:
-    """What a compiler is told of the results' memory holds for any inputs."""
+def test_operators_pass_opcheck_with_strided_tensors(layout: str) -> None:
+    """The fake implementation's memory layout is right for any inputs."""
     inputs = LAYOUTS[layout]([x.detach() for x in random_inputs(SIZES[0])])
     torch.library.opcheck(attention_op, (*inputs, "tiled"))
     output, log_sum_exp = attention_op(*inputs, "tiled")
@@ -70,17 +70,17 @@ def test_operators_are_registered_for_strided_tensors(layout: str) -> None:
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_backward_operator_is_registered_as_pytorch_wants(size, requires_grad: bool) -> None:
+def test_backward_operator_passes_opcheck(size, requires_grad: bool) -> None:
     inputs = [x.detach().requires_grad_(requires_grad) for x in random_inputs(size)]
     output, log_sum_exp = (x.detach() for x in attention_op(*inputs, "tiled"))
-    # Without the test that runs a backward pass where gradients are wanted: this operator refuses that.
+    # With gradients, skip the test that runs a backward pass, which this operator refuses.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     tests += [] if requires_grad else ["test_aot_dispatch_dynamic"]
     arguments = (gradient_of(output), *inputs, output, log_sum_exp, "tiled")
     torch.library.opcheck(backward_op, arguments, test_utils=tests)
 
 
-def test_meta_tensors_have_the_results_shapes() -> None:
+def test_meta_tensors_have_the_right_shapes() -> None:
     query, key, value = (x.detach().to("meta").requires_grad_() for x in random_inputs(SIZES[0]))
     output = criss_cross_attention(query, key, value)
     assert (output.shape, output.dtype, output.device.type) == (value.shape, value.dtype, "meta")
@@ -88,8 +88,8 @@ def test_meta_tensors_have_the_results_shapes() -> None:
     assert [x.shape for x in gradients] == [query.shape, key.shape, value.shape]
 
 
-def test_counts_its_flops() -> None:
-    """Two a multiply-add, for every pair on a cross: scores and values forward; five such products backward."""
+def test_flop_count() -> None:
+    """Two per multiply-add and pair on a cross: products of scores and values forward, five products backward."""
     *grid, channels, value_channels = SIZES[0]
     batch, *size = grid
     positions = [(t, h, w) for t in range(size[0]) for h in range(size[1]) for w in range(size[2])]
@@ -108,26 +108,26 @@ def test_gradients_by_finite_differences(size) -> None:
     assert torch.autograd.gradcheck(tiled, random_inputs(size))
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
-def test_gradients_of_some_inputs_alone(wanted: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("arguments", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_gradients_of_some_inputs_only(arguments: tuple[int, ...]) -> None:
     inputs = random_inputs(SIZES[0])
     expected = output_and_gradients(criss_cross_attention_reference, inputs)[1:]
-    some = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
+    some = [x.detach().requires_grad_(i in arguments) for i, x in enumerate(inputs)]
     output = tiled(*some)
-    gradients = torch.autograd.grad(output, [some[i] for i in wanted], gradient_of(output))
-    for i, mine in zip(wanted, gradients, strict=True):
+    gradients = torch.autograd.grad(output, [some[i] for i in arguments], gradient_of(output))
+    for i, mine in zip(arguments, gradients, strict=True):
         torch.testing.assert_close(mine, expected[i], rtol=1e-12, atol=1e-12)
 
 
-def test_the_output_may_be_changed_in_place() -> None:
-    """The tiled backward pass does without it."""
+def test_output_may_be_changed_in_place() -> None:
+    """The tiled backward pass does not read it."""
     inputs, plain = random_inputs(SIZES[0]), random_inputs(SIZES[0])
     (2 * tiled(*plain)).sum().backward()
     tiled(*inputs).mul_(2).sum().backward()
     assert all(torch.equal(x.grad, y.grad) for x, y in zip(inputs, plain, strict=True))
 
 
-def test_second_derivatives_of_a_fast_backend_are_refused() -> None:
+def test_second_derivatives_of_a_fused_backend_are_refused() -> None:
     inputs = random_inputs((1, 2, 2, 2, 2, 2))
     first = torch.autograd.grad(tiled(*inputs).square().sum(), inputs, create_graph=True)
     with pytest.raises(NotImplementedError, match="'tiled'.*no second derivatives.*backend='axial'"):
@@ -140,7 +140,7 @@ def test_second_derivatives_of_the_axial_backend(size) -> None:
 
 
 def saved_for_backward(backend: str, inputs: list[Tensor]) -> list[int]:
-    """How many numbers each tensor holds that waits for the backward pass."""
+    """Return the number of elements of each tensor that is saved for the backward pass."""
     sizes: list[int] = []
 
     def pack(x: Tensor) -> Tensor:
@@ -152,18 +152,18 @@ def saved_for_backward(backend: str, inputs: list[Tensor]) -> list[int]:
     return sizes
 
 
-def test_nothing_as_large_as_the_weights_is_kept() -> None:
-    """Inputs and log-sum-exp are; the axial backend's N x L weights show that the test would see them."""
+def test_nothing_as_large_as_the_weights_is_saved() -> None:
+    """Only inputs and log-sum-exp are; the axial backend's N x L weights show that the test would detect them."""
     batch, *grid, channels, value_channels = 1, 5, 12, 14, 2, 3
     positions, cross = batch * 5 * 12 * 14, 5 + 12 + 14 - 2
     inputs = random_inputs((batch, *grid, channels, value_channels))
-    kept = saved_for_backward("tiled", inputs)
-    assert sorted(kept) == sorted(positions * n for n in (channels, channels, value_channels, 1))
+    saved = saved_for_backward("tiled", inputs)
+    assert sorted(saved) == sorted(positions * n for n in (channels, channels, value_channels, 1))
     assert max(saved_for_backward("axial", inputs)) >= positions * cross
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradient_checkpointing_gives_the_same(use_reentrant: bool) -> None:
+def test_gradient_checkpointing_gives_equal_results(use_reentrant: bool) -> None:
     plain, inputs = random_inputs(SIZES[0]), random_inputs(SIZES[0])
     expected = tiled(*plain)
     expected.backward(gradient_of(expected))
@@ -174,13 +174,13 @@ def test_gradient_checkpointing_gives_the_same(use_reentrant: bool) -> None:
 
 
 def around_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Something for a compiler to fuse on both sides."""
+    """Attention with operations on both sides that a compiler can fuse."""
     return criss_cross_attention(query * 1.5, key, value.sin()).cos()
 
 
 @pytest.fixture
 def compiled() -> Callable[..., Callable[..., Tensor]]:
-    """torch.compile, from a clean state and with no fallback to eager."""
+    """torch.compile from a clean state, without fallback to eager."""
     torch.compiler.reset()
     return functools.partial(torch.compile, fullgraph=True)
 
@@ -193,7 +193,7 @@ def assert_close_to_eager(function: Callable[..., Tensor], inputs: list[Tensor],
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's CPU backend needs a C++ compiler")
 def test_compiled_by_inductor(compiled) -> None:
-    # The compiler's own sine and cosine may differ in the last digit.
+    # The compiler's sine and cosine may differ in the last digit.
     assert_close_to_eager(compiled(around_attention), random_inputs(SIZES[0]), 1e-12)
 
 
@@ -205,7 +205,7 @@ def test_compiled_with_each_backend(compiled, backend: str, monkeypatch: pytest.
 
 def test_compiled_once_for_all_shapes(compiled) -> None:
     function = compiled(around_attention, backend="aot_eager", dynamic=True)
-    # Axes that are equally long in the first clip would be taken to always be.
+    # The first clip has no two equal axes, because torch.compile would assume that they are always equal.
     sizes = [(2, 3, 5, 7, 4, 6), (3, 2, 7, 6, 4, 6), (2, 5, 3, 8, 4, 6)]
     assert_close_to_eager(function, random_inputs(sizes[0]), 1e-12)
     with torch.compiler.set_stance("fail_on_recompile"):

@@ -1,4 +1,4 @@
-"""Exported graphs hold standard operators alone and equal the module, on clips of any size."""
+"""Exported graphs contain only standard operators and equal the module, on clips of any size."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def clip(size: tuple[int, ...]) -> Tensor:
 
 def assert_equals_module(exported, module: torch.nn.Module, size: tuple[int, ...]) -> None:
     x = clip(size)
-    assert (module(x) - x).abs().max() > 0.1  # attention has its say
-    # The module computes with the tiled backend, the graph with the axial: float32's roundings in three loops.
+    assert (module(x) - x).abs().max() > 0.1  # the attention changes something
+    # The module uses the tiled backend, the graph the axial one: float32 roundings in three loops.
     torch.testing.assert_close(exported(x), module(x), rtol=1e-5, atol=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_export(module, grad: bool) -> None:
         assert_equals_module(program.module(), module, SIZES[0])
 
 
-def test_export_of_any_length_height_and_width(module, tmp_path: Path) -> None:
+def test_export_with_dynamic_length_height_and_width(module, tmp_path: Path) -> None:
     program = torch.export.export(module, (clip(SIZES[0]),), dynamic_shapes=DYNAMIC)
     assert not any("ccnet3d" in name for name in operators(program))
     torch.export.save(program, tmp_path / "module.pt2")
@@ -54,7 +54,7 @@ def test_export_of_any_length_height_and_width(module, tmp_path: Path) -> None:
         assert_equals_module(loaded, module, size)
 
 
-def test_a_backend_asked_for_by_name_is_exported_as_it_is(module) -> None:
+def test_backend_requested_by_name_is_exported_unchanged(module) -> None:
     module.backend = "tiled"
     program = torch.export.export(module, (clip(SIZES[0]),))
     assert "ccnet3d.criss_cross_attention.default" in operators(program)
@@ -63,8 +63,7 @@ def test_a_backend_asked_for_by_name_is_exported_as_it_is(module) -> None:
 
 def test_trace(module) -> None:
     with warnings.catch_warnings():
-        # That shapes are checked once and that PyTorch prefers torch.export.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # shape checks become constants; PyTorch prefers torch.export
         traced = torch.jit.trace(module, (clip(SIZES[0]),))
     assert "ccnet3d::" not in str(traced.inlined_graph)
     assert_equals_module(traced, module, SIZES[0])
@@ -76,7 +75,7 @@ def onnx_file(module, tmp_path: Path) -> Path:
     pytest.importorskip("onnxscript")
     path = tmp_path / "module.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         torch.onnx.export(module, (clip(SIZES[0]),), path, dynamo=True, dynamic_shapes=DYNAMIC, verbose=False)
     return path
 

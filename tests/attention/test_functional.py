@@ -11,7 +11,7 @@ from torch import Tensor
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
 from ccnet3d.attention.backends.reference import criss_cross_weights_reference, cross_mask
 
-# (B, T, H, W, D, Dv): ones in every place, primes, T > H, T != H != W, D = 1.
+# (B, T, H, W, D, Dv): length 1 on every axis, primes, T > H, T != H != W, D = 1.
 SIZES = [
     (1, 1, 1, 1, 1, 1),
     (2, 1, 1, 1, 3, 2),
@@ -78,7 +78,7 @@ def test_each_position_attends_to_its_cross_once(size, backend: str) -> None:
     time, height, width = size
     mask = cross_mask(*size)
     assert (mask.sum(1) == time + height + width - 2).all()
-    # Equal scores: every weight is 1 / L, which the centre would not have if it were counted more than once.
+    # With equal scores every weight is 1 / L; the center's would be larger if it were counted more than once.
     zeros = torch.zeros(1, *size, 2, dtype=torch.float64)
     weights = criss_cross_weights_reference(zeros, zeros)[0]
     torch.testing.assert_close(weights, mask.double() / (time + height + width - 2))
@@ -88,7 +88,7 @@ def test_each_position_attends_to_its_cross_once(size, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_the_value_does_not_depend_on_autograd(backend: str) -> None:
+def test_output_does_not_depend_on_autograd(backend: str) -> None:
     inputs = random_inputs((2, 3, 4, 5, 4, 6))
     with torch.no_grad():
         plain = criss_cross_attention(*inputs, backend=backend)
@@ -97,7 +97,7 @@ def test_the_value_does_not_depend_on_autograd(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_autocast(backend: str) -> None:
-    """Inputs of any precision come out in autocast's, equal to having cast them oneself, gradients in their own."""
+    """The output has autocast's dtype and equals that of cast inputs; gradients have the inputs' dtypes."""
     query, key, value = random_inputs((1, 2, 3, 4, 4, 5), torch.float32)
     by_hand = criss_cross_attention(*(x.bfloat16() for x in (query, key, value)), backend=backend)
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,12 +120,12 @@ def test_autocast(backend: str) -> None:
         ([(1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 0)], "at least 1 long"),
     ],
 )
-def test_bad_shapes(shapes, message: str) -> None:
+def test_invalid_shapes(shapes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         criss_cross_attention(*(torch.zeros(shape) for shape in shapes))
 
 
-def test_bad_dtypes_and_backend() -> None:
+def test_invalid_dtypes_and_backend() -> None:
     x = torch.zeros(1, 1, 2, 2, 3)
     with pytest.raises(ValueError, match="one floating-point dtype"):
         criss_cross_attention(x, x.double(), x)

@@ -1,4 +1,4 @@
-"""Influence through the loops, against dense N x N matrices."""
+"""Influence through several loops, compared with dense N x N matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccnet3d.attention.backends.reference import criss_cross_weights_reference
 
 GRID = (3, 4, 5)
 POSITIONS = list(range(0, 60, 7))
-"""Numbers of the positions that are looked at, in (t, h, w) order."""
+"""Indices, in (t, h, w) order, of the tested positions."""
 
 
 def random_loops(count: int) -> list[tuple[Tensor, Tensor]]:
@@ -22,13 +22,13 @@ def random_loops(count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def rows(loops: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """``[9, N]``, the influences on the positions looked at."""
-    places = [(number // 20, number // 5 % 4, number % 5) for number in POSITIONS]
-    return torch.stack([attention_influence(loops, place).flatten() for place in places])
+    """Return the influences on the tested positions, ``[9, N]``."""
+    positions = [(index // 20, index // 5 % 4, index % 5) for index in POSITIONS]
+    return torch.stack([attention_influence(loops, position).flatten() for position in positions])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_is_the_product_of_the_dense_maps(count: int) -> None:
+def test_influence_is_the_product_of_the_dense_maps(count: int) -> None:
     loops = random_loops(count)
     product = torch.eye(60, dtype=torch.float64)
     for query, key in loops:
@@ -40,20 +40,20 @@ def test_is_the_product_of_the_dense_maps(count: int) -> None:
 
 
 def test_reach_in_three_dimensions() -> None:
-    """16.7 % of the pairs after one loop, 60 % after two, all after three; after one, just the cross."""
+    """One loop reaches the cross, 16.7 % of the pairs; two loops reach 60 %, three all."""
     reached = [(rows(random_loops(count)) > 0).double().mean().item() for count in (1, 2, 3)]
     assert reached == pytest.approx([1 / 6, 0.6, 1])
     one = attention_influence(random_loops(1), (1, 2, 3))
-    assert {tuple(place) for place in one.nonzero().tolist()} == set(cross_of(1, 2, 3, GRID))
+    assert {tuple(position) for position in one.nonzero().tolist()} == set(cross_of(1, 2, 3, GRID))
 
 
-def test_the_loops_of_a_module() -> None:
-    """Features change from loop to loop, and with them the maps; taken from the module's parts in channels first."""
+def test_loops_of_a_module() -> None:
+    """Each loop changes the features and thus the maps; compared with the module's layers in channels-first layout."""
     torch.manual_seed(1)
     module = RecurrentCrissCrossAttention(8, loops=2, reduction=2, initial_gamma=0.7).double()
     start = torch.randn(1, 8, *GRID, dtype=torch.float64)
     x, product = start, torch.eye(60, dtype=torch.float64)
-    for _ in range(3):  # one more than the module's own
+    for _ in range(3):  # one more than the module has
         query, key, value = (
             conv(x).permute(0, 2, 3, 4, 1) for conv in (module.query_conv, module.key_conv, module.value_conv)
         )
@@ -67,16 +67,16 @@ def test_the_loops_of_a_module() -> None:
     assert attention_influence(loops, (0, 0, 0)).requires_grad is False
 
 
-def test_under_inference_without_gradients() -> None:
+def test_influence_without_gradients() -> None:
     with torch.no_grad():
         influence = attention_influence(random_loops(2), (0, 1, 2))
     torch.testing.assert_close(influence, attention_influence(random_loops(2), (0, 1, 2)), rtol=0, atol=0)
 
 
-def test_bad_input() -> None:
+def test_invalid_input() -> None:
     loops = random_loops(1)
     for position in ((3, 0, 0), (0, -1, 0), (0, 0, 5)):
-        with pytest.raises(ValueError, match=r"must lie in a grid of \(3, 4, 5\), counted from 0, got \("):
+        with pytest.raises(ValueError, match=r"must be inside a grid of \(3, 4, 5\), counted from 0, got \("):
             attention_influence(loops, position)
     with pytest.raises(ValueError, match=r"at least one loop, got \[\]"):
         attention_influence([], (0, 0, 0))

@@ -1,4 +1,4 @@
-"""Where numbers lie in memory and which other clips lie beside them changes no result."""
+"""Results do not depend on memory layout or on the other clips of a batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def attention(backend: str) -> Callable[..., Tensor]:
     return functools.partial(criss_cross_attention, backend=backend)
 
 
-def assert_equal_but_for_rounding(results: list[Tensor], expected: list[Tensor]) -> None:
-    """Products may add up in another order, which float64 shows in its last two digits."""
+def assert_equal_up_to_rounding(results: list[Tensor], expected: list[Tensor]) -> None:
+    """Products may be summed in another order, which changes the last two digits of float64."""
     for mine, other in zip(results, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13)
 
@@ -39,18 +39,18 @@ def test_strided_inputs_equal_contiguous_ones(size, layout: Layout, backend: str
     for mine, contiguous in zip(strided, inputs, strict=True):
         assert torch.equal(mine, contiguous)
     expected = output_and_gradients(attention(backend), inputs)
-    assert_equal_but_for_rounding(output_and_gradients(attention(backend), strided), expected)
+    assert_equal_up_to_rounding(output_and_gradients(attention(backend), strided), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_expanded_inputs_equal_repeated_ones(backend: str) -> None:
-    """One query for all frames, one key for all clips, one value for all positions: strides of 0."""
+    """One query for all frames, one key for all clips, one value for all positions: stride 0."""
     query, key, value = (x.detach() for x in random_inputs((2, 3, 4, 5, 4, 6)))
     expanded = [query[:, :1].expand_as(query), key[:1].expand_as(key), value[:1, :1, :1, :1].expand_as(value)]
     inputs = [x.clone(memory_format=torch.contiguous_format).requires_grad_() for x in expanded]
     expected = output_and_gradients(attention(backend), inputs)
     results = output_and_gradients(attention(backend), [x.requires_grad_() for x in expanded])
-    assert_equal_but_for_rounding(results, expected)
+    assert_equal_up_to_rounding(results, expected)
 
 
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -68,24 +68,24 @@ def test_strided_gradients_equal_contiguous_ones(size, gradient: Callable[[Tenso
     inputs = random_inputs(size)
     results = output_and_gradients(attention(backend), inputs, gradient)
     expected = output_and_gradients(attention(backend), inputs, lambda output: gradient(output).contiguous())
-    assert_equal_but_for_rounding(results, expected)
+    assert_equal_up_to_rounding(results, expected)
 
 
-def beside(clip: Tensor, other: Tensor) -> Tensor:
-    """A batch of the clip, another one, and the clip again."""
+def in_batch(clip: Tensor, other: Tensor) -> Tensor:
+    """Return a batch of the clip, another one, and the clip again."""
     return torch.cat([clip.detach(), other.detach(), clip.detach()]).requires_grad_(clip.requires_grad)
 
 
-# A clip of these sizes fills whole cache lines in every dtype. Off 16-byte boundaries MKL adds in another order:
-# a batch of (3, 17, 19) clips in float64 then differs in the last digit, with MKL_CBWR=AVX2,STRICT it does not.
+# A clip of these sizes fills whole cache lines in every dtype. Off 16-byte boundaries MKL sums in another order, and a
+# batch of (3, 17, 19) clips in float64 differs in the last digit; with MKL_CBWR=AVX2,STRICT it does not.
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", [(1, 2, 4, 8, 8, 16), (1, 4, 8, 12, 4, 8), (1, 1, 16, 8, 4, 12)], ids=str)
-def test_tiled_results_do_not_depend_on_the_place_in_the_batch(size, dtype: torch.dtype) -> None:
+def test_tiled_results_do_not_depend_on_the_batch_index(size, dtype: torch.dtype) -> None:
     clip, other = random_inputs(size, dtype), random_inputs(size, dtype, seed=7)
     alone = output_and_gradients(attention("tiled"), clip)
     grad = gradient_of(alone[0])
-    batch = [beside(*pair) for pair in zip(clip, other, strict=True)]
-    together = output_and_gradients(attention("tiled"), batch, lambda _: beside(grad, -grad))
+    batch = [in_batch(*pair) for pair in zip(clip, other, strict=True)]
+    together = output_and_gradients(attention("tiled"), batch, lambda _: in_batch(grad, -grad))
     for mine, expected in zip(together, alone, strict=True):
         assert torch.equal(mine[:1], expected)
         assert torch.equal(mine[2:], expected)
@@ -97,40 +97,40 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(size, backend: str) -> N
     clip, other = random_inputs(size), random_inputs(size, seed=7)
     alone = output_and_gradients(attention(backend), clip)
     grad = gradient_of(alone[0])
-    batch = [beside(*pair) for pair in zip(clip, other, strict=True)]
-    together = output_and_gradients(attention(backend), batch, lambda _: beside(grad, -grad))
+    batch = [in_batch(*pair) for pair in zip(clip, other, strict=True)]
+    together = output_and_gradients(attention(backend), batch, lambda _: in_batch(grad, -grad))
     for mine, expected in zip(together, alone, strict=True):
-        assert_equal_but_for_rounding([mine[:1], mine[2:]], [expected, expected])
+        assert_equal_up_to_rounding([mine[:1], mine[2:]], [expected, expected])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("size", [(1, 3, 4, 5, 4, 6), (1, 2, 17, 19, 5, 6)], ids=str)
-def test_a_clip_does_not_see_what_is_wrong_with_another(size, bad: float, backend: str) -> None:
+def test_non_finite_clip_does_not_affect_another(size, bad: float, backend: str) -> None:
     clip = random_inputs(size)
     alone = output_and_gradients(attention(backend), clip)
     grad = gradient_of(alone[0])
-    batch = [beside(x, torch.full_like(x, bad)) for x in clip]
-    together = output_and_gradients(attention(backend), batch, lambda _: beside(grad, torch.full_like(grad, bad)))
+    batch = [in_batch(x, torch.full_like(x, bad)) for x in clip]
+    together = output_and_gradients(attention(backend), batch, lambda _: in_batch(grad, torch.full_like(grad, bad)))
     for mine, expected in zip(together, alone, strict=True):
-        assert_equal_but_for_rounding([mine[:1], mine[2:]], [expected, expected])
+        assert_equal_up_to_rounding([mine[:1], mine[2:]], [expected, expected])
         assert not mine[1].isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_position_sees_its_cross_alone(backend: str) -> None:
+def test_position_sees_only_its_cross(backend: str) -> None:
     """NaN at one position reaches the 10 positions of its cross (3 + 4 + 5 - 2), and no other."""
     inputs = [x.detach() for x in random_inputs((1, 3, 4, 5, 4, 6))]
-    place = (0, 1, 2, 3)
+    index = (0, 1, 2, 3)
     for x in inputs:
-        x[place] = math.nan
+        x[index] = math.nan
     reached = criss_cross_attention(*inputs, backend=backend).isnan().any(-1)[0]
     coordinates = torch.cartesian_prod(torch.arange(3), torch.arange(4), torch.arange(5)).view(3, 4, 5, 3)
-    assert torch.equal(reached, (coordinates != torch.tensor(place[1:])).sum(-1) <= 1)
+    assert torch.equal(reached, (coordinates != torch.tensor(index[1:])).sum(-1) <= 1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_twice_the_same(backend: str) -> None:
+def test_results_are_reproducible(backend: str) -> None:
     inputs = random_inputs((2, 3, 17, 19, 5, 6), torch.float32)
     first, second = (output_and_gradients(attention(backend), inputs) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))

@@ -18,12 +18,12 @@ from ccnet3d.attention import (
 )
 
 
-def switched_on(module: CrissCrossAttention) -> CrissCrossAttention:
+def with_attention(module: CrissCrossAttention) -> CrissCrossAttention:
     torch.nn.init.constant_(module.gamma, 0.7)
     return module.double()
 
 
-def test_starts_as_the_identity_with_the_published_names() -> None:
+def test_module_starts_as_the_identity_with_the_published_names() -> None:
     module = CrissCrossAttention(16)
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     assert shapes == {
@@ -40,14 +40,14 @@ def test_starts_as_the_identity_with_the_published_names() -> None:
 
 
 def published(module: CrissCrossAttention, x: Tensor, loops: int = 1) -> Tensor:
-    """The published formulation: three convolutions of their own, attention by its definition, in channels first."""
+    """The published formulation: three separate convolutions and the definition, in channels-first layout."""
     for _ in range(loops):
         projected = [conv(x).permute(0, 2, 3, 4, 1) for conv in (module.query_conv, module.key_conv, module.value_conv)]
         x = module.gamma * criss_cross_attention_reference(*projected).permute(0, 4, 1, 2, 3) + x
     return x
 
 
-# Sizes whose memory formats cannot be told apart are among them: one channel a head, one frame, one row, one position.
+# Among them sizes whose memory formats are identical: one frame, one row, one column, one position.
 SIZES = [(2, 3, 4, 5), (1, 1, 4, 5), (2, 3, 1, 5), (1, 3, 4, 1), (2, 1, 1, 1)]
 FORMATS = [torch.contiguous_format, torch.channels_last_3d]
 
@@ -56,9 +56,11 @@ FORMATS = [torch.contiguous_format, torch.channels_last_3d]
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", ["auto", "axial", "reference"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_is_the_published_formulation(size, backend: str, grad: bool, memory_format: torch.memory_format) -> None:
+def test_output_equals_the_published_formulation(
+    size, backend: str, grad: bool, memory_format: torch.memory_format
+) -> None:
     torch.manual_seed(0)
-    module = switched_on(RecurrentCrissCrossAttention(16, reduction=4, backend=backend))
+    module = with_attention(RecurrentCrissCrossAttention(16, reduction=4, backend=backend))
     batch, *grid = size
     x = torch.randn(batch, 16, *grid, dtype=torch.float64).contiguous(memory_format=memory_format)
     before = x.clone()
@@ -66,14 +68,14 @@ def test_is_the_published_formulation(size, backend: str, grad: bool, memory_for
         output = module(x)
     torch.testing.assert_close(output, published(module, x, loops=3), rtol=1e-11, atol=1e-11)
     assert output.is_contiguous(memory_format=torch.channels_last_3d)
-    assert torch.equal(x, before)  # saving memory stops at the caller's
+    assert torch.equal(x, before)  # the caller's tensor is not changed in place
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("loops", [1, 3])
-def test_all_gradients_are_those_of_the_published_formulation(loops: int, memory_format: torch.memory_format) -> None:
+def test_all_gradients_equal_the_published_formulation(loops: int, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
-    module = switched_on(RecurrentCrissCrossAttention(16, loops=loops, reduction=4))
+    module = with_attention(RecurrentCrissCrossAttention(16, loops=loops, reduction=4))
     x = torch.randn(2, 16, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
     names, parameters = zip(("input", x), *module.named_parameters(), strict=True)
 
@@ -87,58 +89,58 @@ def test_all_gradients_are_those_of_the_published_formulation(loops: int, memory
 
 
 class Copies(TorchDispatchMode):
-    """Count copies of tensors with at least so many numbers."""
+    """Count copies of tensors with at least so many elements."""
 
-    def __init__(self, numbers: int) -> None:
+    def __init__(self, elements: int) -> None:
         super().__init__()
-        self.numbers = numbers
+        self.elements = elements
         self.names: list[str] = []
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         copies = {torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy, torch.ops.aten.contiguous}
-        if func.overloadpacket in copies and args[0].numel() >= self.numbers:
+        if func.overloadpacket in copies and args[0].numel() >= self.elements:
             self.names.append(str(func))
         return func(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize(("memory_format", "copies"), [(FORMATS[0], 1), (FORMATS[1], 0)], ids=str)
-def test_changes_the_layout_once_if_at_all(memory_format: torch.memory_format, copies: int, grad: bool) -> None:
-    """Three loops copy nothing as large as the values but the first one's input."""
-    module = switched_on(RecurrentCrissCrossAttention(16, loops=3))
+def test_layout_changes_at_most_once(memory_format: torch.memory_format, copies: int, grad: bool) -> None:
+    """Of all tensors as large as the values, three loops copy only the input of the first."""
+    module = with_attention(RecurrentCrissCrossAttention(16, loops=3))
     x = torch.randn(2, 16, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=memory_format)
     with torch.set_grad_enabled(grad), Copies(x.numel()) as seen:
         module(x)
     assert len(seen.names) == copies, seen.names
 
 
-def test_runs_in_autocast() -> None:
-    """In bfloat16 where PyTorch computes convolutions in it; the residual stays in float32."""
+def test_autocast() -> None:
+    """Convolutions and attention run in bfloat16, the residual stays in float32."""
     torch.manual_seed(0)
-    module = switched_on(RecurrentCrissCrossAttention(16)).float()
+    module = with_attention(RecurrentCrissCrossAttention(16)).float()
     x = torch.randn(2, 16, 3, 4, 5)
     expected = published(module, x, loops=3)
     for grad in (True, False):
         with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
             output = module(x)
         assert output.dtype == torch.float32
-        # Roundings of 3.9e-3 in three loops, small beside the residual; the largest seen over ten seeds was 1.5e-3.
+        # Roundings of 3.9e-3 in three loops, small compared with the residual; the largest over ten seeds was 1.5e-3.
         assert (output - expected).norm() <= 5e-3 * expected.norm()
 
 
-def test_recurrence_applies_one_module_again() -> None:
+def test_recurrence_repeats_one_module() -> None:
     torch.manual_seed(0)
-    looped = switched_on(RecurrentCrissCrossAttention(8, loops=3))
-    single = switched_on(CrissCrossAttention(8))
+    looped = with_attention(RecurrentCrissCrossAttention(8, loops=3))
+    single = with_attention(CrissCrossAttention(8))
     single.load_state_dict(looped.state_dict())
     x = torch.randn(1, 8, 2, 3, 4, dtype=torch.float64)
     torch.testing.assert_close(looped(x), single(single(single(x))), rtol=1e-12, atol=1e-12)
 
 
 def test_loads_2d_weights_and_equals_the_2d_module_on_one_frame() -> None:
-    """Weights as the published 2D code names and shapes them, against a 2D module built from its parts."""
+    """Weights with the names and shapes of the published 2D code, compared with a 2D module built from functions."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"query_conv": (2, 16), "key_conv": (2, 16), "value_conv": (16, 16)}
     state = {}
@@ -150,7 +152,7 @@ def test_loads_2d_weights_and_equals_the_2d_module_on_one_frame() -> None:
     before = {name: tensor.shape for name, tensor in state.items()}
     module = RecurrentCrissCrossAttention(16, loops=2).double()
     module.load_state_dict(state)
-    assert {name: tensor.shape for name, tensor in state.items()} == before  # the caller's dict is left alone
+    assert {name: tensor.shape for name, tensor in state.items()} == before  # the caller's dict is unchanged
 
     x = torch.randn(2, 16, 5, 7, generator=generator, dtype=torch.float64)
     expected = x
@@ -160,13 +162,13 @@ def test_loads_2d_weights_and_equals_the_2d_module_on_one_frame() -> None:
     torch.testing.assert_close(module(x[:, :, None])[:, :, 0], expected, rtol=1e-11, atol=1e-11)
 
 
-# Share of pairs of a 3x4x5 grid that R loops connect: R=1 is the cross, (3+4+5-2)/60; R=2 leaves those that differ in
-# all three coordinates; R=3 all.
+# Share of the pairs of a 3x4x5 grid that R loops connect: R=1 the cross, (3+4+5-2)/60; R=2 all but the pairs that
+# differ in all three coordinates; R=3 all.
 @pytest.mark.parametrize(("loops", "share"), [(1, 10 / 60), (2, 1 - 2 * 3 * 4 / 60), (3, 1.0)])
-def test_receptive_field_through_gradients(loops: int, share: float) -> None:
+def test_receptive_field_by_gradients(loops: int, share: float) -> None:
     torch.manual_seed(0)
     size = (3, 4, 5)
-    module = switched_on(RecurrentCrissCrossAttention(8, loops=loops))
+    module = with_attention(RecurrentCrissCrossAttention(8, loops=loops))
     x = torch.randn(1, 8, *size, dtype=torch.float64, requires_grad=True)
     output = module(x).sum(1).flatten()
     coordinates = torch.cartesian_prod(*(torch.arange(n) for n in size))
@@ -176,7 +178,7 @@ def test_receptive_field_through_gradients(loops: int, share: float) -> None:
     assert reached.double().mean().item() == pytest.approx(share)
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="at least 1, got channels=4, reduction=8"):
         CrissCrossAttention(4, reduction=8)
     with pytest.raises(ValueError, match="loops must be at least 1, got 0"):

@@ -1,5 +1,7 @@
-"""torch.func and forward-mode autograd, which have no rule for a custom operator, against Jacobians of the definition
-made by plain autograd."""
+"""torch.func and forward-mode autograd, compared with Jacobians of the definition by reverse-mode autograd.
+
+They have no rules for a custom operator, so ``"auto"`` must choose another backend.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def inputs() -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def jacobians(inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of query, key and value, ``[*output, *input]``."""
+    """Jacobians with respect to query, key and value, ``[*output, *input]``."""
     return torch.autograd.functional.jacobian(criss_cross_attention_reference, tuple(inputs))
 
 
@@ -57,11 +59,11 @@ def test_vmap(inputs) -> None:
     assert_close(torch.func.vmap(criss_cross_attention)(*clips), expected)
 
 
-def test_vmap_of_grad_gives_gradients_of_every_clip(inputs) -> None:
+def test_vmap_of_grad_returns_gradients_of_every_clip(inputs) -> None:
     clips = [x[:, None] for x in inputs]  # a batch of batches of one
     gradients = torch.func.vmap(torch.func.grad(weighted_sum, argnums=(0, 1, 2)))(*clips)
     leaves = [x.clone().requires_grad_() for x in inputs]
-    expected = torch.autograd.grad(weighted_sum(*leaves), leaves)  # clips of a batch do not touch
+    expected = torch.autograd.grad(weighted_sum(*leaves), leaves)  # clips of a batch are independent
     for mine, truth in zip(gradients, expected, strict=True):
         assert_close(mine[:, 0], truth)
 
@@ -90,7 +92,7 @@ def test_dual_numbers(inputs, jacobians, tangents) -> None:
 
 
 def test_jvp_by_finite_differences(inputs, tangents) -> None:
-    """The one truth here that no autograd had a hand in; steps of 1e-5 leave 1e-10 of the third derivative."""
+    """The only truth here without autograd; steps of 1e-5 leave an error of 1e-10 times the third derivative."""
     step = 1e-5
     moved = [[x + sign * step * t for x, t in zip(inputs, tangents, strict=True)] for sign in (1, -1)]
     ahead, behind = (criss_cross_attention_reference(*x) for x in moved)
@@ -106,7 +108,7 @@ def module() -> RecurrentCrissCrossAttention:
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_vmap_of_a_module(module, grad: bool) -> None:
-    """Without gradients the module may save memory, but not as vmap does not know how."""
+    """Without gradients the module works in place, but not under vmap, which does not support it."""
     x = torch.randn(2, 8, 2, 3, 4, dtype=torch.float64)
     with torch.set_grad_enabled(grad):
         assert_close(torch.func.vmap(module)(x[:, None])[:, 0], module(x))
@@ -123,7 +125,7 @@ def test_dual_numbers_through_a_module(module, grad: bool) -> None:
 
 @pytest.mark.parametrize("transform", ["jvp", "grad", "dual numbers"])
 @pytest.mark.parametrize("by", ["argument", "variable"])
-def test_a_fast_backend_by_name_refuses_instead_of_dropping_tangents(
+def test_fused_backend_by_name_refuses_instead_of_dropping_tangents(
     inputs, tangents, by: str, transform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = criss_cross_attention

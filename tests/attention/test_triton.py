@@ -1,5 +1,8 @@
-"""The Triton kernels against the definition: on a GPU, or on a CPU under ``TRITON_INTERPRET=1``, which Triton reads
-when it is imported and which gets in the way of torch.compile: test_triton_without_gpu.py starts processes for that."""
+"""The Triton kernels against the definition, on a GPU or, with ``TRITON_INTERPRET=1``, on a CPU.
+
+Triton reads that variable when it is imported, and torch.compile does not work with it, so test_triton_without_gpu.py
+runs these tests in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from reference.layouts import LAYOUTS
 from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
+from ccnet3d.attention.backends import triton
 from ccnet3d.attention.custom_op import attention_op
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -29,13 +33,12 @@ if find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU: test_triton_without_gpu.py runs these in Triton's interpreter", allow_module_level=True)
 
-from ccnet3d.attention.backends import triton as fused  # noqa: E402, which imports Triton
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
-# (B, T, H, W, D, Dv), small: the interpreter runs a tile at a time in NumPy.
+# (B, T, H, W, D, Dv), small, because the interpreter runs tile by tile in NumPy.
 SIZES = [
-    # Ones in every place and combination.
+    # Length 1 on every axis and combination.
     (1, 5, 1, 1, 2, 3),
     (1, 1, 5, 1, 2, 3),
     (1, 1, 1, 5, 2, 3),
@@ -70,7 +73,7 @@ SIZES = [
     (1, 33, 1, 2, 3, 4),
     (1, 2, 33, 1, 3, 4),
     (1, 1, 3, 33, 3, 4),
-    # Lines of one tile and a bit, of two tiles, of more.
+    # Lines of more than one tile, of two tiles, of more.
     (1, 64, 1, 2, 4, 5),
     (1, 1, 65, 2, 4, 5),
     (1, 2, 1, 67, 4, 5),
@@ -78,7 +81,7 @@ SIZES = [
     (1, 129, 1, 1, 3, 4),
     (1, 1, 131, 2, 3, 4),
     (1, 1, 1, 257, 3, 4),
-    # Channels: several blocks, with a rest; a power of two and one more; the most of a value.
+    # Channels: several blocks and a partial one, powers of two and one more, the most value channels.
     (1, 2, 3, 4, 64, 100),
     (1, 2, 3, 2, 33, 65),
     (1, 2, 2, 3, 130, 129),
@@ -86,9 +89,9 @@ SIZES = [
     (1, 1, 2, 2, 4, 1024),
 ]
 
-# Error in the norm of a whole tensor, over that norm. Unit roundoffs are 6e-8, 4.9e-4 and 3.9e-3, twice that in the
-# interpreter, which cuts bfloat16 off instead of rounding it; a few of them add up.
-# The largest seen over these sizes, interpreted, was 5.0e-7, 7.7e-4 and 1.7e-2.
+# Norm of a tensor's error, relative to the tensor's norm. The unit roundoffs are 6e-8, 4.9e-4 and 3.9e-3 (twice that in
+# the interpreter, which truncates bfloat16 instead of rounding it), and a few of them add up.
+# The largest errors over these sizes, interpreted, were 5.0e-7, 7.7e-4 and 1.7e-2.
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 4e-2 if INTERPRETED else 2e-2}
 
 triton_attention = functools.partial(criss_cross_attention, backend="triton")
@@ -100,7 +103,7 @@ def clip(size: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[Tenso
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_equals_the_definition_in_value_and_all_gradients(size, dtype: torch.dtype) -> None:
+def test_output_and_all_gradients_equal_the_definition(size, dtype: torch.dtype) -> None:
     inputs = clip(size, dtype)
     truth = true_output_and_gradients(criss_cross_attention_reference, inputs)
     results = output_and_gradients(triton_attention, inputs)
@@ -111,7 +114,7 @@ def test_equals_the_definition_in_value_and_all_gradients(size, dtype: torch.dty
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("size", [(1, 1, 1, 1, 1, 1), (3, 1, 1, 1, 8, 5)], ids=str)
 def test_one_position_attends_to_itself(size, dtype: torch.dtype) -> None:
-    """The output is the value; its score moves nothing, up to the rounding of two products that cancel."""
+    """The output is the value; query and key have no gradient, except for rounding in two products that cancel."""
     query, key, value = inputs = clip(size, dtype)
     output, of_query, of_key, of_value = output_and_gradients(triton_attention, inputs)
     assert torch.equal(output, value)
@@ -125,7 +128,7 @@ def test_one_position_attends_to_itself(size, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("size", [(2, 3, 4, 5, 4, 6), (1, 1, 3, 33, 4, 6)], ids=str)
 def test_second_result_is_the_log_sum_exp_of_the_scores(size, dtype: torch.dtype) -> None:
-    """That of the tiled backend, which test_operator.py compares with a loop."""
+    """Equal to the tiled backend's, which test_custom_op.py compares with a loop."""
     inputs = [x.detach() for x in clip(size, dtype)]
     log_sum_exp = attention_op(*inputs, "triton")[1]
     assert log_sum_exp.dtype == torch.float32
@@ -135,15 +138,15 @@ def test_second_result_is_the_log_sum_exp_of_the_scores(size, dtype: torch.dtype
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [(1, 3, 4, 5, 8, 4), (1, 1, 2, 33, 8, 4), (1, 40, 1, 1, 8, 4)], ids=str)
-def test_scores_beyond_the_range_of_float16(size, dtype: torch.dtype) -> None:
+def test_scores_outside_the_range_of_float16(size, dtype: torch.dtype) -> None:
     query, key, value = (x.detach() for x in random_inputs(size))
     inputs = [x.to(DEVICE, dtype).requires_grad_() for x in (200 * query, 200 * key, value)]
     scores = inputs[0].detach().double().flatten(1, 3) @ inputs[1].detach().double().flatten(1, 3).transpose(1, 2)
     assert scores.abs().max() > torch.finfo(torch.float16).max
     results = output_and_gradients(triton_attention, inputs)
     assert all(x.isfinite().all() for x in results)
-    # Almost every weight is 0 or 1, so the gradients of query and key are nothing but what rounding left. A weight is
-    # off by as much, relatively, as float32 rounds off score and log-sum-exp.
+    # Almost every weight is 0 or 1, so the gradients of query and key are only rounding errors. A weight's relative
+    # error equals the absolute rounding error of score and log-sum-exp in float32.
     tolerance = TOLERANCES[dtype] + 2 * 2**-24 * scores.abs().max()
     truth = true_output_and_gradients(criss_cross_attention_reference, inputs)
     assert max(relative_errors(results[::3], truth[::3])) <= tolerance
@@ -151,12 +154,12 @@ def test_scores_beyond_the_range_of_float16(size, dtype: torch.dtype) -> None:
 
 @functools.lru_cache(maxsize=2)
 def contiguous(size: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and what comes of them."""
+    """Inputs, and the output with all gradients."""
     inputs = clip(size, torch.float32)
     return inputs, output_and_gradients(triton_attention, inputs)
 
 
-# The second size has lines that share no tile.
+# In the second size no two lines share a tile.
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [(2, 2, 3, 2, 4, 6), (1, 1, 2, 17, 3, 5)], ids=str)
 def test_strided_inputs_equal_contiguous_ones(size, layout: str) -> None:
@@ -165,7 +168,7 @@ def test_strided_inputs_equal_contiguous_ones(size, layout: str) -> None:
     results = output_and_gradients(triton_attention, strided)
     assert all(torch.equal(mine, other) for mine, other in zip(results, expected, strict=True))
     if all(x.stride(-1) == 1 for x in strided):
-        taken = fused._with_contiguous_channels(*strided)
+        taken = triton._with_contiguous_channels(*strided)
         assert all(mine is given for mine, given in zip(taken, strided, strict=True))  # without a copy
 
 
@@ -183,7 +186,8 @@ def test_expanded_gradients_equal_contiguous_ones() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(results, expected, strict=True))
 
 
-def beside(one: Tensor, other: Tensor) -> Tensor:
+def in_batch(one: Tensor, other: Tensor) -> Tensor:
+    """Return a batch of one clip, another one, and the first again."""
     return torch.cat([one.detach(), other.detach(), one.detach()]).requires_grad_(one.requires_grad)
 
 
@@ -192,27 +196,27 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(size) -> None:
     one, other = clip(size, torch.float32), clip(size, torch.float32, seed=7)
     alone = output_and_gradients(triton_attention, one)
     grad = gradient_of(alone[0])
-    batch = [beside(*pair) for pair in zip(one, other, strict=True)]
-    together = output_and_gradients(triton_attention, batch, lambda _: beside(grad, -grad))
-    for place in (slice(0, 1), slice(2, 3)):
-        assert all(torch.equal(mine[place], own) for mine, own in zip(together, alone, strict=True))
+    batch = [in_batch(*pair) for pair in zip(one, other, strict=True)]
+    together = output_and_gradients(triton_attention, batch, lambda _: in_batch(grad, -grad))
+    for part in (slice(0, 1), slice(2, 3)):
+        assert all(torch.equal(mine[part], own) for mine, own in zip(together, alone, strict=True))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("size", [(1, 3, 2, 4, 4, 6), (1, 1, 1, 17, 4, 6)], ids=str)
-def test_a_clip_does_not_see_what_is_wrong_with_another(size, bad: float) -> None:
+def test_non_finite_clip_does_not_affect_another(size, bad: float) -> None:
     one = clip(size, torch.float32)
     alone = output_and_gradients(triton_attention, one)
     grad = gradient_of(alone[0])
-    batch = [beside(x, torch.full_like(x, bad)) for x in one]
-    together = output_and_gradients(triton_attention, batch, lambda _: beside(grad, torch.full_like(grad, bad)))
-    for place in (slice(0, 1), slice(2, 3)):
-        assert all(torch.equal(mine[place], own) for mine, own in zip(together, alone, strict=True))
+    batch = [in_batch(x, torch.full_like(x, bad)) for x in one]
+    together = output_and_gradients(triton_attention, batch, lambda _: in_batch(grad, torch.full_like(grad, bad)))
+    for part in (slice(0, 1), slice(2, 3)):
+        assert all(torch.equal(mine[part], own) for mine, own in zip(together, alone, strict=True))
 
 
-# A weight of 0 for another line does not undo NaN: 0 * NaN is NaN.
-@pytest.mark.xfail(strict=True, reason="lines of a clip that share a tile share what is not finite")
-def test_a_position_sees_its_cross_alone() -> None:
+# The weight 0 for another line does not remove NaN: 0 * NaN is NaN.
+@pytest.mark.xfail(strict=True, reason="lines of a clip that share a tile share non-finite values")
+def test_position_sees_only_its_cross() -> None:
     """NaN at one position reaches the 10 positions of its cross (3 + 4 + 5 - 2), and no other."""
     inputs = [x.detach() for x in clip((1, 3, 4, 5, 4, 6), torch.float32)]
     for x in inputs:
@@ -223,7 +227,7 @@ def test_a_position_sees_its_cross_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_twice_the_same(dtype: torch.dtype) -> None:
+def test_results_are_reproducible(dtype: torch.dtype) -> None:
     inputs = clip((2, 1, 2, 33, 5, 70), dtype)
     first, second = (output_and_gradients(triton_attention, inputs) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))

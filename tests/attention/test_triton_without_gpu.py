@@ -1,5 +1,7 @@
-"""What can be known of the Triton kernels without a GPU: that they compute the right thing, in Triton's interpreter,
-and that they compile to machine code that fits the GPUs they are meant for."""
+"""Tests of the Triton kernels that need no GPU.
+
+They are right in Triton's interpreter, and they compile to machine code that fits the supported GPUs.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,13 @@ import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),  # Triton 3.9 announces another default
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),  # Triton 3.9 announces a new default
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
-    pytest.mark.skipif(INTERPRETED, reason="under TRITON_INTERPRET=1 test_triton.py runs by itself"),
+    pytest.mark.skipif(INTERPRETED, reason="with TRITON_INTERPRET=1 test_triton.py runs directly"),
 ]
 
 CASES = Path(__file__).with_name("test_triton.py")
-# The tests of CASES, cut into processes of about the same length.
+# The tests of CASES, split into processes that take about equally long.
 GROUPS = {
     "the definition in float32": "definition and float32",
     "the definition in bfloat16": "definition and bfloat16",
@@ -35,9 +37,9 @@ GROUPS = {
 
 
 def run_interpreted(expression: str) -> subprocess.CompletedProcess[str]:
-    """Triton looks at TRITON_INTERPRET when it is imported, so this takes a process of its own."""
+    """Run tests in a new process, because Triton reads TRITON_INTERPRET when it is imported."""
     command = [sys.executable, "-m", "pytest", CASES, "-k", expression, "-p", "no:cacheprovider"]
-    command += ["--confcutdir", CASES.parent]  # what tests/conftest.py imports takes seconds
+    command += ["--confcutdir", CASES.parent]  # the imports of tests/conftest.py take seconds
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=CASES.parents[2], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -46,7 +48,7 @@ def run_interpreted(expression: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def interpreted() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """All groups, a process a core."""
+    """All groups, one process per core."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {group: pool.submit(run_interpreted, expression) for group, expression in GROUPS.items()}
         pool.shutdown(cancel_futures=True)
@@ -56,21 +58,21 @@ def interpreted() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]
 @pytest.mark.parametrize("group", GROUPS)
 def test_interpreted_on_the_cpu(interpreted, group: str) -> None:
     run = interpreted[group].result()
-    # Pytest is content with tests that were skipped, all of them even.
+    # Pytest also exits with 0 if tests were skipped.
     if run.returncode != 0 or not re.search(r"^\d+ passed", run.stdout, re.MULTILINE) or "skipped" in run.stdout:
         pytest.fail(run.stdout, pytrace=False)
 
 
-# Shared memory that one block can have, in bytes: an A100, an H100, a consumer Blackwell.
+# Shared memory of one block in bytes: an A100, an H100, a consumer Blackwell.
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 120: 101_376}
-CHANNELS, VALUE_CHANNELS = 64, 512  # the paper's
+CHANNELS, VALUE_CHANNELS = 64, 512  # as in the paper
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 SIZES = {"length", "middle", "inner", "positions", "time", "height", "width"}
 IN_FLOAT32 = {"lse_before", "lse_after", "log_sum_exp", "delta"}
 
 
 def compile_kernel(kernel: Any, capability: int, dtype: torch.dtype, constants: dict[str, Any], **options: int) -> Any:
-    """Compile for contiguous tensors: pointers and, D and Dv being multiples of 16, strides divisible by 16."""
+    """Compile for contiguous tensors: pointers and strides are divisible by 16, because D and Dv are."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -110,7 +112,7 @@ def kernels_along_an_axis() -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 KERNELS = ["forward", "gradient of query", "gradient of key", "gradient of value"]
-LENGTHS = [5, 60, 90]  # of the paper's time, height and width, in fused.py's order; the last counts the position itself
+LENGTHS = [5, 60, 90]  # the paper's time, height and width in the backend's order; the last counts the position itself
 PRECISIONS = {
     "bfloat16": (torch.bfloat16, "ieee"),
     "float32": (torch.float32, "ieee"),
@@ -152,7 +154,7 @@ def test_kernels_compile_and_fit(capability: int, precision: str) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_tiles_stay_in_the_registers_of_an_h100(precision: str, kernel: str, length: int, tmp_path: Path) -> None:
-    """A thread's stack, in bytes, is what its registers do not hold; a number or two may well lie there."""
+    """A thread's stack, in bytes, contains what does not fit its registers; a few numbers are acceptable."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

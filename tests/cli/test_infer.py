@@ -11,12 +11,12 @@ from conftest import MakeVideo
 from PIL import Image
 
 from ccnet3d.cli.infer import main
-from ccnet3d.masks.formats import paint
+from ccnet3d.masks import paint
 from ccnet3d.models import ModelInfo
 from ccnet3d.video import open_video
 
 
-def test_a_mask_for_every_frame(
+def test_one_mask_per_frame(
     make_video: MakeVideo, tiny_checkpoint: Path, tiny_info: ModelInfo, tmp_path: Path, capsys
 ) -> None:
     video, out, overlay = make_video(frames=7, height=50, width=66), tmp_path / "masks", tmp_path / "over.mp4"
@@ -58,7 +58,7 @@ def test_earlier_masks_are_refused_or_replaced(
     shorter = str(make_video("b.mp4", frames=2))
     assert main([shorter, *common, "--overlay", str(tmp_path / "over.mp4")]) == 2
     assert list(tmp_path.glob("*over*")) == []
-    assert "holds the masks of an earlier run" in capsys.readouterr().err
+    assert "contains the masks of an earlier run" in capsys.readouterr().err
     assert len(list(out.glob("*.png"))) == 5
     assert main([shorter, *common, "--overwrite"]) == 0
     assert len(list(out.glob("*.png"))) == 2
@@ -69,7 +69,7 @@ def test_earlier_masks_are_refused_or_replaced(
     ("content", "message"),
     [(None, "there is no file"), (b"", "is empty"), (b"no video\n" * 99, "cannot be read as a video")],
 )
-def test_a_bad_video_is_one_line_and_exit_code_2(tmp_path: Path, tiny_checkpoint: Path, content, message: str) -> None:
+def test_bad_video_is_one_line_and_exit_code_2(tmp_path: Path, tiny_checkpoint: Path, content, message: str) -> None:
     video, out, overlay = tmp_path / "video.mp4", tmp_path / "masks", tmp_path / "over.mp4"
     if content is not None:
         video.write_bytes(content)
@@ -108,7 +108,7 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
         assert exit_info.value.code == 2
 
 
-def test_an_overlay_replaces_nothing_unasked(
+def test_overlay_replaces_nothing_without_overwrite(
     make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys
 ) -> None:
     video = make_video(frames=2)
@@ -124,7 +124,7 @@ def test_an_overlay_replaces_nothing_unasked(
     assert main([*common, "--overlay", str(tmp_path / "other.mp4"), "--overwrite"]) == 0
 
 
-def test_a_users_own_images_are_no_earlier_masks(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_images_of_the_user_are_not_earlier_masks(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:
     own = tmp_path / "masks" / "000000_own.png"
     numbered = tmp_path / "masks" / "000009.png"
     own.parent.mkdir()

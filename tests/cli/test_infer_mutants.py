@@ -12,7 +12,7 @@ import numpy as np
 from video.mutants import KINDS, make_bases, mutate
 
 COUNT = int(os.environ.get("CCNET3D_MUTANTS", "60"))
-"""tests/video reads 1,000; the whole command takes longer, so that as many are for those who ask for them."""
+"""tests/video reads 1,000; the whole command takes longer, so as many are optional."""
 
 WORKER = """
 import contextlib, io, json, sys
@@ -38,9 +38,9 @@ def test_damaged_videos(tiny_checkpoint: Path, tmp_path: Path) -> None:
         video.write_bytes(mutate(base.read_bytes(), kind, np.random.default_rng(number)))
         command = [video, "-o", out, "--checkpoint", tiny_checkpoint, "-q", "--threads", "1", "--overlay", f"{out}.mp4"]
         print(json.dumps([*map(str, command)]), file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-        assert answer, f"{video.name} ({kind}) ended the process with code {process.wait()}"
-        code, stderr = json.loads(answer)
+        result = process.stdout.readline()
+        assert result, f"{video.name} ({kind}) ended the process with code {process.wait()}"
+        code, stderr = json.loads(result)
         ends[code] += 1
         if code == 2:
             assert stderr.count("\n") == 1, f"{video.name} ({kind}): {stderr}"

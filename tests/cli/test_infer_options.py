@@ -15,7 +15,7 @@ from conftest import MakeVideo, draw_scene
 from PIL import Image
 
 from ccnet3d.cli.infer import main
-from ccnet3d.inference import open_masks
+from ccnet3d.masks import open_masks
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def assert_equal_masks(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> No
     assert all(np.array_equal(a[number], b[number]) for number in a)
 
 
-def test_every_format_holds_the_same_masks(make_video: MakeVideo, infer, tmp_path: Path) -> None:
+def test_every_format_contains_the_same_masks(make_video: MakeVideo, infer, tmp_path: Path) -> None:
     video = make_video(frames=9, height=49, width=63, codec="ffv1", name="odd.mkv")
     infer(video, "-o", tmp_path / "png")
     expected = pngs(tmp_path / "png")
@@ -59,7 +59,7 @@ def test_every_format_holds_the_same_masks(make_video: MakeVideo, infer, tmp_pat
     assert np.array_equal(colors, np.array([[90, 140, 60], [200, 40, 40], [40, 40, 220]])[expected[4]])
 
 
-def test_some_classes_only(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
+def test_only_some_classes(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
     video = make_video(frames=4)
     infer(video, "-o", tmp_path / "all")
     infer(video, "-o", tmp_path / "some", "--classes", "rail, Ground", "--overlay", tmp_path / "over.mp4")
@@ -83,7 +83,7 @@ def test_probabilities(make_video: MakeVideo, infer, tmp_path: Path) -> None:
 
 
 def test_selected_frames(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
-    video = make_video(frames=20)  # 10 a second
+    video = make_video(frames=20)  # 10 per second
     infer(video, "-o", tmp_path / "a", "--start", "0.5s", "--end", 15, "--frame-stride", 3)
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert list(pngs(tmp_path / "a")) == summary["frame_numbers"] == [5, 8, 11, 14]
@@ -93,16 +93,16 @@ def test_selected_frames(make_video: MakeVideo, infer, tmp_path: Path, capsys) -
     assert "no frame lies between start 60.0 and end None" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     for wrong, message in [
-        (["--start", "soon"], "expected a frame's number such as 250, or a time"),
+        (["--start", "soon"], "expected a frame index such as 250, or a time"),
         (["--frame-stride", "0"], "the frame stride must be at least 1, got 0"),
-        (["--shard", "3"], "a shard is given as I/N, such as 0/4, got '3'"),
+        (["--shard", "3"], "expected a shard as I/N, such as 0/4, got '3'"),
         (["--shard", "4/4"], "the shards of 4 are 0/4 to 3/4, got 4/4"),
     ]:
         infer(video, "-o", tmp_path / "b", *wrong, code=2)
         assert message in capsys.readouterr().err
 
 
-def test_a_folder_of_images_is_a_video(infer, tmp_path: Path) -> None:
+def test_folder_of_images_is_a_video(infer, tmp_path: Path) -> None:
     for number in range(11):
         (tmp_path / "frames").mkdir(exist_ok=True)
         Image.fromarray(draw_scene(number)[0]).save(tmp_path / "frames" / f"img{number}.png")
@@ -113,16 +113,16 @@ def test_a_folder_of_images_is_a_video(infer, tmp_path: Path) -> None:
     assert_equal_masks(pngs(tmp_path / "pattern"), masks)
     summary = json.loads((tmp_path / "folder" / "summary.json").read_text())
     assert summary["pts_seconds"] == [None] * 11
-    assert summary["settings"]["smoothing"] == 0  # nobody knows how close in time they are
+    assert summary["settings"]["smoothing"] == 0  # how close in time they are is unknown
 
 
 def test_smoothing_where_frames_are_close_in_time(make_video: MakeVideo, infer, tmp_path: Path) -> None:
-    video = make_video(frames=4)  # 10 a second
+    video = make_video(frames=4)  # 10 per second
     for name, options, smoothing in [
         ("close", [], 2),
         ("apart", ["--frame-stride", "2"], 0),
         ("none", ["--smooth", "0"], 0),
-        ("asked", ["--frame-stride", "2", "--smooth", "1"], 1),
+        ("explicit", ["--frame-stride", "2", "--smooth", "1"], 1),
     ]:
         infer(video, "-o", tmp_path / name, *options)
         assert json.loads((tmp_path / name / "summary.json").read_text())["settings"]["smoothing"] == smoothing
@@ -143,7 +143,7 @@ def test_several_videos_and_their_shards(make_video: MakeVideo, infer, tmp_path:
             tmp_path / "videos", "-o", tmp_path / "sharded", "--overlay", tmp_path / "sharded", "--shard", f"{shard}/3"
         )
     assert files(tmp_path / "sharded") == expected
-    # A video by itself gives the same masks, and one that is broken stops no other.
+    # A video alone has the same masks, and a broken one stops no other.
     infer(tmp_path / "videos" / "c.mp4", "-o", tmp_path / "c")
     assert_equal_masks(pngs(tmp_path / "c"), pngs(tmp_path / "whole" / "c"))
     (tmp_path / "videos" / "a.mp4").write_bytes(b"no video" * 100)
@@ -193,7 +193,7 @@ def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp
 def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
     video, out = make_video(frames=300), tmp_path / "masks"
     command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
-    # What runs in the background of a shell ignores Ctrl-C, and its children with it.
+    # Background jobs of a shell ignore Ctrl-C, and so do their children.
     process = subprocess.Popen(
         [*map(str, command)], stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -204,7 +204,7 @@ def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoi
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr == "ccnet3d-infer: interrupted; the masks so far are whole; give --resume to go on\n"
+    assert stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
     assert not (out / "summary.json").exists()
     assert list(out.glob("*.partial")) == list(out.glob(".*.partial")) == []
     infer(video, "-o", out, "--resume", "-q")
@@ -212,7 +212,7 @@ def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoi
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_a_video_that_vanished(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
+def test_missing_video_among_several(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
     (tmp_path / "list").mkdir()
     videos = [make_video(f"{name}.mp4", frames=3) for name in "ab"]
     videos[0].unlink()

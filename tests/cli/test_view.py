@@ -14,7 +14,7 @@ from ccnet3d.cli.view import main
 
 @pytest.fixture
 def masks(tmp_path: Path) -> Path:
-    """Masks of the first three frames that ``make_video`` writes, as a run leaves them."""
+    """Masks of the first three frames that ``make_video`` writes, as a run writes them."""
     folder = tmp_path / "masks"
     folder.mkdir()
     for number in range(3):
@@ -27,7 +27,7 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_page(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
+def test_page(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
     page = tmp_path / "new" / "view.html"
     arguments = [str(masks), str(make_video(frames=3)), "-o", str(page)]
     assert main([*arguments, "--title", "A <walk>", "--width", "32", "--max-frames", "2", "--quality", "50"]) == 0
@@ -38,7 +38,7 @@ def test_a_page(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> N
     assert [path.name for path in page.parent.iterdir()] == ["view.html"]
 
 
-def test_a_page_is_replaced_only_on_request(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
+def test_page_is_replaced_only_on_request(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
     page = tmp_path / "view.html"
     page.write_text("mine")
     arguments = [str(masks), str(make_video(frames=3)), "-o", str(page), "-q"]
@@ -50,13 +50,13 @@ def test_a_page_is_replaced_only_on_request(masks: Path, make_video: MakeVideo, 
     assert "<title>clip.mp4</title>" in page.read_text()
 
 
-def test_what_cannot_be_read(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
+def test_unreadable_input(masks: Path, make_video: MakeVideo, tmp_path: Path, capsys) -> None:
     video, out = make_video(frames=2), ["-o", str(tmp_path / "view.html")]
     empty = tmp_path / "empty.mp4"
     empty.write_bytes(b"")
     for given, message in (
         ([tmp_path / "nothing", video], "there is no folder"),
-        ([tmp_path, video], "holds no summary.json; give the output folder of ccnet3d-infer"),
+        ([tmp_path, video], "contains no summary.json; give the output folder of ccnet3d-infer"),
         ([masks, empty], "is empty"),
         ([masks, video], "gave 2 frames and no frame 2"),
         ([masks, tmp_path / "nothing.mp4"], "nothing.mp4"),

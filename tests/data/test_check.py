@@ -9,14 +9,19 @@ from conftest import CAMVID_SPEC, draw_scene
 from PIL import Image
 from tiny_run import RECIPE, make_trainer
 
-from ccnet3d.data import LabelledSequences, read_dataset_spec
-from ccnet3d.data.check import inspect_frames
-from ccnet3d.data.spec import LabelledFrame, LayoutSpec
+from ccnet3d.data import (
+    DataSource,
+    LabelledFrame,
+    LabelledSequences,
+    LayoutSpec,
+    inspect_frames,
+    read_dataset_spec,
+)
 from ccnet3d.errors import FileProblemsError
 
 
 def test_pixels_are_counted(yard: Path) -> None:
-    dataset = LabelledSequences.open(yard, "train", spec_file=CAMVID_SPEC)
+    dataset = DataSource(yard, CAMVID_SPEC).open("train")
     inspection = inspect_frames(dataset, equal_sizes=True)
     assert inspection.problems == []
     expected = sum(np.bincount(draw_scene(n)[1].ravel(), minlength=256) for n in [*range(1, 8), 10, 12, 14, 16])
@@ -24,7 +29,7 @@ def test_pixels_are_counted(yard: Path) -> None:
 
 
 def spoil(yard: Path) -> list[str]:
-    """Six files with six faults; what each message must say."""
+    """Six invalid files; return patterns of their messages."""
     walk = yard / "frames" / "walk", yard / "labels" / "walk"
     (walk[0] / "0001.png").write_bytes(b"damaged")
     whole = (walk[0] / "0002.png").read_bytes()
@@ -46,7 +51,7 @@ def spoil(yard: Path) -> list[str]:
     ]
 
 
-def test_all_faults_of_all_splits_are_named_before_anything_is_written(yard: Path, tmp_path: Path) -> None:
+def test_all_problems_of_all_splits_are_named_before_anything_is_written(yard: Path, tmp_path: Path) -> None:
     faults = spoil(yard)
     with pytest.raises(FileProblemsError, match="^6 files are invalid; fix them") as error:
         make_trainer(yard, tmp_path / "run", RECIPE)
@@ -57,15 +62,15 @@ def test_all_faults_of_all_splits_are_named_before_anything_is_written(yard: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_frames_of_other_sizes_may_stand_alone(yard: Path) -> None:
+def test_sizes_may_differ_outside_clips(yard: Path) -> None:
     for image, folder in zip(draw_scene(5, height=40), ("frames", "labels"), strict=True):
         Image.fromarray(image).save(yard / folder / "walk" / "0005.png")
-    dataset = LabelledSequences.open(yard, "train", spec_file=CAMVID_SPEC)
+    dataset = DataSource(yard, CAMVID_SPEC).open("train")
     assert inspect_frames(dataset, equal_sizes=False).problems == []
     assert len(inspect_frames(dataset, equal_sizes=True).problems) == 1
 
 
-def test_many_faults_are_counted(yard: Path, tmp_path: Path) -> None:
+def test_many_problems_are_counted(yard: Path, tmp_path: Path) -> None:
     for path in (yard / "labels").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(FileProblemsError, match="14 files are invalid") as error:
@@ -75,7 +80,7 @@ def test_many_faults_are_counted(yard: Path, tmp_path: Path) -> None:
     assert len(error.value.problems) == 14
 
 
-def test_all_listed_files_that_are_not_there(tmp_path: Path) -> None:
+def test_all_listed_files_that_do_not_exist(tmp_path: Path) -> None:
     root = tmp_path / "listed"
     root.mkdir()
     (root / "train.txt").write_text("".join(f"train/s_{n}.png trainannot/s_{n}.png\n" for n in range(3)))
@@ -84,8 +89,8 @@ def test_all_listed_files_that_are_not_there(tmp_path: Path) -> None:
         'layouts = [{pair_list="{split}.txt"}]\n'
     )
     with pytest.raises(FileProblemsError, match="6 files are invalid") as error:
-        LabelledSequences.open(root, "train")
-    assert all("is listed in the split 'train' but is not there" in line for line in error.value.problems)
+        DataSource(root).open("train")
+    assert all("is listed in the split 'train' but does not exist" in line for line in error.value.problems)
 
 
 def test_labels_without_a_class(yard: Path, tmp_path: Path) -> None:
@@ -97,8 +102,8 @@ def test_labels_without_a_class(yard: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
-def test_a_damaged_image_is_a_value_error(tmp_path: Path, suffix: str) -> None:
-    """Bytes of the header changed at random: the decoder takes them or says so in one way, whatever Pillow raises."""
+def test_a_damaged_image_is_a_problem(tmp_path: Path, suffix: str) -> None:
+    """With random bytes in its header an image is decoded or reported in one form, whatever Pillow raises."""
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(draw_scene(1)[0]).save(path)
     frame = LabelledFrame("walk", 1, path, path)
@@ -108,8 +113,8 @@ def test_a_damaged_image_is_a_value_error(tmp_path: Path, suffix: str) -> None:
     refused = []
     for _ in range(150):
         damaged = bytearray(whole)
-        for place in random.integers(0, 200, 3):
-            damaged[place] = random.integers(256)
+        for position in random.integers(0, 200, 3):
+            damaged[position] = random.integers(256)
         path.write_bytes(damaged)
         refused += [line for line in inspect_frames(dataset, equal_sizes=False).problems if "cannot read" in line]
     assert len(refused) > 10

@@ -29,9 +29,9 @@ def test_clip_around() -> None:
     segment = range(10, 20)
     assert clip_around(segment, 14, 1, 3, 1) == ((13, 14, 15), (True,) * 3)
     assert clip_around(segment, 14, 1, 3, 4) == ((10, 14, 18), (True,) * 3)
-    assert clip_around(segment, 14, 0, 3, 4) == ((14, 16, 18), (True,) * 3)  # 14, 18, 22 and 14, 17, 20 leave it
+    assert clip_around(segment, 14, 0, 3, 4) == ((14, 16, 18), (True,) * 3)  # 14, 18, 22 and 14, 17, 20 would leave it
     assert clip_around(segment, 14, 2, 3, 4) == ((10, 12, 14), (True,) * 3)
-    assert clip_around(segment, 19, 0, 3, 4) == ((17, 18, 19), (True,) * 3)  # no step fits: moved
+    assert clip_around(segment, 19, 0, 3, 4) == ((17, 18, 19), (True,) * 3)  # no stride fits: moved
     assert clip_around(range(3, 5), 4, 0, 3, 2) == ((3, 4, 4), (True, True, False))
     assert clip_around(segment, 19, 0, 1, 9) == ((19,), (True,))
 
@@ -40,7 +40,7 @@ def test_covering_clips() -> None:
     assert covering_clips(range(0, 6), 3) == [((0, 1, 2), (True,) * 3), ((3, 4, 5), (True,) * 3)]
     assert covering_clips(range(5, 9), 3) == [
         ((5, 6, 7), (True, True, True)),
-        ((6, 7, 8), (False, False, True)),  # reaches back for real frames, which do not count again
+        ((6, 7, 8), (False, False, True)),  # moved back to real frames, which do not count again
     ]
     assert covering_clips(range(4, 6), 3) == [((4, 5, 5), (True, True, False))]
     assert covering_clips(range(0), 3) == []

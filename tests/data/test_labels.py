@@ -24,7 +24,7 @@ def test_sequences_and_numbers(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [len(segment) for segment in dataset.segments] == [2, 2, 2]
     assert dataset.spec.class_names == ("one", "two", "three")
-    assert dataset.spec.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))  # of PASCAL VOC
+    assert dataset.spec.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))  # PASCAL VOC
     assert dataset.read_label(1).tolist() == [[0, 1, 255, 255]]
 
 

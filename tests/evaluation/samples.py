@@ -1,6 +1,8 @@
-"""Evaluations of made-up counts."""
+"""Evaluations with random counts."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 
 
 def random_evaluation(seed: int, videos: tuple[int, ...] = (5, 4, 3), skill: float = 3.0) -> Evaluation:
-    """Counts of three classes, the same labels for every seed; ``skill`` is how much heavier right pixels are."""
+    """Return counts of three classes, with the same labels for every seed; more ``skill`` makes more pixels right."""
     labels = torch.from_numpy(np.random.default_rng(99).integers(50, 400, size=(sum(videos), 3)))
     random = np.random.default_rng(seed)
     shares = torch.from_numpy(random.random((sum(videos), 3, 3))) + skill * torch.eye(3)
@@ -21,16 +23,24 @@ def random_evaluation(seed: int, videos: tuple[int, ...] = (5, 4, 3), skill: flo
     series = dict(zip(("kept", "changed", "vc8_strict", "flicker"), pairs, strict=True))
     boundaries = torch.from_numpy(random.integers(5, 50, size=(sum(videos), 3, 4))).sort(-1).values[..., [1, 0, 3, 2]]
     flow = torch.from_numpy(random.integers(0, 90, size=(sum(videos), 3, 3)))
-    return Evaluation(("a", "b", "c"), tuple(frames), counts, series, {"tc": flow}, boundaries)
+    bands = torch.from_numpy(random.integers(0, 50, size=(sum(videos), 3, 2))).sort(-1).values
+    boundary = {"boundary_f": boundaries, "boundary_iou": bands}
+    return Evaluation(("a", "b", "c"), tuple(frames), {"confusion": counts, **boundary, **series, "tc": flow})
 
 
-def with_frames(evaluation: Evaluation, positions: list[int], names: list[str]) -> Evaluation:
-    """An evaluation of these frames in these videos."""
+def with_frames(evaluation: Evaluation, indices: list[int], names: list[str]) -> Evaluation:
+    """Return the evaluation of these frames, moved to these videos."""
+    frames = tuple(evaluation.frames[i]._replace(sequence=name) for i, name in zip(indices, names, strict=True))
     return Evaluation(
-        evaluation.class_names,
-        tuple(evaluation.frames[p]._replace(sequence=name) for p, name in zip(positions, names, strict=True)),
-        evaluation.confusions[positions],
-        {name: counts[positions] for name, counts in evaluation.series.items()},
-        {name: counts[positions] for name, counts in evaluation.flow_confusions.items()},
-        evaluation.boundaries[positions],
+        evaluation.class_names, frames, {name: counts[indices] for name, counts in evaluation.counts.items()}
     )
+
+
+def with_counts(evaluation: Evaluation, **counts: torch.Tensor) -> Evaluation:
+    """Return the evaluation with some counts replaced."""
+    return dataclasses.replace(evaluation, counts={**evaluation.counts, **counts})
+
+
+def without_extras(evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation with IoU and accuracy only."""
+    return dataclasses.replace(evaluation, counts={"confusion": evaluation.confusions})

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from evaluation.samples import with_counts, without_extras
 
+from ccnet3d.errors import UserError
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.parallel import join, split_segments
 
 
 def some_evaluation() -> Evaluation:
-    """Three frames of two videos and two classes, every count its own."""
+    """Return three frames of two videos, with two classes and distinct counts."""
     frames = (
         EvaluatedFrame("x", 4, "x_0004", 0),
         EvaluatedFrame("x", 5, "x_0005", 0),
@@ -22,30 +24,37 @@ def some_evaluation() -> Evaluation:
     return Evaluation(
         ("a", "b"),
         frames,
-        torch.arange(12).view(3, 2, 2),
         {
+            "confusion": torch.arange(12).view(3, 2, 2),
+            "boundary_f": torch.tensor(
+                [[[4, 2, 4, 2], [0, 0, 0, 0]], [[4, 4, 2, 2], [5, 0, 5, 0]], [[0, 0, 3, 0], [1, 1, 1, 1]]]
+            ),
+            "boundary_iou": torch.tensor([[[1, 2], [0, 0]], [[3, 3], [0, 10]], [[0, 3], [1, 1]]]),
             "kept": torch.tensor([[0, 0], [3, 4], [0, 0]]),
             "changed": torch.tensor([[0, 0], [1, 5], [0, 0]]),
             "vc2_strict": torch.tensor([[0, 0], [1, 4], [3, 3]]),
             "flicker": torch.tensor([[0, 0], [1, 10], [2, 30]]),
+            "tc": torch.tensor([[[0, 0], [0, 0]], [[2, 1], [0, 1]], [[0, 0], [0, 0]]]),
         },
-        {"tc": torch.tensor([[[0, 0], [0, 0]], [[2, 1], [0, 1]], [[0, 0], [0, 0]]])},
-        torch.tensor([[[4, 2, 4, 2], [0, 0, 0, 0]], [[4, 4, 2, 2], [5, 0, 5, 0]], [[0, 0, 3, 0], [1, 1, 1, 1]]]),
         {"dataset": "yard", "split": "val"},
     )
 
 
 def test_scores_over_time_and_of_boundaries_by_hand() -> None:
     result = some_evaluation()
-    assert result.shares("kept").tolist() == pytest.approx([math.nan, 3 / 4, math.nan], nan_ok=True)
-    assert result.consistency == pytest.approx(
+    assert result.frame_scores["kept"].tolist() == pytest.approx([math.nan, 3 / 4, math.nan], nan_ok=True)
+    assert result.to_table()["consistency"] == pytest.approx(
         # Windows are averaged, flicker is pooled; class a has 2 of 3, class b 1 of 2, and y compared nothing.
         {"vc2_strict": (1 / 4 + 1) / 2, "flicker": 3 / 40, "tc": (2 / 3 + 1 / 2) / 2}
     )
     # a: half of each side is near, all is near, nothing was predicted; b: no boundary, nothing near, all near.
-    assert result.per_class_boundary_f == pytest.approx({"a": (0.5 + 1 + 0) / 3, "b": (0 + 1) / 2})
-    assert result.boundary_f == pytest.approx(0.5)
-    assert result.frame_boundary_f.tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert result.class_scores("boundary_f") == pytest.approx({"a": (0.5 + 1 + 0) / 3, "b": (0 + 1) / 2})
+    assert result.scores["boundary_f"] == pytest.approx(0.5)
+    assert result.frame_scores["boundary_f"].tolist() == pytest.approx([0.5, 0.5, 0.5])
+    # Boundary IoU pools pixels over frames.
+    assert result.class_scores("boundary_iou") == pytest.approx({"a": 4 / 8, "b": 1 / 11})
+    assert result.scores["boundary_iou"] == pytest.approx((4 / 8 + 1 / 11) / 2)
+    assert result.frame_scores["boundary_iou"].tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 2])
     assert result.videos == {"x": [0, 1], "y": [2]}
 
 
@@ -56,12 +65,11 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     again = Evaluation.load(path)
     assert again.to_table() == result.to_table()
     assert (again.frames, again.class_names, again.settings) == (result.frames, result.class_names, result.settings)
-    for one, other in ((again.series, result.series), (again.flow_confusions, result.flow_confusions)):
-        assert list(one) == list(other)
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    assert torch.equal(again.confusions, result.confusions)
-    assert again.boundaries is not None
-    assert torch.equal(again.boundaries, result.boundaries)
+    assert list(again.counts) == list(result.counts)
+    assert all(torch.equal(again.counts[name], result.counts[name]) for name in result.counts)
+    lines = path.read_text().splitlines()
+    assert [line.split(":")[0] for line in lines[1:-1]] == [f' "{key}"' for key in (*result.to_table(), "record")]
+    assert {**json.loads(path.read_text()), "record": None} == {**result.to_table(), "record": None}
     again.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
     table = json.loads(path.read_text())
@@ -69,14 +77,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_without_frames_and_without_extras(tmp_path: Path) -> None:
-    nothing = Evaluation(("a", "b"), (), torch.zeros(0, 2, 2, dtype=torch.long))
+    nothing = Evaluation(("a", "b"), (), {"confusion": torch.zeros(0, 2, 2, dtype=torch.long)})
     nothing.save(tmp_path / "evaluation.json")
     again = Evaluation.load(tmp_path / "evaluation.json")
     assert again.confusions.shape == (0, 2, 2)
     assert math.isnan(again.miou)
     assert again.to_table()["video_miou"] is None
-    with pytest.raises(ValueError, match="boundaries were not evaluated"):
-        _ = again.boundary_f
+    with pytest.raises(UserError, match="boundary_f was not evaluated; evaluate again with it"):
+        again.class_scores("boundary_f")
+    assert "boundary_f" not in again.scores
 
 
 @pytest.mark.parametrize(
@@ -84,24 +93,42 @@ def test_without_frames_and_without_extras(tmp_path: Path) -> None:
     [
         (lambda table: table.pop("record"), "no 'record'"),
         (lambda table: table["record"].pop("frames"), "no 'frames'"),
-        (lambda table: table["record"].update(version=7), "version 7 of the record, where this ccnet3d reads 1"),
-        (lambda table: table["record"]["confusions"].pop(), r"confusions must be int64 \[3, 2, 2\] for 3 frames"),
-        (lambda table: table["record"]["series"]["kept"][0].append(1), "is not an evaluation"),
-        (lambda table: table["record"]["confusions"][0][0].__setitem__(0, 0.5), "confusions must be int64"),
-        (lambda table: table["record"].update(series=[1]), "is not an evaluation"),
+        (lambda table: table["record"].pop("counts"), "no 'counts'"),
+        (lambda table: table["record"]["counts"].pop("confusion"), "needs the counts 'confusion', got boundary_f"),
+        (lambda table: table["record"]["counts"].update(dice=[]), "there is no metric 'dice'"),
+        (
+            lambda table: table["record"]["counts"]["confusion"].pop(),
+            r"confusion must be int64 \[3, 2, 2\] for 3 frames",
+        ),
+        (lambda table: table["record"]["counts"]["kept"][0].append(1), "is not an evaluation"),
+        (lambda table: [row.append(1) for row in table["record"]["counts"]["kept"]], r"kept must be int64 \[3, 2\]"),
+        (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 0.5), "confusion must be int64"),
+        (lambda table: table["record"].update(counts=[1]), "is not an evaluation"),
         (lambda table: table["record"]["frames"][0].pop(), "is not an evaluation"),
     ],
 )
-def test_files_that_are_no_evaluation(tmp_path: Path, damage: object, message: str) -> None:
+def test_files_that_are_not_an_evaluation(tmp_path: Path, damage: object, message: str) -> None:
     path = tmp_path / "evaluation.json"
     some_evaluation().save(path)
     table = json.loads(path.read_text())
     assert callable(damage)
     damage(table)
     path.write_text(json.dumps(table))
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Evaluation.load(path)
-    assert "give a file that scripts/evaluate.py --json wrote" in str(caught.value)
+    assert "give a file that ccnet3d-evaluate --json wrote" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [1, 7])
+def test_files_of_another_version(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "evaluation.json"
+    # Version 1 had other keys; they are not looked at.
+    path.write_text(json.dumps({"miou": 0.5, "record": {"version": version, "confusions": []}}))
+    with pytest.raises(UserError) as caught:
+        Evaluation.load(path)
+    assert str(caught.value) == (
+        f"{path} has version {version} of the evaluation record, this ccnet3d reads version 2; evaluate again"
+    )
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -116,10 +143,10 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_fields_that_do_not_fit() -> None:
     result = some_evaluation()
-    with pytest.raises(ValueError, match=r"series kept must be int64 \[3, 2\] .* got torch.int64 \[2, 2\]"):
-        dataclasses.replace(result, series={"kept": torch.zeros(2, 2, dtype=torch.long)})
-    with pytest.raises(ValueError, match=r"confusions must be int64 .* got torch.float32"):
-        dataclasses.replace(result, confusions=result.confusions.float())
+    with pytest.raises(ValueError, match=r"counts kept must be int64 \[3, 2\] .* got torch.int64 \[2, 2\]"):
+        with_counts(result, kept=torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"counts confusion must be int64 .* got torch.float32"):
+        with_counts(result, confusion=result.confusions.float())
 
 
 def test_shares_of_segments() -> None:
@@ -133,10 +160,7 @@ def part_of(result: Evaluation, members: list[int]) -> Evaluation:
     return dataclasses.replace(
         result,
         frames=tuple(result.frames[i] for i in members),
-        confusions=result.confusions[members],
-        series={name: counts[members] for name, counts in result.series.items()},
-        flow_confusions={name: counts[members] for name, counts in result.flow_confusions.items()},
-        boundaries=None if result.boundaries is None else result.boundaries[members],
+        counts={name: counts[members] for name, counts in result.counts.items()},
     )
 
 
@@ -147,6 +171,6 @@ def test_parts_joined_in_any_order_are_the_whole(tmp_path: Path) -> None:
         join([part_of(result, members) for members in parts]).save(tmp_path / "joined.json")
         assert (tmp_path / "joined.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     with pytest.raises(ValueError, match="the same classes and the same counts"):
-        join([result, dataclasses.replace(result, boundaries=None)])
+        join([result, without_extras(result)])
     with pytest.raises(ValueError, match="no evaluation to join"):
         join([])

@@ -15,7 +15,7 @@ print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_video(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Two minutes and twenty, at two and a half frames a second to keep it short."""
+    """2 and 20 minutes, at 2.5 frames per second to keep the test short."""
     peaks = {}
     for minutes in (2, 20):
         video = make_video(f"{minutes}.mp4", frames=150 * minutes, height=32, width=48, pts=range(0, 600 * minutes, 4))

@@ -15,14 +15,14 @@ def random_logits(*shape: int) -> Tensor:
 
 
 def assert_classes_of_whole_interpolation(logits: Tensor, size: tuple[int, int]) -> None:
-    """The same ids as by torch's interpolation of all logits at once; where two are equal to rounding, either."""
+    """Check against torch's interpolation of all logits at once; where two are equal to rounding, either is right."""
     wide = F.interpolate(logits[None].double(), size=size, mode="bilinear", align_corners=False)[0]
     ids = classify_at_size(logits, size)
     assert ids.dtype == torch.uint8
     assert ids.shape == size
     short = wide.max(0).values - wide.gather(0, ids[None].long())[0]
     assert short.max() < 1e-5
-    assert (ids == wide.argmax(0)).double().mean() > 0.999  # random logits are hardly ever that close
+    assert (ids == wide.argmax(0)).double().mean() > 0.999  # random logits are rarely that close
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def assert_classes_of_whole_interpolation(logits: Tensor, size: tuple[int, int])
         ((3, 4, 5), (8, 10)),
         ((11, 7, 5), (53, 37)),
         ((4, 13, 17), (13, 17)),
-        ((5, 31, 29), (7, 11)),  # downwards: plain bilinear, as in torch
+        ((5, 31, 29), (7, 11)),  # smaller: plain bilinear, as in torch
         ((5, 31, 3), (7, 23)),
         ((3, 1, 1), (5, 7)),
         ((3, 6, 7), (1, 1)),
@@ -41,7 +41,7 @@ def assert_classes_of_whole_interpolation(logits: Tensor, size: tuple[int, int])
         ((256, 2, 3), (4, 5)),
     ],
 )
-def test_as_interpolating_all_logits(shape: tuple[int, int, int], size: tuple[int, int]) -> None:
+def test_as_with_interpolation_of_all_logits(shape: tuple[int, int, int], size: tuple[int, int]) -> None:
     assert_classes_of_whole_interpolation(random_logits(*shape), size)
 
 
@@ -60,7 +60,7 @@ def test_rows_by_hand() -> None:
     assert classify_at_size(logits.transpose(1, 2), (2, 4)).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
 
 
-def test_a_tie_goes_to_the_lower_id() -> None:
+def test_tie_goes_to_the_lower_id() -> None:
     plane = random_logits(5, 6)
     assert classify_at_size(torch.stack([plane - 1, plane, plane, plane]), (11, 13)).unique().tolist() == [1]
     assert classify_at_size(torch.zeros(4, 2, 2), (3, 3)).unique().tolist() == [0]
@@ -90,7 +90,7 @@ def test_probabilities_against_a_float_formula() -> None:
 
 
 @pytest.mark.parametrize("size", [(30, 41), (97, 113), (53, 67), (1, 1), (53, 20)])
-def test_frames_are_resized_as_by_pillow(size: tuple[int, int]) -> None:
+def test_frames_are_resized_as_in_pillow(size: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
     frame = random.integers(0, 256, (53, 67, 3), dtype=np.uint8)
     truth = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
@@ -100,6 +100,6 @@ def test_frames_are_resized_as_by_pillow(size: tuple[int, int]) -> None:
     assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - truth).max() <= 1  # both round, at each axis
 
 
-def test_a_frame_of_the_working_size_is_untouched() -> None:
+def test_frame_at_the_working_size_is_unchanged() -> None:
     frame = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     assert torch.equal(resize_frame(frame, (5, 7)), frame)

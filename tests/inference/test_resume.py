@@ -1,4 +1,4 @@
-"""Runs that are killed, and go on; disks that are full."""
+"""Runs that are killed and resumed; full disks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ccnet3d.files import write_atomically
 SERVER = """
 import os, signal, sys, time
 import ccnet3d.cli.infer as infer
-import ccnet3d.inference.run, ccnet3d.models, av, tqdm  # once, so that a run begins within milliseconds
+import ccnet3d.inference.run, ccnet3d.models, av, tqdm  # only once, so that each run begins within milliseconds
 print("ready", flush=True)
 for line in sys.stdin:
     seconds, *arguments = line.split()
@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 
 class Runs:
-    """Runs of ccnet3d-infer, each in a process of its own that can be killed."""
+    """Runs of ccnet3d-infer, each in a separate process that can be killed."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -54,7 +54,7 @@ class Runs:
         return self._server.stdout.readline().split()
 
     def __call__(self, arguments: list[str], kill_after_seconds: float = 0) -> tuple[int, float]:
-        """Exit code (-9 where it was killed) and seconds of a run."""
+        """Return exit code (-9 if it was killed) and seconds of a run."""
         assert self._server.stdin
         print(kill_after_seconds, *arguments, file=self._server.stdin, flush=True)
         code, seconds = self._read()
@@ -84,10 +84,10 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options[:2]).replace("{out}/", ""))
-def test_killed_at_random_and_resumed_is_as_never_killed(
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     runs: Runs, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str]
 ) -> None:
-    """Five kills for each of four sets of options; then one run that is killed over and over until it is done."""
+    """Kill at random: five runs per set of options, then one run again and again until it is complete."""
     video = make_video(frames=40)
 
     def command(out: Path) -> list[str]:
@@ -110,12 +110,12 @@ def test_killed_at_random_and_resumed_is_as_never_killed(
     out, code, tries = tmp_path / "killed_often", 1, 0
     while code != 0:
         tries += 1
-        # Each try may last a little longer, so that one comes to the end.
+        # Each try may last a little longer, so that one completes.
         code, _ = runs([*command(out), "--resume"], seconds * moment.uniform(0.3, 0.5 + 0.1 * tries))
     assert tree(out) == expected
 
 
-def test_a_complete_run_is_left_as_it_is(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+def test_complete_run_stays_unchanged(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "masks"
     common = [str(make_video(frames=4)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "--resume"]
     assert main(common) == 0
@@ -131,7 +131,7 @@ def test_a_complete_run_is_left_as_it_is(make_video: MakeVideo, tiny_checkpoint:
 
 
 def interrupt(out: Path, keep: int) -> None:
-    """Bring a complete run back to where ``keep`` masks were done."""
+    """Turn a complete run into one that was interrupted after ``keep`` masks."""
     summary = json.loads((out / "summary.json").read_text())
     write_atomically(out / ".ccnet3d-run.json", json.dumps({**summary["settings"], "overlay_file": None}).encode())
     (out / "summary.json").unlink()
@@ -146,13 +146,13 @@ def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tm
     expected = tree(out)
     interrupt(out, 4)
     assert main(common) == 2
-    assert "holds the masks of a run that was interrupted; give --resume" in capsys.readouterr().err
-    (out / ".000004.png.0123abcd.partial").write_bytes(b"half of")  # what a kill leaves
+    assert "contains the masks of an interrupted run; give --resume" in capsys.readouterr().err
+    (out / ".000004.png.0123abcd.partial").write_bytes(b"half of")  # as a kill leaves it
     assert main([*common, "--resume", "--dtype", "fp16"]) == 2
     assert "had dtype = " in capsys.readouterr().err
     (out / "000001.png").unlink()
     assert main([*common, "--resume"]) == 2
-    assert "holds the mask of frame 2 where the video has frame 1" in capsys.readouterr().err
+    assert "contains the mask of frame 2 where the video has frame 1" in capsys.readouterr().err
     assert main([*common, "--overwrite"]) == 0
     assert tree(out) == expected
     interrupt(out, 4)
@@ -167,10 +167,10 @@ def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tm
 @pytest.mark.parametrize(
     ("options", "limit_bytes"), [([], 150), (["--format", "npz"], 1500), (["--overlay", "{out}/over.mp4"], 5000)]
 )
-def test_a_limit_of_file_sizes_stands_for_a_full_disk(
+def test_full_disk_by_a_limit_of_file_sizes(
     make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str], limit_bytes: int
 ) -> None:
-    """The limits are too small for the journal, for the summary, and for the overlay."""
+    """The limits are too small for the journal, the summary and the overlay."""
     out = tmp_path / "masks"
     command = [str(make_video(frames=30)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q"]
     command += [option.format(out=out) for option in options]
@@ -195,8 +195,8 @@ def test_a_limit_of_file_sizes_stands_for_a_full_disk(
     assert tree(out) == tree(whole)
 
 
-def test_a_full_disk(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
-    """A file system of 64 KiB, where this process may mount one."""
+def test_full_disk(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    """A file system of 64 KiB, where mounting is allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
@@ -213,7 +213,7 @@ def test_a_full_disk(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Pat
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_errors_of_a_file_name_the_file_that_was_wanted(tmp_path: Path) -> None:
+def test_errors_name_the_file_and_not_its_temporary_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory") as caught:
         write_atomically(tmp_path / "file" / "mask.png", b"")

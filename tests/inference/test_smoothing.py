@@ -13,29 +13,29 @@ from ccnet3d.inference.smoothing import GuidedLogits, smooth
 def invent(
     count: int, first: int = 0, *, picture: tuple[int, int] = (3, 5), contrast: float = 25
 ) -> list[GuidedLogits]:
-    """Random logits 2 x 3 x 5 and pictures that differ by about the scale at which neighbours begin to count less."""
+    """Random logits 2 x 3 x 5 and pictures that differ by about the scale at which neighbors begin to count less."""
     frames = []
-    for number in range(first, first + count):
-        generator = torch.Generator().manual_seed(number)
+    for index in range(first, first + count):
+        generator = torch.Generator().manual_seed(index)
         colors = 100 + contrast * torch.rand(3, *picture, generator=generator)
-        frames.append(GuidedLogits(number, torch.randn(2, 3, 5, generator=generator), colors.to(torch.uint8)))
+        frames.append(GuidedLogits(index, torch.randn(2, 3, 5, generator=generator), colors.to(torch.uint8)))
     return frames
 
 
 def area_mean(picture: Tensor, channel: int, y: int, x: int, height: int, width: int) -> float:
-    """The mean of the picture's pixels that a cell of the coarser grid touches."""
+    """Return the mean of the picture's pixels that a cell of the coarser grid touches."""
     rows = range(y * picture.shape[1] // height, math.ceil((y + 1) * picture.shape[1] / height))
     columns = range(x * picture.shape[2] // width, math.ceil((x + 1) * picture.shape[2] / width))
     return sum(float(picture[channel, r, c]) for r in rows for c in columns) / (len(rows) * len(columns))
 
 
 def smooth_loop(frames: list[GuidedLogits], radius: int, *, causal: bool) -> list[Tensor]:
-    """The definition, pixel by pixel."""
+    """Return the smoothed logits by definition, pixel by pixel."""
     classes, height, width = frames[0].logits.shape
-    answers = []
+    results = []
     for t in range(len(frames)):
         last = t if causal else min(t + radius, len(frames) - 1)
-        answer = torch.zeros(classes, height, width, dtype=torch.float64)
+        result = torch.zeros(classes, height, width, dtype=torch.float64)
         for y in range(height):
             for x in range(width):
                 own = [area_mean(frames[t].picture, c, y, x, height, width) for c in range(3)]
@@ -46,9 +46,9 @@ def smooth_loop(frames: list[GuidedLogits], radius: int, *, causal: bool) -> lis
                     weights[other] = (1 - abs(other - t) / (radius + 1)) * math.exp(-square / (2 * 10**2))
                 for k in range(classes):
                     mixed = sum(w * float(frames[other].logits[k, y, x]) for other, w in weights.items())
-                    answer[k, y, x] = mixed / sum(weights.values())
-        answers.append(answer)
-    return answers
+                    result[k, y, x] = mixed / sum(weights.values())
+        results.append(result)
+    return results
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -57,14 +57,14 @@ def smooth_loop(frames: list[GuidedLogits], radius: int, *, causal: bool) -> lis
 def test_against_a_loop(count: int, radius: int, causal: bool) -> None:
     frames = invent(count, first=4)
     got = list(smooth(frames, radius, causal=causal))
-    assert [number for number, _ in got] == list(range(4, 4 + count))
+    assert [index for index, _ in got] == list(range(4, 4 + count))
     for (_, logits), truth in zip(got, smooth_loop(frames, radius, causal=causal), strict=True):
         assert logits.dtype == torch.float32
         torch.testing.assert_close(logits.double(), truth, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("picture", [(6, 10), (7, 13), (2, 3)])
-def test_pictures_of_other_sizes_than_the_logits(picture: tuple[int, int]) -> None:
+def test_pictures_at_other_sizes_than_the_logits(picture: tuple[int, int]) -> None:
     frames = invent(4, picture=picture, contrast=60)
     for (_, logits), truth in zip(smooth(frames, 2), smooth_loop(frames, 2, causal=False), strict=True):
         torch.testing.assert_close(logits.double(), truth, rtol=1e-5, atol=1e-5)
@@ -75,7 +75,7 @@ def still(values: Sequence[float]) -> list[GuidedLogits]:
     return [GuidedLogits(n, torch.full((1, 2, 2), float(value)), picture) for n, value in enumerate(values)]
 
 
-def test_a_still_picture_is_averaged_with_triangular_weights() -> None:
+def test_still_picture_is_averaged_with_triangular_weights() -> None:
     """Weights 1/2, 1, 1/2 at radius 1; 1/3, 2/3, 1, 2/3, 1/3 at radius 2; cut off at the video's ends."""
 
     def values(radius: int, *, causal: bool = False) -> list[float]:
@@ -86,19 +86,19 @@ def test_a_still_picture_is_averaged_with_triangular_weights() -> None:
     assert values(1, causal=True) == pytest.approx([0, 0, 12, 6, 0, 6])
 
 
-def test_what_moves_is_left_as_it_is() -> None:
-    """The left half flickers between black and white, the right half stands."""
+def test_moving_pixels_stay_unchanged() -> None:
+    """The left half flickers between black and white, the right half stands still."""
     frames = still([0, 18, 0, 18, 0])
-    for number, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         picture = frame.picture.clone()
-        picture[:, :, 0] = 255 * (number % 2)
-        frames[number] = frame._replace(picture=picture)
-    for number, logits in smooth(frames, 1):
-        assert torch.equal(logits[:, :, 0], frames[number].logits[:, :, 0])
-        assert not torch.equal(logits[:, :, 1], frames[number].logits[:, :, 1])
+        picture[:, :, 0] = 255 * (index % 2)
+        frames[index] = frame._replace(picture=picture)
+    for index, logits in smooth(frames, 1):
+        assert torch.equal(logits[:, :, 0], frames[index].logits[:, :, 0])
+        assert not torch.equal(logits[:, :, 1], frames[index].logits[:, :, 1])
 
 
-def test_inputs_are_left_as_they_are() -> None:
+def test_inputs_stay_unchanged() -> None:
     frames, again = invent(5), invent(5)
     list(smooth(frames, 2))
     for frame, before in zip(frames, again, strict=True):
@@ -108,19 +108,19 @@ def test_inputs_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("radius", [1, 2, 3])
-def test_a_stream_that_begins_radius_frames_earlier_gives_the_same(radius: int, causal: bool) -> None:
+def test_stream_that_begins_radius_frames_earlier_yields_the_same(radius: int, causal: bool) -> None:
     frames = invent(11)
     whole = dict(smooth(frames, radius, causal=causal))
     for begin in range(len(frames)):
         part = dict(smooth(frames[begin:], radius, causal=causal))
         assert list(part) == list(range(begin, len(frames)))
-        for number in range(begin + radius if begin else 0, len(frames)):
-            assert torch.equal(part[number], whole[number])
+        for index in range(begin + radius if begin else 0, len(frames)):
+            assert torch.equal(part[index], whole[index])
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("radius", [1, 3])
-def test_an_answer_comes_with_the_last_frame_it_needs(radius: int, causal: bool) -> None:
+def test_result_is_yielded_with_the_last_frame_it_needs(radius: int, causal: bool) -> None:
     taken = 0
 
     def source() -> Iterator[GuidedLogits]:
@@ -129,9 +129,9 @@ def test_an_answer_comes_with_the_last_frame_it_needs(radius: int, causal: bool)
             taken += 1
             yield frame
 
-    answers = [(number, taken) for number, _ in smooth(source(), radius, causal=causal)]
+    yielded = [(index, taken) for index, _ in smooth(source(), radius, causal=causal)]
     ahead = 0 if causal else radius
-    assert answers == [(number, min(number - 2 + ahead + 1, 9)) for number in range(2, 11)]
+    assert yielded == [(index, min(index - 2 + ahead + 1, 9)) for index in range(2, 11)]
 
 
 def test_no_frames() -> None:

@@ -28,7 +28,7 @@ def make_batch(scale: float = 0.9, dtype: torch.dtype = torch.float64) -> tuple[
 
 @pytest.mark.parametrize("clip_length", [1, 2, 4])
 @pytest.mark.parametrize("form", FORMS)
-def test_terms_and_gradients_are_those_of_the_loop(form: str, clip_length: int) -> None:
+def test_terms_and_gradients_equal_the_loop(form: str, clip_length: int) -> None:
     embeddings, labels = make_batch()
     truth = category_consistent_loop(embeddings, labels, clip_length=clip_length, form=form, ignored=IGNORE_INDEX)
     loss = category_consistent_loss(embeddings, labels, CLASSES, clip_length=clip_length, form=form)

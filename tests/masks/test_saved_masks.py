@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet3d.masks.saved_masks import open_masks
+from ccnet3d.errors import UserError
+from ccnet3d.masks import is_run_folder, open_masks
 
 CLASSES = [
     {"id": 0, "name": "ground", "color": [90, 140, 60], "pixel_share": 0.5},
@@ -19,20 +20,20 @@ CLASSES = [
 
 
 def invent(count: int, height: int = 6, width: int = 9) -> np.ndarray:
-    """Masks of the classes 0 and 2, and "other"."""
+    """Masks of the classes 0 and 2, and of 255, not asked for."""
     choice = np.random.default_rng(1).integers(0, 3, (count, height, width))
     return np.array([0, 2, 255], np.uint8)[choice]
 
 
 def save_png(path: Path, mask: np.ndarray) -> None:
     image = Image.fromarray(mask)
-    # With three colours alone Pillow would write two bits a pixel, and 3 for 255.
+    # With only three colors Pillow would write two bits per pixel, and 3 for 255.
     image.putpalette([90, 140, 60, 1, 2, 3, 40, 40, 220] + [0] * (3 * 253))
     image.save(path)
 
 
 def save(folder: Path, masks: np.ndarray, numbers: Sequence[int], layout: str | None, **summary: Any) -> Path:
-    """What a run leaves behind, written without the package's own code; None is png in a summary without format."""
+    """Write what a run leaves behind, without the package's own code; None is png in a summary without a format."""
     folder.mkdir(exist_ok=True)
     if layout in (None, "png"):
         for number, mask in zip(numbers, masks, strict=True):
@@ -65,7 +66,7 @@ def save(folder: Path, masks: np.ndarray, numbers: Sequence[int], layout: str | 
 
 
 @pytest.mark.parametrize("layout", [None, "png", "npz", "ffv1"])
-def test_every_format_gives_the_same_masks_again(tmp_path: Path, layout: str | None) -> None:
+def test_masks_survive_every_format(tmp_path: Path, layout: str | None) -> None:
     masks, numbers = invent(5), [0, 1, 4, 7, 1_000_000]
     saved = open_masks(save(tmp_path, masks, numbers, layout))
     assert len(saved) == 5
@@ -73,9 +74,9 @@ def test_every_format_gives_the_same_masks_again(tmp_path: Path, layout: str | N
     assert saved.palette == ((90, 140, 60), (40, 40, 220))
     assert saved.pts_seconds == (0, 0.1, 0.4, 0.7, 100_000)
     assert saved.summary["width"] == 9
-    for _ in range(2):  # it can be read more than once
+    for _ in range(2):  # masks can be read more than once
         read = list(saved)
-        assert [number for number, _ in read] == numbers
+        assert [index for index, _ in read] == numbers
         for (_, mask), truth in zip(read, masks, strict=True):
             assert mask.dtype == np.uint8
             np.testing.assert_array_equal(mask, truth)
@@ -91,7 +92,7 @@ def test_every_value_survives(tmp_path: Path) -> None:
 
 def test_without_frame_numbers_and_times(tmp_path: Path) -> None:
     save(tmp_path, invent(3), range(3), "png", frame_numbers=None, pts_seconds=[None, 0.5, None])
-    assert open_masks(tmp_path).frame_numbers == (0, 1, 2)
+    assert open_masks(tmp_path).frame_indices == (0, 1, 2)
     assert open_masks(tmp_path).pts_seconds == (None, 0.5, None)
     save(tmp_path, invent(3), range(3), "png", pts_seconds=None)
     assert open_masks(tmp_path).pts_seconds == (None, None, None)
@@ -116,14 +117,16 @@ def test_npz_is_not_loaded_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "cvat"}, "CVAT annotations, which cannot be read back as masks; run .* png, npz or ffv1"),
-        ({"format": "tiff"}, "unknown format 'tiff'; known are png, npz, ffv1"),
+        ({"format": "cvat"}, "the format cvat, which cannot be read back; run .*: png, npz, ffv1, coco-rle"),
+        ({"format": "tiff"}, "unknown format 'tiff'; known are png, npz, ffv1, coco-rle"),
+        ({"format": ["png"]}, "unknown format"),
+        ({"frames": float("inf")}, "is not a summary that ccnet3d-infer writes"),
         ({"frames": 4}, r"3 frame numbers for 4 masks\); run ccnet3d-infer again with --overwrite"),
         ({"frame_numbers": [0, 2, 2]}, "frame numbers that do not increase"),
         ({"pts_seconds": [0.0]}, "1 times for 3 masks"),
         ({"classes": None}, "is not a summary that ccnet3d-infer writes .no 'classes'"),
         ({"classes": [{"id": 255, "name": "x", "color": [0, 0, 0]}]}, "not all different and in 0 to 254"),
-        ({"classes": [{"id": 0, "name": "x", "color": [0, 0]}]}, "a colour that is not three numbers"),
+        ({"classes": [{"id": 0, "name": "x", "color": [0, 0]}]}, "a color that is not three numbers"),
         ({"frame_numbers": [0, 1, 9]}, "1 of 3 masks are missing in .*, the first is 000009.png; run"),
     ],
 )
@@ -131,32 +134,35 @@ def test_summaries_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], mess
     save(tmp_path, invent(3), range(3), "png")
     text = json.loads((tmp_path / "summary.json").read_text()) | changes
     (tmp_path / "summary.json").write_text(json.dumps({k: v for k, v in text.items() if v is not None}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         open_masks(tmp_path)
 
 
-def test_folders_that_are_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no folder .*nowhere; give the output folder of ccnet3d-infer"):
+def test_folders_that_are_not_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder .*nowhere; give the output folder of ccnet3d-infer"):
         open_masks(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no summary.json; give the output folder"):
+    with pytest.raises(UserError, match="contains no summary.json; give the output folder"):
         open_masks(tmp_path)
+    assert not is_run_folder(tmp_path)
+    assert not is_run_folder(tmp_path / "nowhere")
     for content in ("{", "[]"):
         (tmp_path / "summary.json").write_text(content)
-        with pytest.raises(ValueError, match="is not (valid JSON|a summary)"):
+        with pytest.raises(UserError, match="is not (valid JSON|a summary)"):
             open_masks(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["png", "npz", "ffv1"])
-def test_an_interrupted_run(tmp_path: Path, layout: str) -> None:
+def test_interrupted_run(tmp_path: Path, layout: str) -> None:
     save(tmp_path, invent(3), range(3), layout)
     (tmp_path / "summary.json").unlink()
-    with pytest.raises(ValueError, match="it was interrupted; run ccnet3d-infer again with --resume"):
+    with pytest.raises(UserError, match="it was interrupted; run ccnet3d-infer again with --resume"):
         open_masks(tmp_path)
 
 
-def test_a_run_that_was_interrupted_before_its_one_file_was_made(tmp_path: Path) -> None:
+def test_run_interrupted_before_its_one_file_was_written(tmp_path: Path) -> None:
     (tmp_path / ".ccnet3d-run.json").write_text("{}")
-    with pytest.raises(ValueError, match="it was interrupted; run ccnet3d-infer again with --resume"):
+    assert is_run_folder(tmp_path)
+    with pytest.raises(UserError, match="it was interrupted; run ccnet3d-infer again with --resume"):
         open_masks(tmp_path)
 
 
@@ -166,26 +172,26 @@ def test_damaged_and_missing_files(tmp_path: Path, layout: str, name: str) -> No
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"nothing of the kind"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}( is damaged|: ).*; run ccnet3d-infer again with --overwrite"):
+        with pytest.raises(UserError, match=f"{name}( is damaged|: ).*; run ccnet3d-infer again with --overwrite"):
             list(open_masks(tmp_path))
     path.unlink()
-    with pytest.raises(ValueError, match="missing.*run ccnet3d-infer again with --overwrite"):
+    with pytest.raises(UserError, match="missing.*run ccnet3d-infer again with --overwrite"):
         open_masks(tmp_path)
 
 
-def test_arrays_of_another_kind(tmp_path: Path) -> None:
+def test_npz_with_other_arrays(tmp_path: Path) -> None:
     save(tmp_path, invent(3), range(3), "npz")
     for arrays, message in (
         ({"masks": invent(3)}, "no item named 'frames.npy'"),
-        ({"masks": invent(3), "frames": np.array([0, 1, 5])}, "its frame numbers are not those of summary.json"),
+        ({"masks": invent(3), "frames": np.array([0, 1, 5])}, "its frame indices differ from those of summary.json"),
         ({"masks": invent(2), "frames": np.arange(3)}, "2 masks for 3 frames"),
         ({"masks": invent(3).astype(np.int32), "frames": np.arange(3)}, r"its masks are int32 \[3, 6, 9\]"),
     ):
         np.savez(tmp_path / "masks.npz", **arrays)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             list(open_masks(tmp_path))
     np.savez(tmp_path / "masks.npz", masks=invent(3), frames=np.array([None, 1, 2], dtype=object))
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):  # they would be unpickled
+    with pytest.raises(UserError, match="Object arrays cannot be loaded"):  # instead of unpickled
         list(open_masks(tmp_path))
 
 
@@ -195,15 +201,15 @@ def test_more_or_fewer_frames_than_the_summary_says(tmp_path: Path) -> None:
         changes = {"frames": frames, "frame_numbers": list(range(frames)), "pts_seconds": None}
         text = json.loads((tmp_path / "summary.json").read_text()) | changes
         (tmp_path / "summary.json").write_text(json.dumps(text))
-        with pytest.raises(ValueError, match=f"does not hold {frames} masks"):
+        with pytest.raises(UserError, match=f"does not contain {frames} masks"):
             list(open_masks(tmp_path))
 
 
-def test_pixels_that_are_no_class_ids(tmp_path: Path) -> None:
+def test_pixels_that_are_not_class_ids(tmp_path: Path) -> None:
     save(tmp_path, invent(3), range(3), "png")
     Image.new("RGB", (9, 6)).save(tmp_path / "000001.png")
-    with pytest.raises(ValueError, match="000001.png is no mask: it is an image of mode RGB.*; run ccnet3d"):
+    with pytest.raises(UserError, match="000001.png is not a mask: it is an image of mode RGB.*; run ccnet3d"):
         list(open_masks(tmp_path))
     save_png(tmp_path / "000001.png", np.full((6, 9), 7, np.uint8))
-    with pytest.raises(ValueError, match="the mask of frame 1 in .* holds the class 7, which summary.json does not"):
+    with pytest.raises(UserError, match="the mask of frame 1 in .* contains the class 7, which summary.json does not"):
         list(open_masks(tmp_path))

@@ -43,8 +43,8 @@ def test_against_a_loop_and_torchmetrics(seed: int) -> None:
     assert frequency_weighted_iou(confusion).item() == pytest.approx(weighted.item())
 
 
-def test_accuracies_where_a_class_is_not_labelled() -> None:
-    # Class 1 is predicted and never labelled, class 2 is in neither.
+def test_accuracies_where_a_class_is_not_labeled() -> None:
+    # Class 1 is predicted and never labeled, class 2 is in neither.
     confusion = torch.tensor([[3, 1, 0], [0, 0, 0], [0, 0, 0]])
     accuracy = class_accuracy(confusion)
     assert accuracy[0] == 0.75
@@ -74,7 +74,7 @@ def test_void_never_counts() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
         confusion_matrix(torch.zeros(2), torch.zeros(3), 2)
-    with pytest.raises(ValueError, match="labels must hold class ids 0 to 1, got 0 to 2"):
+    with pytest.raises(ValueError, match="labels must contain class ids 0 to 1, got 0 to 2"):
         confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 2]), 2)
-    with pytest.raises(ValueError, match="prediction must hold class ids 0 to 1"):
+    with pytest.raises(ValueError, match="prediction must contain class ids 0 to 1"):
         confusion_matrix(torch.tensor([0, 5]), torch.tensor([0, 1]), 2)

@@ -5,10 +5,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from metrics.counting import counts_of, score_of
 from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.metrics.consistency import TemporalConsistency, VideoConsistency, pair_counts
+from ccnet3d.metrics import (
+    ChangedPixels,
+    KeptPixels,
+    MeterOptions,
+    Samples,
+    TemporalConsistency,
+    VideoConsistency,
+    find_metric,
+    find_score,
+)
 
 VOID = IGNORE_INDEX
 Videos = list[list[tuple[Tensor, Tensor]]]
@@ -16,7 +26,7 @@ Videos = list[list[tuple[Tensor, Tensor]]]
 
 
 def vc_of_windows(video: list[tuple[Tensor, Tensor]], window: int, *, strict: bool) -> list[float]:
-    """By definition: every window, every pixel; ``reference`` as the published script has it (FACTS.md, section 4)."""
+    """By definition: every window, every pixel; ``reference`` as in the published script."""
     scores = []
     for start in range(len(video) - window + (1 if strict else 0)):
         frames = video[start : start + window]
@@ -40,18 +50,14 @@ def vc_loop(videos: Videos, window: int, *, strict: bool) -> float:
 
 
 def vc(videos: Videos, window: int, *, strict: bool) -> float:
-    metric = VideoConsistency(window, strict=strict)
-    for video in videos:
-        metric.start_video()
-        for prediction, labels in video:
-            metric.update(prediction, labels)
-    return metric.score
+    name = f"vc{window}_{'strict' if strict else 'reference'}"
+    return score_of(name, VideoConsistency(window, strict=strict), videos)
 
 
 def random_video(
     seed: int, frames: int, *, height: int = 4, width: int = 3, change: float = 0.15
 ) -> list[tuple[Tensor, Tensor]]:
-    """Labels that change now and then, void among them, and predictions that are mostly right."""
+    """Return labels that change sometimes, some of them to void, and predictions that are mostly right."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int) -> Tensor:
@@ -81,7 +87,7 @@ def test_vc_against_a_loop(window: int, strict: bool, change: float) -> None:
 
 
 def test_vc_where_some_windows_have_no_stable_pixel() -> None:
-    """One pixel: windows without a stable label count in neither sum nor number, the last one of each video neither."""
+    """One pixel: windows without a constant label are left out of the mean, and so is the last one of each video."""
     for seed in range(30):
         videos = [random_video(seed, 9, height=1, width=1, change=0.4)]
         for strict in (True, False):
@@ -93,7 +99,7 @@ def frames(*masks: list[list[int]]) -> list[Tensor]:
     return [torch.tensor(mask) for mask in masks]
 
 
-def score_of(predictions: list[Tensor], labels: list[Tensor], window: int, *, strict: bool) -> float:
+def vc_of(predictions: list[Tensor], labels: list[Tensor], window: int, *, strict: bool) -> float:
     return vc([list(zip(predictions, labels, strict=True))], window, strict=strict)
 
 
@@ -111,19 +117,19 @@ def test_vc_by_hand() -> None:
     # Frames 0, 1: the middle changes its label, the corner is void. Of the other 7 pixels, those at (0, 0), (0, 2),
     # (1, 0) and (2, 0) are constant and right; (1, 2) and (2, 1) are constant and wrong, (0, 1) changes.
     # Frames 1, 2: 8 pixels are stable. Right: (0, 0), (0, 2), (1, 0), (1, 1). (0, 1) and (1, 2) are constant and wrong.
-    assert score_of(predictions, labels, 2, strict=True) == pytest.approx((4 / 7 + 4 / 8) / 2)
+    assert vc_of(predictions, labels, 2, strict=True) == pytest.approx((4 / 7 + 4 / 8) / 2)
     # As published: the void corner is stable, and so is its prediction; the second window is the last.
-    assert score_of(predictions, labels, 2, strict=False) == pytest.approx(7 / 8)
+    assert vc_of(predictions, labels, 2, strict=False) == pytest.approx(7 / 8)
     # Over 3 frames: (0, 0), (0, 2), (1, 0) of 7.
-    assert score_of(predictions, labels, 3, strict=True) == pytest.approx(3 / 7)
-    assert math.isnan(score_of(predictions, labels, 3, strict=False))
+    assert vc_of(predictions, labels, 3, strict=True) == pytest.approx(3 / 7)
+    assert math.isnan(vc_of(predictions, labels, 3, strict=False))
 
 
 def test_a_constant_wrong_prediction() -> None:
     labels = [torch.zeros(3, 3, dtype=torch.long)] * 5
     wrong = [torch.ones(3, 3, dtype=torch.long)] * 5
-    assert score_of(wrong, labels, 2, strict=False) == 1
-    assert score_of(wrong, labels, 2, strict=True) == 0
+    assert vc_of(wrong, labels, 2, strict=False) == 1
+    assert vc_of(wrong, labels, 2, strict=True) == 0
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -139,7 +145,7 @@ def test_labels_that_are_void_all_over() -> None:
 
 
 def test_no_window_crosses_a_gap() -> None:
-    """One pixel, predicted right before the gap and wrong, or changing, behind it."""
+    """One pixel, predicted right before the gap, and wrong or changing after it."""
     zero, one = torch.zeros(1, 1), torch.ones(1, 1)
     right, wrong = [(zero, zero)] * 3, [(one, zero)] * 3
     assert vc([right, wrong], 2, strict=True) == (1 + 1 + 0 + 0) / 4
@@ -165,23 +171,25 @@ def test_videos_of_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_what_each_frame_adds_gives_the_score(strict: bool) -> None:
+def test_counts_of_each_frame_become_the_score(strict: bool) -> None:
     videos = [random_video(seed, 9) for seed in range(3)]
-    metric, shares = VideoConsistency(3, strict=strict), []
+    shares = []
     for video in videos:
-        metric.start_video()
-        counts = [metric.update(prediction, labels) for prediction, labels in video]
+        counts = [tuple(row.tolist()) for row in counts_of(VideoConsistency(3, strict=strict), [video])]
         assert counts[:2] == [(0, 0)] * 2
         assert (counts[2] == (0, 0)) is not strict  # as published, a window counts when another one follows
-        shares += [kept / stayed for kept, stayed in counts if stayed]
-    assert metric.score == pytest.approx(sum(shares) / len(shares))
+        shares += [kept / stable for kept, stable in counts if stable]
+    assert vc(videos, 3, strict=strict) == pytest.approx(sum(shares) / len(shares))
 
 
-def test_pair_counts_by_hand() -> None:
+def test_kept_and_changed_pixels_by_hand() -> None:
     before = torch.tensor([[0, 1, 1], [2, 2, 2], [0, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 2], [0, VOID, 0]])
     now = torch.tensor([[0, 1, 2], [2, 1, 2], [1, 0, 0]]), torch.tensor([[0, 0, 1], [2, VOID, 1], [0, 0, 0]])
     # Void in either frame and (1, 2), whose label changes, are left out; of the other six (0, 2) and (2, 0) change.
-    assert pair_counts(before, now) == ((4, 6), (3, 9))
+    assert [row.tolist() for row in counts_of(KeptPixels(), [[before, now]])] == [[0, 0], [4, 6]]
+    assert [row.tolist() for row in counts_of(ChangedPixels(), [[before, now]])] == [[0, 0], [3, 9]]
+    for meter in (KeptPixels(), ChangedPixels()):
+        assert [row.tolist() for row in counts_of(meter, [[before], [now]])] == [[0, 0]] * 2
 
 
 def test_bad_arguments_of_vc() -> None:
@@ -205,11 +213,9 @@ def tc(videos: list[list[Tensor]], flows: Flows, classes: int = 3, *, count_occl
     metric = TemporalConsistency(
         classes, lambda first, second: flows(int(first[0, 0, 0]), int(second[0, 0, 0])), count_occluded=count_occluded
     )
-    for masks in videos:
-        metric.start_video()
-        for number, mask in enumerate(masks):
-            metric.update(numbered_frame(number, *mask.shape), mask)
-    return metric.score
+    name = "tc_all" if count_occluded else "tc"
+    frames = [[(mask, mask, numbered_frame(n, *mask.shape)) for n, mask in enumerate(masks)] for masks in videos]
+    return score_of(name, metric, frames)
 
 
 def constant_flow(x: float, y: float, height: int, width: int) -> Tensor:
@@ -217,7 +223,7 @@ def constant_flow(x: float, y: float, height: int, width: int) -> Tensor:
 
 
 def tc_loop(videos: list[list[Tensor]], flows: Flows, classes: int, *, count_occluded: bool) -> float:
-    """By definition, pixel by pixel."""
+    """Compute TC by definition, pixel by pixel."""
     scores = []
     for masks in videos:
         both, either = [0] * classes, [0] * classes
@@ -270,7 +276,7 @@ def test_tc_against_a_loop(seed: int, count_occluded: bool) -> None:
 @pytest.mark.parametrize("shift", [(0, 0), (2, 0), (0, 1), (-3, 2), (4, -3), (1.4, -0.8)])
 @pytest.mark.parametrize("count_occluded", [True, False])
 def test_masks_that_move_with_the_picture_are_consistent(shift: tuple[float, float], count_occluded: bool) -> None:
-    """A window that glides over a large random map: what comes in from outside is new, and never counts."""
+    """A window that moves over a large random map: pixels that enter it are new and never count."""
     height, width = 7, 11
     world = torch.randint(0, 3, (60, 60), generator=torch.Generator().manual_seed(0))
     across, down = round(shift[0]), round(shift[1])
@@ -290,7 +296,7 @@ def test_masks_that_move_with_the_picture_are_consistent(shift: tuple[float, flo
 
 
 def test_occluded_pixels_by_hand() -> None:
-    """A box of one pixel moves to the left, off a place that was hidden before."""
+    """A box of one pixel moves to the left and uncovers a pixel that was hidden before."""
     before, now = torch.tensor([[0, 0, 1, 0, 0]]), torch.tensor([[0, 1, 0, 0, 0]])
 
     def flows(first: int, second: int) -> Tensor:
@@ -351,16 +357,21 @@ def test_classes_that_are_absent_do_not_count() -> None:
 
 
 def test_a_gap_is_not_compared_and_stays_in_the_video() -> None:
-    metric = TemporalConsistency(2, lambda *_: STILL)
     frame = numbered_frame(0, 1, 4)
-    for masks in ([row(0, 0, 0, 0), row(0, 0, 0, 1)], [row(1, 1, 1, 1), row(1, 1, 1, 1)]):
-        for mask in masks:
-            metric.update(frame, mask)
-        metric.skip_gap()
+    segments = [row(0, 0, 0, 0), row(0, 0, 0, 1)], [row(1, 1, 1, 1), row(1, 1, 1, 1)]
+    metric = TemporalConsistency(2, lambda *_: STILL)
+    counts = torch.stack(counts_of(metric, [[(mask, mask, frame) for mask in masks] for masks in segments]))
     # One video: class 0 has 3 of 4, class 1 has 0 + 4 of 1 + 4.
-    assert metric.score == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert find_score("tc").value(counts, Samples.whole([range(4)])).item() == pytest.approx((3 / 4 + 4 / 5) / 2)
 
 
 def test_nothing_to_compare() -> None:
-    assert math.isnan(TemporalConsistency(2, lambda *_: STILL).score)
+    assert math.isnan(tc([], lambda *_: STILL))
     assert math.isnan(tc([[row(0, 0, 0, 0)]], lambda *_: STILL))
+
+
+def test_tc_needs_images() -> None:
+    with pytest.raises(ValueError, match="temporal consistency needs the image of every frame, got None"):
+        TemporalConsistency(2, lambda *_: STILL).update(row(0, 0, 0, 0), row(0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"score tc needs an optical flow, got None; give dis_flow\(\) or raft_flow"):
+        find_metric("tc").meter(MeterOptions(2))

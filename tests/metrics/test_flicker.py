@@ -2,20 +2,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from metrics.counting import score_of
 from torch import Tensor
 
-from ccnet3d.metrics import Flicker
+from ccnet3d.metrics import Flicker, flicker_mask
 
 
 def flicker(videos: list[list[Tensor]]) -> float:
-    meter = Flicker()
-    for video in videos:
-        meter.start_video()
-        for prediction in video:
-            meter.update(prediction)
-    return meter.score
+    return score_of("flicker", Flicker(), [[(prediction, prediction) for prediction in video] for video in videos])
 
 
 def flicker_loop(videos: list[list[Tensor]]) -> float:
@@ -78,5 +75,15 @@ def test_is_the_loop_by_definition(dtype: torch.dtype) -> None:
 def test_a_change_of_size_is_refused() -> None:
     meter = Flicker()
     meter.update(torch.zeros(2, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"one size, got \(2, 3\) and \(3, 2\); call start_video\(\) between"):
+    with pytest.raises(ValueError, match=r"one size, got \(2, 3\) and \(3, 2\); call start_segment\(\) between"):
         meter.update(torch.zeros(3, 2, dtype=torch.long))
+
+
+def test_flicker_of_one_frame_as_tensors_and_arrays() -> None:
+    frames = torch.randint(0, 2, (3, 4, 5), generator=torch.Generator().manual_seed(1))
+    before, last, now = frames
+    expected = [[bool(before[y, x] == now[y, x] and last[y, x] != now[y, x]) for x in range(5)] for y in range(4)]
+    assert flicker_mask(before, last, now).tolist() == expected
+    of_arrays = flicker_mask(*(frame.numpy() for frame in frames))
+    assert isinstance(of_arrays, np.ndarray)
+    assert of_arrays.tolist() == expected

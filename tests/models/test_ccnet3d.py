@@ -6,16 +6,17 @@ import pytest
 import torch
 from conftest import TINY
 
+from ccnet3d.errors import UserError
 from ccnet3d.models import ARCHITECTURES, CCNet3D, ModelConfig
 from ccnet3d.models.ccnet3d import FrameFeatures
 
-PAPER_LIKE = ModelConfig(  # the paper's shape on a small backbone: stride 8, no skips
+PAPER_LIKE = ModelConfig(  # the paper's architecture with a small backbone: stride 8, no skips
     num_classes=5,
     backbone="resnet18",
     output_stride=8,
     context_levels=(4,),
     channels=16,
-    initial_gamma=0.5,  # at the paper's 0 nothing reaches the projections
+    initial_gamma=0.5,  # at the paper's 0 the projections have no gradient
     skip_levels=(),
     skip_channels=(),
 )
@@ -43,17 +44,17 @@ def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
     model = CCNet3D(config).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)  # timm's ResNets start with blocks switched off
+            torch.nn.init.ones_(module.weight)  # timm's ResNets start with weight 0 in the last norm of each block
     outputs = model.forward_with_auxiliary(torch.rand(2, 2, 3, 64, 64))
     assert outputs.auxiliary.shape == outputs.logits.shape
     assert (outputs.embeddings is None) == (config.embedding_channels == 0)
     sum(output.square().mean() for output in outputs if output is not None).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A softmax does not change when all its scores do, so a bias of the keys has no gradient but rounding.
+    # The keys' bias adds a constant to all scores of a softmax, so its gradient is zero except for rounding.
     assert [name for name in without if name != "head.attention.key_conv.bias"] == []
 
 
-def test_a_frame_sees_the_other_frames_of_its_clip_only(tiny_model: CCNet3D) -> None:
+def test_frame_sees_only_the_frames_of_its_clip(tiny_model: CCNet3D) -> None:
     tiny_model.double()
     clip = torch.rand(2, 3, 3, 32, 48, dtype=torch.float64)
     changed = clip.clone()
@@ -64,7 +65,7 @@ def test_a_frame_sees_the_other_frames_of_its_clip_only(tiny_model: CCNet3D) -> 
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=1e-12)  # the other clip of the batch
 
 
-def test_without_loops_there_is_no_attention(tiny_model: CCNet3D) -> None:
+def test_model_with_0_loops_has_no_attention(tiny_model: CCNet3D) -> None:
     model = CCNet3D(NO_ATTENTION).double().eval()
     tiny_model.double()
     weights = tiny_model.state_dict()
@@ -76,13 +77,13 @@ def test_without_loops_there_is_no_attention(tiny_model: CCNet3D) -> None:
     changed[0, 2] = 1 - changed[0, 2]
     with torch.no_grad():
         logits = model(clip)
-        torch.testing.assert_close(model(changed)[0, :2], logits[0, :2], rtol=0, atol=1e-12)  # each frame for itself
+        torch.testing.assert_close(model(changed)[0, :2], logits[0, :2], rtol=0, atol=1e-12)  # frames are independent
         assert (logits - tiny_model(clip)).abs().max() > 1e-6
         tiny_model.head.attention.gamma.zero_()
         torch.testing.assert_close(logits, tiny_model(clip), rtol=1e-12, atol=1e-12)
 
 
-def test_the_embedding_branch_only_adds_to_the_model(tiny_model: CCNet3D) -> None:
+def test_embedding_branch_does_not_change_the_rest_of_the_model(tiny_model: CCNet3D) -> None:
     torch.manual_seed(7)
     plain = CCNet3D(TINY).state_dict()
     torch.manual_seed(7)
@@ -107,7 +108,7 @@ def test_the_embedding_branch_only_adds_to_the_model(tiny_model: CCNet3D) -> Non
     torch.testing.assert_close(outputs.embeddings.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_features_and_head_apart_equal_the_whole(tiny_model: CCNet3D) -> None:
+def test_separate_features_and_head_equal_the_model(tiny_model: CCNet3D) -> None:
     clip = torch.rand(1, 3, 3, 40, 56)
     with torch.no_grad():
         frames = [tiny_model.frame_features(tiny_model.extract_features(clip[:, t])) for t in range(3)]
@@ -118,7 +119,7 @@ def test_features_and_head_apart_equal_the_whole(tiny_model: CCNet3D) -> None:
     torch.testing.assert_close(full[None], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_normalisation_belongs_to_the_model() -> None:
+def test_model_normalizes_its_input() -> None:
     torch.manual_seed(0)
     plain = CCNet3D(dataclasses.replace(TINY, input_mean=(0.0, 0.0, 0.0), input_std=(1.0, 1.0, 1.0))).eval()
     shifted = CCNet3D(dataclasses.replace(TINY, input_mean=(0.1, 0.2, 0.3), input_std=(0.5, 0.4, 0.3))).eval()
@@ -153,30 +154,30 @@ def test_named_architectures() -> None:
         assert model(torch.rand(1, 2, 3, 33, 48)).shape == (1, 2, 11, 33, 48)
 
 
-def test_bad_configurations() -> None:
-    with pytest.raises(ValueError, match=r"timm cannot build 'no_such_net'.*list_models"):
+def test_invalid_configurations() -> None:
+    with pytest.raises(UserError, match=r"timm cannot build 'no_such_net'.*list_models"):
         CCNet3D(dataclasses.replace(TINY, backbone="no_such_net"))
-    with pytest.raises(ValueError, match="output stride 7"):
+    with pytest.raises(UserError, match="output stride 7"):
         CCNet3D(dataclasses.replace(TINY, backbone="resnet18", output_stride=7))
-    with pytest.raises(ValueError, match="has levels 0 to 4"):
+    with pytest.raises(UserError, match="has levels 0 to 4"):
         CCNet3D(dataclasses.replace(TINY, auxiliary_level=5))
-    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+    with pytest.raises(UserError, match="num_classes must be at least 2"):
         ModelConfig(num_classes=1)
-    with pytest.raises(ValueError, match="equally long"):
+    with pytest.raises(UserError, match="equally long"):
         ModelConfig(skip_levels=(2,), skip_channels=(8, 8))
-    with pytest.raises(ValueError, match="context_levels"):
+    with pytest.raises(UserError, match="context_levels"):
         ModelConfig(context_levels=())
-    with pytest.raises(ValueError, match="loops and embedding_channels must be at least 0, got -1 and 0"):
+    with pytest.raises(UserError, match="loops and embedding_channels must be at least 0, got -1 and 0"):
         ModelConfig(loops=-1)
-    with pytest.raises(ValueError, match="must be at least 0, got 3 and -16"):
+    with pytest.raises(UserError, match="must be at least 0, got 3 and -16"):
         ModelConfig(embedding_channels=-16)
-    with pytest.raises(ValueError, match="dropout"):
+    with pytest.raises(UserError, match="dropout"):
         ModelConfig(dropout=1.0)
 
 
 @pytest.mark.parametrize(
     "clip", [torch.rand(1, 3, 32, 32), torch.rand(1, 2, 4, 32, 32), torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8)]
 )
-def test_bad_clips(tiny_model: CCNet3D, clip: torch.Tensor) -> None:
+def test_invalid_clips(tiny_model: CCNet3D, clip: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected a clip \[B, T, 3, H, W\] of floats"):
         tiny_model(clip)

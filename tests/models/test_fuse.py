@@ -16,7 +16,7 @@ from ccnet3d.models.fuse import fuse_batch_norms
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine, two threads wait for each other at every small layer."""
+    """Avoid threads that wait for each other at every small layer on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 
 def randomize_norms(model: nn.Module) -> None:
-    """Statistics and weights far from the initial ones, and far from each other."""
+    """Set statistics and weights to values far from the initial ones and from each other."""
     generator = torch.Generator().manual_seed(5)
 
     def uniform(tensor: Tensor, low: float, high: float) -> None:
@@ -41,7 +41,7 @@ def randomize_norms(model: nn.Module) -> None:
 
 
 def norm_names(model: nn.Module) -> list[str]:
-    """Of the batch norms that inference passes."""
+    """Return the names of the batch norms that inference uses."""
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     return [name for name in norms if not name.startswith("auxiliary.")]
 
@@ -58,10 +58,10 @@ def logits(model: CCNet3D, clip: Tensor) -> Tensor:
         return model(clip.to(model.classifier.weight.dtype))
 
 
-def difference(model: CCNet3D, folded: CCNet3D, clip: Tensor) -> float:
-    """Largest difference of logits, as a share of the largest logit."""
+def difference(model: CCNet3D, fused: CCNet3D, clip: Tensor) -> float:
+    """Return the largest difference of logits relative to the largest logit."""
     original = logits(model, clip)
-    return float((logits(folded, clip) - original).abs().max() / original.abs().max())
+    return float((logits(fused, clip) - original).abs().max() / original.abs().max())
 
 
 CLIP = torch.rand(2, 2, 3, 45, 67, generator=torch.Generator().manual_seed(2))
@@ -72,18 +72,18 @@ CLIP = torch.rand(2, 2, 3, 45, 67, generator=torch.Generator().manual_seed(2))
     [TINY, ModelConfig(), dataclasses.replace(TINY, loops=0)],
     ids=["tiny", "default", "no attention"],
 )
-def test_folded_models_give_the_same_logits_without_a_norm(config: ModelConfig) -> None:
+def test_fused_models_compute_the_same_logits_without_a_norm(config: ModelConfig) -> None:
     model = build(config)
     assert len(norm_names(model)) > 10
-    folded = fuse_batch_norms(model)
-    assert norm_names(folded) == []
-    # Sums are rounded in another order, in some fifty layers one behind the other: tens of epsilons of float32.
-    assert difference(model, folded, CLIP) < 1e-5
+    fused = fuse_batch_norms(model)
+    assert norm_names(fused) == []
+    # About fifty successive layers round their sums in another order: tens of epsilons of float32.
+    assert difference(model, fused, CLIP) < 1e-5
     model.double()
     assert difference(model, fuse_batch_norms(model), CLIP) < 1e-12
 
 
-def test_the_original_is_untouched() -> None:
+def test_original_is_unchanged() -> None:
     model = build(TINY).train()
     before, modules = copy.deepcopy(model.state_dict()), [type(module) for module in model.modules()]
     fuse_batch_norms(model)
@@ -97,28 +97,28 @@ def test_the_original_is_untouched() -> None:
         assert torch.equal(tensor, before[name]), name
 
 
-def test_the_copy_is_in_evaluation_mode() -> None:
+def test_copy_is_in_evaluation_mode() -> None:
     assert not any(module.training for module in fuse_batch_norms(build(TINY).train()).modules())
 
 
-def test_the_copy_shares_nothing_and_is_for_inference() -> None:
+def test_copy_shares_no_memory_and_needs_no_gradients() -> None:
     model = build(TINY)
-    folded = fuse_batch_norms(model)
-    truth = logits(folded, CLIP)
-    assert not any(parameter.requires_grad for parameter in folded.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in folded.modules())
+    fused = fuse_batch_norms(model)
+    truth = logits(fused, CLIP)
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fused.modules())
     for tensor in model.state_dict().values():
         tensor.zero_()
-    assert torch.equal(logits(folded, CLIP), truth)
+    assert torch.equal(logits(fused, CLIP), truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_dtype_stays(dtype: torch.dtype) -> None:
-    folded = fuse_batch_norms(build(TINY).to(dtype))
-    assert {parameter.dtype for parameter in folded.parameters()} == {dtype}
+def test_dtype_is_kept(dtype: torch.dtype) -> None:
+    fused = fuse_batch_norms(build(TINY).to(dtype))
+    assert {parameter.dtype for parameter in fused.parameters()} == {dtype}
 
 
-def test_what_training_needs_still_works() -> None:
+def test_training_outputs_are_equal() -> None:
     model = build(dataclasses.replace(TINY, embedding_channels=16)).double()
     with torch.no_grad():
         truth = model.forward_with_auxiliary(CLIP.double())
@@ -133,7 +133,7 @@ def test_what_training_needs_still_works() -> None:
         ("mobilenetv3_small_050", 0),
         ("convnext_atto", 0),
         ("repvgg_a0", 1),  # some norms have no convolution before them
-        # Norms before the convolutions, where shortcuts take what a convolution gave as well.
+        # Norms before the convolutions, whose outputs shortcuts use too.
         ("xception65p", 1),
     ],
 )
@@ -143,13 +143,13 @@ def test_other_backbones(backbone: str, left: int) -> None:
         auxiliary_level=2,
     )  # fmt: skip
     model = build(config).double()
-    folded = fuse_batch_norms(model)
-    assert difference(model, folded, CLIP) < 1e-10
-    assert min(len(norm_names(folded)), 1) == left
+    fused = fuse_batch_norms(model)
+    assert difference(model, fused, CLIP) < 1e-10
+    assert min(len(norm_names(fused)), 1) == left
 
 
-def test_a_backbone_that_takes_no_small_frames() -> None:
-    """Its last convolutions have no padding: it works from 75 pixels on, and so it does when folded."""
+def test_backbone_that_needs_large_frames() -> None:
+    """Its last convolutions have no padding, so it needs at least 75 pixels, also when fused."""
     config = ModelConfig(
         num_classes=3, backbone="inception_v3", channels=8, context_levels=(4,), skip_levels=(), skip_channels=(),
         auxiliary_level=4,
@@ -161,7 +161,7 @@ def test_a_backbone_that_takes_no_small_frames() -> None:
 
 
 class StandIn(CCNet3D):
-    """A model of nothing but a few layers, all of which ``compute`` may use."""
+    """A model of a few layers, which ``compute`` uses."""
 
     def __init__(self, compute: Callable[[StandIn, Tensor], Tensor]) -> None:
         nn.Module.__init__(self)
@@ -183,8 +183,8 @@ class StandIn(CCNet3D):
         return self.compute(self, clip.flatten(0, 1).to(self.input_mean.dtype))
 
 
-FOLDED: dict[str, tuple[Callable[[StandIn, Tensor], Tensor], set[str]]] = {
-    # Layers, and the norms that stay.
+CASES: dict[str, tuple[Callable[[StandIn, Tensor], Tensor], set[str]]] = {
+    # Name: the computation, and the norms that stay.
     "chain": (lambda m, x: m.other(m.second(m.relu(m.norm(m.first(x))))), set()),
     "in-place activation behind": (lambda m, x: m.other(m.second(m.relu_in_place(m.norm(m.first(x))))), set()),
     "activation inside": (lambda m, x: m.norm(m.second(m.active(m.first(x)))), set()),
@@ -196,14 +196,14 @@ FOLDED: dict[str, tuple[Callable[[StandIn, Tensor], Tensor], set[str]]] = {
     "two norms": (lambda m, x: m.other(m.norm(m.first(x))), {"other"}),
     "convolution used twice": (lambda m, x: m.norm(m.second(m.second(m.first(x)))), {"norm"}),
     "norm used twice": (lambda m, x: m.norm(m.second(m.norm(m.first(x)))), {"norm"}),
-    # The convolution's output is also needed as it is.
+    # The convolution's output has another use.
     "one convolution, two norms": (lambda m, x: join(m.first(x), m.norm, m.other), {"norm", "other"}),
     "shortcut": (lambda m, x: join(m.first(x), m.norm, nn.Identity()), {"norm"}),
     "convolution and norm": (lambda m, x: join(m.first(x), m.norm, m.second), {"norm"}),
-    # The same tensor, but no longer what the convolution gave.
+    # The same tensor, but no longer the convolution's output.
     "in-place activation between": (lambda m, x: m.norm(m.relu_in_place(m.first(x))), {"norm"}),
     "in-place arithmetic between": (lambda m, x: m.norm(m.first(x).mul_(3).add_(1)), {"norm"}),
-    # Its weight is standardized at each call, whatever is folded into it.
+    # Its weight is standardized at each call, even if a norm were fused into it.
     "convolution of another kind": (lambda m, x: m.norm(m.standardized(x)), {"norm"}),
 }
 
@@ -212,9 +212,9 @@ def join(x: Tensor, *branches: nn.Module) -> Tensor:
     return torch.cat([branch(x) for branch in branches], dim=1)
 
 
-@pytest.mark.parametrize("case", FOLDED)
-def test_only_norms_that_alone_take_a_convolutions_output_are_folded(case: str) -> None:
-    compute, left = FOLDED[case]
+@pytest.mark.parametrize("case", CASES)
+def test_only_norms_that_are_the_only_use_of_a_convolution_are_fused(case: str) -> None:
+    compute, left = CASES[case]
     model = StandIn(compute).double().eval()
     used: set[str] = set()
     hooks = [
@@ -225,6 +225,6 @@ def test_only_norms_that_alone_take_a_convolutions_output_are_folded(case: str) 
     model(CLIP)
     for hook in hooks:
         hook.remove()
-    folded = fuse_batch_norms(model)
-    torch.testing.assert_close(folded(CLIP), model(CLIP), rtol=1e-12, atol=1e-12)
-    assert used & set(norm_names(folded)) == left
+    fused = fuse_batch_norms(model)
+    torch.testing.assert_close(fused(CLIP), model(CLIP), rtol=1e-12, atol=1e-12)
+    assert used & set(norm_names(fused)) == left

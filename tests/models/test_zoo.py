@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
 from ccnet3d.models.zoo import DEFAULT_WEIGHTS
-from ccnet3d.video.sample import draw_sample_frame
+from ccnet3d.video import draw_sample_frame
 
 
-def test_a_model_file_brings_back_model_and_info(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
+def test_model_file_restores_model_and_info(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
     info = dataclasses.replace(tiny_info, recipe={"epochs": 2, "model": {"name": "x"}}, scores={"val_miou": 0.5})
     path = tmp_path / "model.safetensors"
     save_model(path, tiny_model, info, dtype=torch.float32)
@@ -39,7 +40,7 @@ def test_models_without_attention_or_with_embeddings(tmp_path: Path, tiny_info: 
         )
 
 
-def test_half_precision_storage_rounds_weights_once(tiny_checkpoint: Path, tiny_model: CCNet3D) -> None:
+def test_half_precision_storage_rounds_weights_only_once(tiny_checkpoint: Path, tiny_model: CCNet3D) -> None:
     loaded, _ = load_model(tiny_checkpoint)
     for name, tensor in loaded.state_dict().items():
         expected = tiny_model.state_dict()[name]
@@ -48,22 +49,22 @@ def test_half_precision_storage_rounds_weights_once(tiny_checkpoint: Path, tiny_
         torch.testing.assert_close(tensor, rounded, rtol=0, atol=0)
 
 
-def test_files_that_are_no_model(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="no model file at .*absent"):
+def test_files_that_are_not_models(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="no model file at .*absent"):
         load_model(tmp_path / "absent.safetensors")
     for content in (b"", b"not safetensors at all", tiny_checkpoint.read_bytes()[:-1000]):
         (tmp_path / "broken.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match="is not a ccnet3d model file"):
+        with pytest.raises(UserError, match="is not a ccnet3d model file"):
             load_model(tmp_path / "broken.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="is not a ccnet3d model file"):
+    with pytest.raises(UserError, match="is not a ccnet3d model file"):
         load_model(tmp_path / "foreign.safetensors")
 
 
-def test_info_must_agree_with_the_model(tiny_info: ModelInfo) -> None:
-    with pytest.raises(ValueError, match="3 classes, but there are 2 names"):
+def test_info_must_match_the_model(tiny_info: ModelInfo) -> None:
+    with pytest.raises(UserError, match="3 classes, but there are 2 names"):
         dataclasses.replace(tiny_info, class_names=("a", "b"))
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(UserError, match="must be positive"):
         dataclasses.replace(tiny_info, clip_length=0)
 
 
@@ -73,8 +74,8 @@ def test_default_weights() -> None:
     assert len(info.class_names) == 11
     assert info.input_size == (480, 640)
     assert info.recipe["seed"] == 0
-    # The attention is in use: without it the answer is another one.
-    frames = np.stack([draw_sample_frame(number) for number in range(2)])
+    # The model uses its attention: without it the prediction differs.
+    frames = np.stack([draw_sample_frame(index) for index in range(2)])
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
     with torch.no_grad():
         with_attention = model(clip)

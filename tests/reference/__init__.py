@@ -1,1 +1,1 @@
-"""Slow loops that need no cleverness to trust."""
+"""Slow, obvious implementations that tests compare with."""

@@ -1,4 +1,4 @@
-"""The category consistent loss from its definition, one clip, class and pixel after another, differentiable."""
+"""The category consistent loss from its definition, differentiable, in loops over clips, classes and pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def category_consistent_loop(
     delta_v: float = 0.5,
     delta_d: float = 1.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """l_var, l_dis and l_reg of ``[N, E, H, W]`` and ``[N, H, W]``, each the mean over the clips."""
+    """Return l_var, l_dis and l_reg of ``[N, E, H, W]`` and ``[N, H, W]``, each the mean over the clips."""
     clips = []
     for first in range(0, len(labels), clip_length):
         of_class: dict[int, list[Tensor]] = {}
@@ -44,7 +44,7 @@ def category_consistent_loop(
 
 
 def length(vector: Tensor) -> Tensor:
-    """With gradient 0 at 0, where it has none: the pixel of a class of one pixel stays where it is."""
+    """Return the length, with gradient 0 for a zero vector: the pixel of a one-pixel class does not move."""
     square = (vector * vector).sum()
     return square.sqrt() if square > 0 else square
 

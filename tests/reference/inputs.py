@@ -1,4 +1,4 @@
-"""Random clips for criss-cross attention, its output with all gradients, and how far that is from the truth."""
+"""Random clips for criss-cross attention, its output with all gradients, and their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 def random_inputs(
     size: Sequence[int], dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu"
 ) -> list[Tensor]:
-    """Query, key and value of a clip of ``size`` = (B, T, H, W, D, Dv), ready for gradients; scores have variance 1."""
+    """Return query, key and value, which require gradients; ``size`` is (B, T, H, W, D, Dv), scores have variance 1."""
     generator = torch.Generator().manual_seed(seed)
     *grid, channels, value_channels = size
     shapes = [(*grid, channels), (*grid, channels), (*grid, value_channels)]
@@ -23,7 +23,7 @@ def random_inputs(
 
 
 def gradient_of(output: Tensor) -> Tensor:
-    """A gradient for an output, the same for outputs of one shape and dtype."""
+    """Return a gradient for an output, equal for all outputs of the same shape and dtype."""
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return grad.to(output.device, output.dtype)
 
@@ -31,19 +31,19 @@ def gradient_of(output: Tensor) -> Tensor:
 def output_and_gradients(
     function: Attention, inputs: Sequence[Tensor], gradient: Callable[[Tensor], Tensor] = gradient_of
 ) -> list[Tensor]:
-    """The output and the gradients of query, key and value."""
+    """Return the output and the gradients of query, key and value."""
     output = function(*inputs)
     return [output.detach(), *torch.autograd.grad(output, inputs, gradient(output))]
 
 
 def true_output_and_gradients(function: Attention, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The same computed in float64, from these very inputs and this very gradient of the output."""
+    """Return the same computed in float64, from equal inputs and an equal gradient of the output."""
     dtype = inputs[2].dtype
     exact = [x.detach().cpu().double().requires_grad_() for x in inputs]
     return output_and_gradients(function, exact, lambda output: gradient_of(output.to(dtype)).double())
 
 
 def relative_errors(results: Sequence[Tensor], truth: Sequence[Tensor]) -> list[float]:
-    """Distance from the truth over the norm of the truth, both over a whole tensor."""
+    """Return the norm of each tensor's error relative to the norm of the truth."""
     pairs = zip(results, truth, strict=True)
     return [((mine.detach().cpu().double() - true).norm() / true.norm()).item() for mine, true in pairs]

@@ -1,4 +1,4 @@
-"""Equal tensors that lie otherwise in memory."""
+"""Equal tensors with other memory layouts."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# A layout gets contiguous [B, T, H, W, C] tensors and returns equal ones.
+# A layout maps contiguous [B, T, H, W, C] tensors to equal ones.
 Layout = Callable[[list[Tensor]], list[Tensor]]
 
 
 def permuted_memory(*order: int) -> Layout:
-    """Order in which the axes B, T, H, W, C lie in memory."""
+    """Return a layout with the axes B, T, H, W, C in the given order in memory."""
     inverse = [order.index(axis) for axis in range(5)]
     return lambda tensors: [x.permute(order).contiguous().permute(inverse) for x in tensors]
 
 
 def one_projection(tensors: list[Tensor]) -> list[Tensor]:
-    """Slices of the last axis of one tensor."""
+    """Return slices of one tensor along the last axis."""
     return list(torch.cat(tensors, dim=-1).split([x.shape[-1] for x in tensors], dim=-1))
 
 
 def every_second(axis: int) -> Layout:
-    """NaN lies in the gaps."""
+    """Return a layout with every second entry of an axis; the gaps contain NaN."""
 
     def spread(x: Tensor) -> Tensor:
         with_gaps = torch.stack([x, torch.full_like(x, math.nan)], dim=axis + 1).flatten(axis, axis + 1)
@@ -34,7 +34,7 @@ def every_second(axis: int) -> Layout:
 
 
 def off_alignment(tensors: list[Tensor]) -> list[Tensor]:
-    """Views that start one number into their memory."""
+    """Return views that start one element after the start of their memory."""
     return [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape) for x in tensors]
 
 

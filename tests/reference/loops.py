@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cross_of(t: int, h: int, w: int, size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    """The cross of (t, h, w): itself, then the rest of its column in time, height and width."""
+    """Yield the cross of (t, h, w): itself, then the other positions along time, height and width."""
     yield t, h, w
     yield from ((i, h, w) for i in range(size[0]) if i != t)
     yield from ((t, i, w) for i in range(size[1]) if i != h)
@@ -18,7 +18,7 @@ def cross_of(t: int, h: int, w: int, size: tuple[int, int, int]) -> Iterator[tup
 
 
 def criss_cross_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """3D criss-cross attention of ``[B, T, H, W, D]`` position by position, differentiable."""
+    """Compute 3D criss-cross attention of ``[B, T, H, W, D]`` position by position, differentiable."""
     batch, *size = query.shape[:4]
     rows = []
     for b in range(batch):
@@ -33,9 +33,9 @@ def criss_cross_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def criss_cross_2d(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """2D criss-cross attention of ``[B, D, H, W]`` (channels first), after CCNet's figure 3.
+    """Compute 2D criss-cross attention of ``[B, D, H, W]`` (channels first), after CCNet's figure 3.
 
-    Column scores and row scores side by side, the position itself masked in its column, one softmax.
+    One softmax over concatenated column and row scores, with the position itself masked in its column.
     """
     column = torch.einsum("bdhw,bdiw->bhwi", query, key)
     row = torch.einsum("bdhw,bdhj->bhwj", query, key)
@@ -57,7 +57,7 @@ def confusion_loop(prediction: Tensor, labels: Tensor, num_classes: int, ignored
 
 
 def jaccard_loss_of_errors(errors: Tensor, truth: Tensor) -> Tensor:
-    """The Lovasz extension of the Jaccard loss from its definition: a telescoping sum over sorted errors.
+    """Compute the Lovasz extension of the Jaccard loss from its definition, a telescoping sum over sorted errors.
 
     ``sum_i errors[i] * (loss(first i) - loss(first i - 1))`` with loss(S) = 1 - |truth minus S| / |truth or S|.
     """
@@ -72,3 +72,25 @@ def jaccard_loss_of_errors(errors: Tensor, truth: Tensor) -> Tensor:
         total = total + errors[i] * (loss(wrong | {i}) - loss(wrong))
         wrong.add(i)
     return total
+
+
+def dice_loss_loop(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+    """1 minus the soft Dice coefficient of ``[N, K, H, W]`` and ``[N, H, W]``, one class and pixel after another."""
+    num_classes = logits.shape[1]
+    overlap, squares = ([logits.sum() * 0 for _ in range(num_classes)] for _ in range(2))
+    pixels = [0] * num_classes
+    for n in range(labels.shape[0]):
+        for h in range(labels.shape[1]):
+            for w in range(labels.shape[2]):
+                truth = int(labels[n, h, w])
+                if truth == ignored:
+                    continue
+                exponentials = [logits[n, k, h, w].exp() for k in range(num_classes)]
+                pixels[truth] += 1
+                for k in range(num_classes):
+                    probability = exponentials[k] / sum(exponentials)
+                    squares[k] = squares[k] + probability * probability
+                    if k == truth:
+                        overlap[k] = overlap[k] + probability
+    losses = [1 - 2 * overlap[k] / (squares[k] + pixels[k]) for k in range(num_classes) if pixels[k]]
+    return torch.stack(losses).mean()

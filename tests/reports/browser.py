@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools pipe: no package and no port is needed."""
+"""A headless Chromium, controlled through its DevTools pipe, without packages or ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = [
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 ]
-# Chromium reads commands from descriptor 3 and answers on 4.
+# Chromium reads commands from descriptor 3 and answers on descriptor 4.
 ON_3_AND_4 = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -54,7 +54,7 @@ class Browser:
         self._number, self._buffer = 0, b""
         self._session: str | None = None
         self.complaints: list[str] = []
-        """Errors and warnings of the page, and every request that is not for the page itself."""
+        """Errors and warnings of the page, and every request except for the page itself."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -77,7 +77,7 @@ class Browser:
         while b"\0" not in self._buffer:
             assert select.select([self._read], [], [], 60)[0], "Chromium does not answer"
             data = os.read(self._read, 1 << 20)
-            assert data, "Chromium has ended"
+            assert data, "Chromium has exited"
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
@@ -112,7 +112,7 @@ class Browser:
     def wait_for(self, condition: str) -> None:
         end = time.monotonic() + 20
         while not self.evaluate(condition):
-            assert time.monotonic() < end, f"this did not come true: {condition}"
+            assert time.monotonic() < end, f"this did not become true: {condition}"
             time.sleep(0.02)
 
     def press(self, key: str, *, shift: bool = False) -> None:
@@ -122,12 +122,12 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def point(self, selector: str, x: float, y: float, *, click: bool = False) -> None:
-        """Move the mouse to a place in an element, given in shares of its size."""
+        """Move the mouse to a point of an element, in shares of its size."""
         box = self.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
-        place = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
+        position = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", **position)
         for kind in ("mousePressed", "mouseReleased") if click else ():
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **position)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))

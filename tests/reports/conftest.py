@@ -17,7 +17,7 @@ SaveMasks = Callable[..., Path]
 
 @pytest.fixture
 def save_masks(tmp_path: Path) -> SaveMasks:
-    """Write masks of three classes as a run leaves them; ``numbers`` are those of their frames."""
+    """Write masks of three classes like a run; ``numbers`` are the indices of their frames."""
 
     def save(masks: Sequence[np.ndarray], numbers: Sequence[int] | None = None, **summary: Any) -> Path:
         folder = tmp_path / "masks"

@@ -1,4 +1,4 @@
-"""Pages made for a test, and read without a browser."""
+"""Pages of a test, read without a browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scene_masks(count: int, height: int = 48, width: int = 64) -> list[np.ndarra
 
 
 class Page(HTMLParser):
-    """The scripts of a page by their id, and the text and attributes of all else."""
+    """The scripts of a page by id, and the text and attributes of everything else."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class Page(HTMLParser):
         elif tag:
             self.text[tag] = self.text.get(tag, "") + data
 
-    def frame(self, position: int) -> np.ndarray:
-        with Image.open(io.BytesIO(base64.b64decode(self.scripts[f"frame-{position}"]))) as image:
+    def frame(self, index: int) -> np.ndarray:
+        with Image.open(io.BytesIO(base64.b64decode(self.scripts[f"frame-{index}"]))) as image:
             assert image.format == "JPEG"
             return np.array(image)
 
-    def mask(self, position: int) -> np.ndarray:
-        height, width = self.frame(position).shape[:2]
-        ids = zlib.decompress(base64.b64decode(self.scripts[f"mask-{position}"]))
+    def mask(self, index: int) -> np.ndarray:
+        height, width = self.frame(index).shape[:2]
+        ids = zlib.decompress(base64.b64decode(self.scripts[f"mask-{index}"]))
         return np.frombuffer(ids, np.uint8).reshape(height, width)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from ccnet3d.attention import attention_influence, queries_and_keys
+from ccnet3d.errors import UserError
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.models import CCNet3D
-from ccnet3d.reports.attention_map import AttentionView, draw_attention, frames_around, reach, view_attention
+from ccnet3d.reports.attention_map import AttentionMap, compute_attention_map, draw_attention_map, frames_around, reach
 from ccnet3d.video import open_video
 
 
@@ -29,11 +31,11 @@ def test_the_clip_around_a_frame() -> None:
     assert {case: list(frames_around(*case)) for case in cases} == cases
 
 
-def test_it_is_the_attention_of_the_models_own_features(
+def test_the_map_is_the_attention_of_the_models_features(
     make_video: MakeVideo, tiny_model: CCNet3D, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_video(make_video(frames=7, height=48, width=64)) as reader:
-        view = view_attention(tiny_model, reader, 5, (63, 20), clip_length=3, input_size=(64, 96))
+        view = compute_attention_map(tiny_model, reader, 5, (63, 20), clip_length=3, input_size=(64, 96))
         clip = torch.stack([
             resize_frame(torch.from_numpy(frame.image).permute(2, 0, 1), (64, 96)).float() / 255
             for frame in list(reader)[4:7]
@@ -46,8 +48,8 @@ def test_it_is_the_attention_of_the_models_own_features(
     monkeypatch.undo()
     assert features[0].shape == (1, 3, 4, 6, 16)
     pairs = queries_and_keys(attention, features[0].permute(0, 4, 1, 2, 3), 3)
-    assert view.position == (1, 1, 5)  # 20 of 48 in 4 rows, the last of 64 in 6 columns
-    assert list(view.numbers) == [4, 5, 6]
+    assert view.position == (1, 1, 5)  # y 20 of 48 in 4 rows, the last x of 64 in 6 columns
+    assert list(view.frame_indices) == [4, 5, 6]
     assert view.influence.shape == (3, 3, 4, 6)
     for count, mine in enumerate(view.influence, 1):
         expected = attention_influence(pairs[:count], (1, 1, 5))
@@ -56,16 +58,16 @@ def test_it_is_the_attention_of_the_models_own_features(
         assert not mine[~reach(view.position, (3, 4, 6))[count - 1]].any()
 
 
-def test_bad_places(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
+def test_invalid_frames_and_points(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
     with open_video(make_video(frames=4, height=48, width=64)) as reader:
         settings = {"clip_length": 3, "input_size": (32, 48)}
         with pytest.raises(ValueError, match=r"clip.mp4 has no frame 4; it has 4 frames, numbered from 0"):
-            view_attention(tiny_model, reader, 4, (0, 0), **settings)
+            compute_attention_map(tiny_model, reader, 4, (0, 0), **settings)
         for point in ((64, 0), (0, 48), (-1, 5)):
             with pytest.raises(
                 ValueError, match=r"is not in a picture of 64x48 pixels; give x from 0 to 63 and y from"
             ):
-                view_attention(tiny_model, reader, 0, point, **settings)
+                compute_attention_map(tiny_model, reader, 0, point, **settings)
 
 
 def test_pictures_of_two_sizes(tmp_path: Path, tiny_model: CCNet3D) -> None:
@@ -75,17 +77,33 @@ def test_pictures_of_two_sizes(tmp_path: Path, tiny_model: CCNet3D) -> None:
         open_video(tmp_path) as reader,
         pytest.raises(ValueError, match="size of the picture changes in frames 0 to 2"),
     ):
-        view_attention(tiny_model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
+        compute_attention_map(tiny_model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
 
 
 def drawn(tmp_path: Path, influence: Tensor) -> np.ndarray:
     pytest.importorskip("matplotlib", reason="matplotlib is an optional extra")
     black = np.zeros((40, 60, 3), np.uint8)
-    view = AttentionView([black, black], [8, 9], (31, 21), (1, 2, 3), influence)
-    draw_attention(view, tmp_path / "view.png", "a title")
+    view = AttentionMap([black, black], [8, 9], (31, 21), (1, 2, 3), influence)
+    draw_attention_map(view, tmp_path / "view.png", "a title")
     with Image.open(tmp_path / "view.png") as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"drawing needs matplotlib; pip install 'ccnet3d\[plot\]'"):
+        empty = AttentionMap([], [], (0, 0), (0, 0, 0), torch.zeros(3, 1, 1, 1))
+        draw_attention_map(empty, tmp_path / "view.png")
+
+
+def test_a_model_without_attention(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
+    tiny_model.head.attention = None
+    with (
+        open_video(make_video(frames=4)) as reader,
+        pytest.raises(UserError, match=r"no attention to show \(loops = 0\); give weights of a model with attention"),
+    ):
+        compute_attention_map(tiny_model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
 
 
 def test_the_heaviest_cell_is_the_brightest(tmp_path: Path) -> None:
@@ -100,7 +118,7 @@ def test_the_heaviest_cell_is_the_brightest(tmp_path: Path) -> None:
     ys, xs = np.nonzero(np.abs(picture[panel] - brightest).max(-1) < 6)
     assert len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1) > 300  # a rectangle, nearly a square
     assert np.ptp(ys) == pytest.approx(np.ptp(xs), abs=1)
-    influence[2, 0, 0, 0] = 1e-7  # less than what is drawn
+    influence[2, 0, 0, 0] = 1e-7  # below the least weight that is drawn
     picture = drawn(tmp_path, influence)
     assert not (np.abs(picture[panel] - brightest).max(-1) < 6).any()
 

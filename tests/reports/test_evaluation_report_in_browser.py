@@ -1,7 +1,8 @@
-"""The report in a headless Chromium where there is one."""
+"""The report in a headless Chromium."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from reports.browser import PROGRAM, Browser
 from ccnet3d.evaluation.comparison import summarize
 from ccnet3d.reports.evaluation_report import write_evaluation_report
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 
 PHONE, DESK = 360, 1280
 
@@ -35,7 +36,7 @@ def color_of(browser: Browser, selector: str, what: str) -> str:
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_it_fits_and_wants_nothing(chromium: Browser, page: Path, width: int) -> None:
+def test_the_page_fits_and_requests_nothing(chromium: Browser, page: Path, width: int) -> None:
     chromium.complaints.clear()
     chromium.open(page, width=width, ready="true")
     assert chromium.evaluate("document.documentElement.scrollWidth") <= width
@@ -45,17 +46,17 @@ def test_it_fits_and_wants_nothing(chromium: Browser, page: Path, width: int) ->
     assert chromium.complaints == []
 
 
-def test_bars_are_as_long_as_they_say(chromium: Browser, page: Path) -> None:
+def test_bars_have_the_lengths_of_their_scores(chromium: Browser, page: Path) -> None:
     chromium.open(page, width=DESK, ready="true")
     shares = chromium.evaluate(
         "[...document.querySelectorAll('.bar')].map((bar) =>"
         " bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
     )
-    values = [random_evaluation(seed).per_class_iou for seed in (0, 1)]
+    values = [random_evaluation(seed).class_scores("miou") for seed in (0, 1)]
     assert shares == pytest.approx([values[run][name] for name in "abc" for run in (0, 1)], abs=2e-3)
 
 
-def test_a_chart_tells_the_frame_under_the_pointer(chromium: Browser, page: Path) -> None:
+def test_a_chart_shows_the_frame_under_the_pointer(chromium: Browser, page: Path) -> None:
     chromium.open(page, width=DESK, height=4000, ready="true")
     output = "document.querySelector('.chart output').textContent"
     assert chromium.evaluate(output) == ""
@@ -66,6 +67,19 @@ def test_a_chart_tells_the_frame_under_the_pointer(chromium: Browser, page: Path
     assert chromium.evaluate("document.querySelector('.chart .cursor').hidden") is False
     chromium.point("h1", 0.5, 0.5)
     assert chromium.evaluate(output) == ""
+
+
+def test_names_that_are_scripts_do_not_run(chromium: Browser, tmp_path: Path) -> None:
+    name = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
+    chromium.complaints.clear()
+    one = dataclasses.replace(random_evaluation(0), class_names=(name, "b", "c"), settings={name: name})
+    runs = {name: one, "other": one}
+    chromium.open(write_evaluation_report(tmp_path, summarize(runs)), width=DESK, height=4000, ready="true")
+    assert chromium.evaluate("[document.scripts.length, document.images.length, 'ran' in window]") == [1, 0, False]
+    assert chromium.evaluate("document.querySelector('.row .name').firstChild.textContent") == name
+    chromium.point(".chart .plot", 0.5, 0.5)
+    assert chromium.evaluate("document.querySelector('.chart output').textContent").count(name) == 1
+    assert chromium.complaints == []
 
 
 def test_light_and_dark(chromium: Browser, page: Path) -> None:

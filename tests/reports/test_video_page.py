@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ def test_statistics_worked_out_by_hand() -> None:
     statistics = MaskStatistics([0, 1, 5])
     for rows in (
         ["000", "000", "000"],
-        ["110", "000", "000"],  # two pixels change, of which the first alone goes back
+        ["110", "000", "000"],  # two pixels change, and only the first changes back
         ["010", "000", "005"],  # the first and the last change
         ["010", "000", "005"],
-        ["xx0", "000", "005"],  # to "other", which is a change as any
+        ["xx0", "000", "005"],  # changes to "other" count too
     ):
         mask = np.array([[255 if letter == "x" else int(letter) for letter in row] for row in rows], np.uint8)
         statistics.add(mask)
@@ -97,7 +98,7 @@ def test_each_picture_is_its_frame_and_mask(make_video: MakeVideo, save_masks) -
         assert page.data["shares"][position] == pytest.approx([(mask == i).mean() for i in range(3)], abs=1e-5)
 
 
-def test_frames_with_gaps_and_a_video_that_goes_on(make_video: MakeVideo, save_masks) -> None:
+def test_frames_with_gaps_and_a_video_that_continues(make_video: MakeVideo, save_masks) -> None:
     numbers, all_masks = [1, 2, 6], scene_masks(9)
     page = make_page(save_masks([all_masks[n] for n in numbers], numbers), make_video(frames=9))
     assert page.data["numbers"] == numbers
@@ -131,11 +132,11 @@ def test_wide_pictures_are_scaled_and_ids_stay_ids(make_video: MakeVideo, save_m
     assert page.frame(0).shape == (24, 32, 3)
     assert set(np.unique(page.mask(0))) <= {0, 1, 2, 255}
     np.testing.assert_array_equal(page.mask(0), masks[0][1::2, 1::2])
-    assert page.data["shares"] == make_page(folder, video).data["shares"]  # of the masks, not of the pictures
+    assert page.data["shares"] == make_page(folder, video).data["shares"]  # from the masks, not from the pictures
     assert make_page(folder, video, quality=5).frame(0).shape == (48, 64, 3)
 
 
-def test_text_of_the_user_is_text(make_video: MakeVideo, save_masks) -> None:
+def test_user_text_is_text(make_video: MakeVideo, save_masks) -> None:
     names = ["</script><b>x", "<!--<script>", '"&amp;\u2028{{data}}']
     classes = [{"id": i, "name": name, "color": [i, i, i]} for i, name in enumerate(names)]
     title = "<img src=x onerror=alert(1)> & {{script}}"
@@ -145,7 +146,35 @@ def test_text_of_the_user_is_text(make_video: MakeVideo, save_masks) -> None:
     assert "b" not in page.text
 
 
-def test_the_page_needs_nothing_else(make_video: MakeVideo, save_masks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "--><script>alert(1)</script><!--"])
+def test_names_that_are_scripts(make_video: MakeVideo, save_masks, text: str) -> None:
+    classes = [{"id": i, "name": f"{text}{i}", "color": [i, i, i]} for i in range(3)]
+    page = make_page(save_masks(scene_masks(2), classes=classes, video=text), make_video(frames=2))
+    assert set(page.scripts) == {"frame-0", "mask-0", "frame-1", "mask-1", "data", ""}
+    assert [one["name"] for one in page.data["classes"]] == [f"{text}{i}" for i in range(3)]
+    assert page.text["title"] == page.text["h1"] == text
+
+
+def test_the_page_grows_while_the_video_is_read(make_video: MakeVideo, save_masks, tmp_path: Path) -> None:
+    """Few frames are in memory at once, and pictures are on disk before the last frame is read."""
+    images: list[weakref.ref] = []
+    alive, sizes = [], []
+
+    def watch(pairs):
+        for frame, mask in pairs:
+            images.append(weakref.ref(frame.image))
+            yield frame, mask
+            alive.append(sum(image() is not None for image in images))
+            sizes.append(sum(path.stat().st_size for path in tmp_path.glob(".view.html.*")))
+
+    make_page(save_masks(scene_masks(40)), make_video(frames=40), progress=watch)
+    assert max(alive) <= 2
+    assert len(set(sizes)) > 5
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 0.7 * (tmp_path / "view.html").stat().st_size
+
+
+def test_the_page_is_self_contained(make_video: MakeVideo, save_masks, tmp_path: Path) -> None:
     page = make_page(save_masks(scene_masks(2)), make_video(frames=2))
     links = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action")]
     assert links == ["data:,"]
@@ -155,7 +184,7 @@ def test_the_page_needs_nothing_else(make_video: MakeVideo, save_masks, tmp_path
     assert "default-src 'none'" in text
 
 
-def test_a_video_that_is_not_the_masks(make_video: MakeVideo, save_masks, tmp_path: Path) -> None:
+def test_a_video_that_does_not_match_the_masks(make_video: MakeVideo, save_masks, tmp_path: Path) -> None:
     folder = save_masks(scene_masks(5))
     with pytest.raises(ValueError, match=r"short.mp4 gave 3 frames and no frame 3, .* give the video that the masks"):
         make_page(folder, make_video("short.mp4", frames=3))
@@ -175,7 +204,7 @@ def test_a_video_that_is_not_the_masks(make_video: MakeVideo, save_masks, tmp_pa
         ("view.html", {"quality": 96}, "the JPEG quality must be in 1 to 95, got 96"),
     ],
 )
-def test_what_is_refused(make_video: MakeVideo, save_masks, tmp_path: Path, name: str, options, message: str) -> None:
+def test_invalid_arguments(make_video: MakeVideo, save_masks, tmp_path: Path, name: str, options, message: str) -> None:
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "old.html").write_text("mine")
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What a user does with the page, in a headless Chromium where there is one."""
+"""User actions on the page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import MakeVideo
 from reports.browser import PROGRAM, Browser
 from reports.pages import Page, make_page, scene_masks
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 
 ON_BOX, ON_GROUND, ON_RAIL, ON_OTHER = (10, 20), (50, 20), (30, 36), (30, 0)  # x, y in frame 0
 BOX = (200, 40, 40)
@@ -26,7 +26,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser, and afterwards a look at whether the page complained or wanted anything from outside."""
+    """The browser; fails a test whose page logs errors or requests anything else."""
     chromium.complaints.clear()
     yield chromium
     chromium.evaluate("0")  # events come before the answer
@@ -44,7 +44,7 @@ def path(page: Page, tmp_path: Path) -> Path:  # noqa: ARG001
 
 
 def pixels(browser: Browser) -> np.ndarray:
-    """The canvas, ``[48, 64, 3]``; read from a copy, for Chromium complains of a canvas that is read often."""
+    """The canvas, ``[48, 64, 3]``; read from a copy, because Chromium warns of a canvas that is read often."""
     copy = "Object.assign(document.createElement('canvas'), {width: 64, height: 48}).getContext('2d')"
     draw = "copy.drawImage(document.getElementById('picture'), 0, 0)"
     read = "[...copy.getImageData(0, 0, 64, 48).data]"
@@ -52,13 +52,13 @@ def pixels(browser: Browser) -> np.ndarray:
     return np.array(values).reshape(48, 64, 4)[..., :3]
 
 
-def pixel(browser: Browser, place: tuple[int, int]) -> np.ndarray:
-    x, y = place
+def pixel(browser: Browser, at: tuple[int, int]) -> np.ndarray:
+    x, y = at
     return pixels(browser)[y, x]
 
 
-def expected(page: Page, place: tuple[int, int], color: tuple[int, int, int], opacity: float) -> np.ndarray:
-    x, y = place
+def expected(page: Page, at: tuple[int, int], color: tuple[int, int, int], opacity: float) -> np.ndarray:
+    x, y = at
     return page.frame(0)[y, x] * (1 - opacity) + np.array(color) * opacity
 
 
@@ -74,9 +74,9 @@ def test_the_first_frame_is_painted_under_its_mask(browser: Browser, page: Page,
     browser.open(path)
     assert frame(browser) == 0
     assert browser.evaluate("document.title") == "clip.mp4"
-    for place, color in ((ON_BOX, BOX), (ON_GROUND, (90, 140, 60)), (ON_RAIL, (40, 40, 220))):
+    for point, color in ((ON_BOX, BOX), (ON_GROUND, (90, 140, 60)), (ON_RAIL, (40, 40, 220))):
         # Two JPEG decoders may differ by a few steps.
-        np.testing.assert_allclose(pixel(browser, place), expected(page, place, color, 0.5), atol=4)
+        np.testing.assert_allclose(pixel(browser, point), expected(page, point, color, 0.5), atol=4)
     np.testing.assert_allclose(pixel(browser, ON_OTHER), page.frame(0)[0, 30], atol=6)
     browser.evaluate("setOpacity(1)")
     assert tuple(pixel(browser, ON_BOX)) == BOX
@@ -114,7 +114,7 @@ def test_scrubbing(browser: Browser, page: Page, path: Path) -> None:
     assert tuple(pixel(browser, (60, 20))) == tuple(before)
 
 
-def test_every_mask_arrives_unharmed(browser: Browser, page: Page, path: Path) -> None:
+def test_every_mask_arrives_unchanged(browser: Browser, page: Page, path: Path) -> None:
     browser.open(path, "#opacity=1")
     palette = np.array([(90, 140, 60), (200, 40, 40), (40, 40, 220)])
     for number in range(12):
@@ -167,14 +167,14 @@ def test_playing(browser: Browser, path: Path) -> None:
 
 def test_the_timeline(browser: Browser, page: Page, path: Path) -> None:
     browser.open(path)
-    for position in (0, 5, 11):
-        browser.point("#shares", (position + 0.5) / 12, 0.5, click=True)
-        wait_for_frame(browser, position)
+    for index in (0, 5, 11):
+        browser.point("#shares", (index + 0.5) / 12, 0.5, click=True)
+        wait_for_frame(browser, index)
     browser.point("#changes", 3.5 / 12, 0.5, click=True)
     wait_for_frame(browser, 3)
     assert browser.evaluate("document.getElementById('change-now').textContent") == f"{page.data['change'][3]:.1%}"
     assert browser.evaluate("document.getElementById('cursor').style.left").startswith("29.16")
-    # The column of frame 3, read from its bottom: the shares of the classes, one above the other.
+    # The column of frame 3, read from its bottom: the shares of the classes, stacked.
     column = np.array(
         browser.evaluate(
             "(() => { const c = document.getElementById('shares');"
@@ -186,7 +186,7 @@ def test_the_timeline(browser: Browser, page: Page, path: Path) -> None:
     assert (column[:, 3] == 0).mean() == pytest.approx(1 - sum(page.data["shares"][3]), abs=1.5 / len(column))
 
 
-def test_what_the_address_asks_for(browser: Browser, page: Page, path: Path) -> None:
+def test_the_address_selects_frame_opacity_and_classes(browser: Browser, page: Page, path: Path) -> None:
     browser.open(path, "#frame=7&opacity=0.3&hidden=box,rail")
     wait_for_frame(browser, 7)
     assert browser.evaluate("document.documentElement.dataset.opacity") == "0.3"
@@ -194,7 +194,7 @@ def test_what_the_address_asks_for(browser: Browser, page: Page, path: Path) -> 
     browser.evaluate("location.hash = '#frame=0&hidden='")
     wait_for_frame(browser, 0)
     np.testing.assert_allclose(pixel(browser, ON_BOX), expected(page, ON_BOX, BOX, 0.3), atol=4)
-    browser.open(path, "#frame=99&opacity=x&hidden=%&other")  # what makes no sense is left out
+    browser.open(path, "#frame=99&opacity=x&hidden=%&other")  # invalid parts are ignored
     wait_for_frame(browser, 11)
     assert browser.evaluate("document.documentElement.dataset.opacity") == "0.5"
 
@@ -213,7 +213,7 @@ def test_frame_numbers_with_gaps_and_fewer_pictures(
     assert browser.evaluate("document.querySelector('#classes .name').textContent") == f"{name}0"
     browser.press("ArrowRight")
     wait_for_frame(browser, 8)
-    browser.point("#shares", 1.2 / 5, 0.5, click=True)  # frame 2 has no picture, frame 0 is as near as 4
+    browser.point("#shares", 1.2 / 5, 0.5, click=True)  # frame 2 has no picture; frames 0 and 4 are equally near
     wait_for_frame(browser, 4)
 
 

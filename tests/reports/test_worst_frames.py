@@ -10,22 +10,22 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.evaluation import evaluate_masks
 from ccnet3d.metrics import mean_iou
 from ccnet3d.reports.worst_frames import WorstFrames
 
 MISTAKES = [5, 40, 0, 300, 2, 120, 300, 7, 0, 33, 90]
-"""Pixels that are wrong in the masks of the frames of the split ``train``; two frames have as many."""
+"""Wrong pixels in the mask of each frame of the split ``train``; some frames have equal numbers."""
 
 
 @pytest.fixture
 def dataset(yard: Path) -> LabelledSequences:
-    return LabelledSequences.open(yard, "train")
+    return DataSource(yard).open("train")
 
 
 def mask_of(dataset: LabelledSequences, index: int) -> np.ndarray:
-    """The label with so many pixels of the first rows wrong, and something where the label is void."""
+    """The label with its number of wrong pixels in the first rows, and a class where the label is void."""
     mask = dataset.read_label(index).numpy().astype(np.uint8)
     mask[mask == 255] = 2
     mask[2:].flat[: MISTAKES[index]] = 1
@@ -88,13 +88,13 @@ def test_without_camera_pictures_and_smaller(dataset: LabelledSequences) -> None
     assert colors <= {*dataset.spec.palette, (0, 0, 0)}  # no mixtures
 
 
-def test_frames_without_a_label_are_not_the_worst() -> None:
+def test_unlabeled_frames_are_not_kept() -> None:
     worst = WorstFrames(2)
     worst(0, np.zeros((2, 2), np.uint8), torch.zeros(3, 3, dtype=torch.long))
     assert worst._kept == []
 
 
-def test_processes_give_the_same_as_one(dataset: LabelledSequences, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_together_equal_one(dataset: LabelledSequences, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = WorstFrames(3)
     watched(dataset, alone)
     expected = [(strip.frame, strip.miou) for strip in alone.strips(dataset)]

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The benchmarks as a user runs them, in separate processes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_attention_benchmark_wants_the_gpu_it_was_told() -> None:
+def test_attention_benchmark_needs_the_requested_gpu() -> None:
     bench = run("bench_attention.py", "--device", "cuda")
     assert bench.returncode == 2
     assert bench.stderr == "bench_attention.py: error: --device cuda, but PyTorch finds no CUDA device\n"
 
 
-def test_attention_benchmark_looks_at_its_outputs_before_it_measures(tmp_path: Path) -> None:
+def test_attention_benchmark_checks_its_output_folder_first(tmp_path: Path) -> None:
     bench = run("bench_attention.py", "--json", tmp_path / "missing" / "bench.json")
     assert bench.returncode == 2
     assert bench.stderr == (
-        f"bench_attention.py: error: no folder {tmp_path / 'missing'} for bench.json; make it first\n"
+        f"bench_attention.py: error: there is no folder {tmp_path / 'missing'} for bench.json; create it first\n"
     )
 
 
@@ -52,7 +52,7 @@ def test_inference_benchmark(tmp_path: Path) -> None:
         assert all(ratio > 0 for ratio in figures["clips"][dtype].values())
         assert figures["deeplab"][dtype] > 0
     assert figures["command"]["frames"] == 4
-    assert figures["command"]["command"] > 1  # it loads what the model in memory has loaded
+    assert figures["command"]["command"] > 1  # it includes loading the model and its libraries
 
 
 def test_training_benchmark(tmp_path: Path) -> None:
@@ -64,5 +64,5 @@ def test_training_benchmark(tmp_path: Path) -> None:
     assert [row["T"] for row in rows] == [1, 5]
     assert rows[0]["relative_seconds"] == 1
     assert all(row["share_of_product_rate"] > 0 and "seconds" not in row for row in rows)
-    # Longer clips have longer crosses, and nothing else that costs.
+    # Longer clips have longer crosses; everything else costs the same per frame.
     assert rows[0]["gflops_a_frame"] < rows[1]["gflops_a_frame"] < 1.1 * rows[0]["gflops_a_frame"]

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""Run the commands as users do, in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ccnet3d.models.zoo import save_model
 
 @pytest.mark.real_data
 def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> None:
-    """On real CamVid, whose classes the default weights know; random flow weights make TC a number, not a truth."""
+    """On real CamVid, which the default weights were trained on; random flow weights only show that TC is computed."""
     from safetensors.torch import save_file
     from torchvision.models.optical_flow import raft_small
 
@@ -44,11 +44,11 @@ def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> No
     assert "vc8_strict" in scoring.stdout
     wrong = run("evaluate.py", "--data", data, "--flow", data / "val.txt")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    assert "does not hold weights of torchvision's raft_small" in wrong.stderr
+    assert "does not contain weights of torchvision's raft_small" in wrong.stderr
 
 
 def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> None:
-    """Masks that are the labels, where void is some class, are right everywhere."""
+    """Masks equal to the labels, with some class in void, are right everywhere."""
     from PIL import Image
 
     (tmp_path / "names.txt").write_text("ground\nbox\nrail\n")
@@ -59,13 +59,22 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
     scoring = run("evaluate.py", *labels, "--classes", tmp_path / "names.txt", "--all")
     assert scoring.returncode == 0, scoring.stderr
     lines = dict(line.rsplit(maxsplit=1) for line in scoring.stdout.splitlines()[1:])
-    assert set(lines) > {"ground", "box", "rail", "mIoU (pooled)", "weighted IoU", "boundary F", "vc8_strict"}
+    assert set(lines) > {
+        "ground",
+        "box",
+        "rail",
+        "mIoU (pooled)",
+        "weighted IoU",
+        "boundary F",
+        "boundary IoU",
+        "vc8_strict",
+    }
     assert lines.pop("flicker") == "0.00"
     assert {value for name, value in lines.items() if not name.startswith("vc")} == {"100.00"}
     (tmp_path / "masks" / "0004.png").unlink()
     scoring = run("evaluate.py", *labels, "--classes", "3")
     assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
-    assert "1 of 7 labelled frames have no mask in" in scoring.stderr
+    assert "1 of 7 labeled frames have no mask in" in scoring.stderr
 
 
 @pytest.mark.parametrize(
@@ -75,9 +84,9 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
         (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
         (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
         (["--count-occluded"], "--count-occluded is for the score of --flow"),
-        (["--compare", "a", "b", "--json", "c"], "--compare is for what was evaluated before"),
+        (["--compare", "a", "b", "--json", "c"], "--compare is for earlier evaluations"),
         (["--no-images"], "--no-images is for the page of --report"),
-        (["--report", __file__], "--report makes a folder, and .*test_evaluation.py is a file"),
+        (["--report", __file__], "--report writes a folder, and .*test_evaluation.py is a file"),
     ],
 )
 def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
@@ -103,7 +112,7 @@ def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoi
 def test_probed_weights_score_as_models_that_are_so(
     yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
 ) -> None:
-    """Against models without attention, and with a classifier whose biases were moved by hand."""
+    """Compare with models without attention, and with a classifier whose biases were changed by hand."""
     import torch
 
     recipe = {"train_split": "train", "loss": {"class_balance_offset": 1.1}}
@@ -135,7 +144,7 @@ def test_probed_weights_score_as_models_that_are_so(
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "no attention" in wrong.stderr
     wrong = run("probe_weights.py", *options[:2], "--checkpoint", tmp_path / "moved.safetensors", "--take-back", "1")
-    assert "all classes weighed alike" in wrong.stderr
+    assert "trained without class weights" in wrong.stderr
     (yard / "labels" / "walk" / "0003.png").write_bytes(b"no image")
     wrong = run("probe_weights.py", *options, "--json", tmp_path / "rows.json")
     assert wrong.returncode == 2

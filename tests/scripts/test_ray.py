@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The Ray example as a user runs it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from conftest import MakeVideo
 from script_runner import run
 
 
-def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
-    """Two actors, three videos and a broken one; a second call finds all done."""
+def test_ray_writes_the_same_masks_as_the_command(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+    """Two actors, three videos and a broken one; a second call finds everything done."""
     pytest.importorskip("ray", reason="ray is an optional extra")
     (tmp_path / "videos").mkdir()
     for name in "abc":
@@ -23,7 +23,7 @@ def test_ray_gives_the_commands_masks(tmp_path: Path, make_video: MakeVideo, tin
     for _ in range(2):
         pool = run("infer_with_ray.py", *common, "-o", tmp_path / "ray", "--actors", "2", "--device", "cpu")
         assert pool.returncode == 2
-        assert "infer_with_ray.py: error: 1 of 4 videos failed; their lines say why" in pool.stderr
+        assert "infer_with_ray.py: error: 1 of 4 videos failed; their lines contain the errors" in pool.stderr
         rows = {Path(row["source"]).stem: row for row in map(json.loads, pool.stdout.splitlines())}
         assert {name: row["frames"] for name, row in rows.items()} == {"a": 6, "b": 6, "c": 6, "broken": 0}
         assert "cannot be read as a video" in rows["broken"]["error"]

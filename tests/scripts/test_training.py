@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The training scripts as a user runs them, in separate processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,17 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from PIL import Image
 from script_runner import run
 from tiny_run import SMALL
 
+from ccnet3d.cli import ablate, train
 from ccnet3d.cli.options import error_line
 
 
 @pytest.mark.parametrize("without_video", [False, True], ids=["", "without av and decord"])
 def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, without_video: bool) -> None:
-    """Frames, masks and a dataset.toml: two epochs of training, an evaluation, and resuming a run that is done."""
+    """Frames, masks and a dataset.toml: two epochs of training, an evaluation, and a comparison."""
     environment = {}
     if without_video:
         blocked = tmp_path / "blocked"
@@ -65,7 +68,35 @@ def test_own_three_class_dataset_without_python(yard: Path, tmp_path: Path, with
     assert "Frames that differ most" in (tmp_path / "both" / "report.html").read_text()
 
 
-def test_without_data_training_says_how_to_get_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe", [["camvid_lite"], ["--pipeline", str(REPOSITORY / "pipelines" / "camvid_lite.toml")], []]
+)
+def test_a_recipe_is_named_or_a_file(
+    recipe: list[str], yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes to ``runs/``, its frame cache to the given folder, and half of the clips come from larger frames."""
+    large = tmp_path / "large"
+    shutil.copytree(yard, large)
+    for path in large.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((128, 96), Image.Resampling.NEAREST).save(path)
+    monkeypatch.chdir(tmp_path)
+    overrides = [*SMALL, "epochs=1", "data.workers=0", "data.high_resolution_share=0.5"]
+    arguments = [*recipe, "--data", str(yard), "--high-resolution", str(large), "--cache", "cache", "--threads", "1"]
+    assert train.main([*arguments, *(item for override in overrides for item in ("--set", override))]) == 0
+    assert capsys.readouterr().out.endswith("wrote runs/camvid_lite/model.safetensors\n")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_unknown_name_lists_the_known_ones(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["camvid", "--data", str(yard)]) == 2
+    message = "there is no file camvid and no recipe of that name; give a TOML file or one of camvid_lite, "
+    assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
+    assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
+    assert "ccl, ccl_short, clip_length, clip_length_short, loops" in capsys.readouterr().err
+
+
+def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert training.returncode == 2
     assert training.stderr.count("\n") == 1
@@ -89,7 +120,7 @@ def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     assert "evaluate with weights that were trained on it" in scoring.stderr
 
 
-def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
+def test_every_invalid_file_has_a_line_before_training(yard: Path, tmp_path: Path) -> None:
     (yard / "frames" / "walk" / "0003.png").write_bytes(b"damaged")
     (yard / "labels" / "night" / "0001.png").write_bytes(b"damaged")
     overrides = [item for override in SMALL for item in ("--set", override)]
@@ -102,14 +133,14 @@ def test_every_file_at_fault_has_a_line_before_training(yard: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_loader_process_says_is_one_line() -> None:
+def test_the_error_of_a_data_loader_worker_is_one_line() -> None:
     caught = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
     assert error_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
-def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path) -> None:
+def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
-        f"pipeline = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
+        f"recipe = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
         f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
         "seeds = [3, 4]\nwindows = [2]\nplotted = ['miou']\n"
         "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
@@ -141,7 +172,7 @@ def test_ablation_that_is_killed_goes_on_to_its_table(yard: Path, tmp_path: Path
     assert not (tmp_path / "out" / "plot.png").exists()
 
 
-def test_ablation_says_in_one_line_what_is_missing(yard: Path, tmp_path: Path) -> None:
+def test_an_ablation_names_what_is_missing_in_one_line(yard: Path, tmp_path: Path) -> None:
     shipped = REPOSITORY / "pipelines" / "ablations" / "clip_length.toml"
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['matplotlib'] = None")
     blocked = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

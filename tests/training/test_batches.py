@@ -14,7 +14,7 @@ def test_every_frame_is_an_anchor_before_any_is_again() -> None:
     assert {r.offset for batch in batches for r in batch if r.length == 2} == {0, 1}
 
 
-def test_clip_strides_are_drawn_anew_for_each_clip() -> None:
+def test_each_clip_draws_its_stride() -> None:
     batches = list(ClipBatches(7, 4, [2], seed=0, start=0, stop=20, clip_strides=[1, 3, 15]))
     assert {r.stride for batch in batches for r in batch} == {1, 3, 15}
     assert {len({r.stride for r in batch}) for batch in batches} == {1, 2}

@@ -11,9 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import RECIPE, make_trainer
 
 from ccnet3d.data import RequestedSample
+from ccnet3d.errors import OutputError
+from ccnet3d.losses import CategoryConsistentLoss, CrossEntropyLoss, Losses
 from ccnet3d.models import load_model
-from ccnet3d.training.optimizer import build_optimizer
-from ccnet3d.training.recipe import LossRecipe, OptimizerRecipe
+from ccnet3d.training import OptimizerRecipe, build_optimizer
+
+WITH_EMBEDDINGS = Losses(category_consistent=CategoryConsistentLoss(weight=1.0))
 
 
 class InterruptedRunError(Exception):
@@ -43,7 +46,7 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     assert [event.step for event in events.Scalars("val/miou")] == [9, 18]
     assert info.scores["val_miou"] == pytest.approx(events.Scalars("val/miou")[-1].value)
 
-    # Killed in the fourth epoch, taken up from the checkpoint of the third by a new process' objects.
+    # Killed in the fourth epoch, resumed from the checkpoint of the third with new objects.
     killed = make_trainer(yard, tmp_path / "killed")
     step = killed.train_step
 
@@ -56,7 +59,7 @@ def test_learns_logs_and_resumes_exactly(yard: Path, tmp_path: Path, monkeypatch
     with pytest.raises(InterruptedRunError):
         killed.run()
     resumed = make_trainer(yard, tmp_path / "killed")
-    torch.manual_seed(99)  # no step depends on the random state before it
+    torch.manual_seed(99)  # no step depends on the previous random state
     resumed.run(resume=True)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
@@ -72,7 +75,8 @@ def test_trains_with_category_consistency_and_without_attention(yard: Path, tmp_
         RECIPE,
         epochs=1,
         model=replace(RECIPE.model, overrides={**RECIPE.model.overrides, "loops": 0, "embedding_channels": 16}),
-        loss=LossRecipe(ccl_weight=1.0, label_smoothing=0.1),
+        losses=replace(WITH_EMBEDDINGS, cross_entropy=CrossEntropyLoss(label_smoothing=0.1)),
+        class_balance_offset=0.0,
     )
     trainer = make_trainer(yard, tmp_path, recipe)
     before = trainer.model.embedding.weight.detach().clone()
@@ -83,7 +87,8 @@ def test_trains_with_category_consistency_and_without_attention(yard: Path, tmp_
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"loss/ccl", "loss/ccl_variance", "loss/ccl_distance", "loss/ccl_norm", "val/miou"} <= tags
+    names = {f"loss/category_consistent{term}" for term in ("", "_variance", "_distance", "_norm")}
+    assert {*names, "val/miou"} <= tags
     assert "val/gamma" not in tags
 
 
@@ -92,7 +97,7 @@ def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
     make_trainer(yard, tmp_path, one_epoch).run()
-    with pytest.raises(ValueError, match="holds an earlier run; give --resume"):
+    with pytest.raises(ValueError, match="contains an earlier run; give --resume"):
         make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):
         make_trainer(yard, tmp_path, replace(RECIPE, seed=1)).run(resume=True)
@@ -127,19 +132,19 @@ def test_learning_rates_rise_through_the_backbone(yard: Path, tmp_path: Path) ->
     assert {rates[id(parameter)] for parameter in model.head.parameters()} == {0.1}
 
 
-def test_a_run_goes_on_from_a_model_file(yard: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_model_file(yard: Path, tmp_path: Path) -> None:
     first = make_trainer(yard, tmp_path / "first", replace(RECIPE, epochs=1))
     model_file = first.run()
     start = replace(RECIPE, model=replace(RECIPE.model, initial_weights=str(model_file)))
     trainer = make_trainer(yard, tmp_path / "second", start)
-    for name, tensor in first.ema.module.state_dict().items():  # the file holds them as float16
+    for name, tensor in first.ema.module.state_dict().items():  # the file stores them as float16
         torch.testing.assert_close(trainer.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-6, msg=name)
-    # The loops and the branch of a loss may differ.
+    # The number of loops may differ, and whether there are embeddings.
     overrides = {**RECIPE.model.overrides, "loops": 0, "embedding_channels": 16}
-    other = replace(start, model=replace(start.model, overrides=overrides), loss=LossRecipe(ccl_weight=1.0))
+    other = replace(start, model=replace(start.model, overrides=overrides), losses=WITH_EMBEDDINGS)
     weights = make_trainer(yard, tmp_path / "third", other).model.state_dict()
     assert torch.equal(weights["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
-    # So may the attention's weight, where the recipe names it.
+    # The recipe's initial_gamma replaces the trained one.
     stronger = replace(start.model, overrides={**RECIPE.model.overrides, "initial_gamma": 0.75})
     weights = make_trainer(yard, tmp_path / "fourth", replace(start, model=stronger)).model.state_dict()
     assert weights["head.attention.gamma"] == 0.75
@@ -148,9 +153,11 @@ def test_a_run_goes_on_from_a_model_file(yard: Path, tmp_path: Path) -> None:
         make_trainer(yard, tmp_path, replace(RECIPE, model=replace(RECIPE.model, initial_weights="default")))
 
 
-def test_a_recipe_with_detail_wants_the_frames(yard: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="takes 30% of its clips from .* higher resolution; name their folder"):
-        make_trainer(yard, tmp_path, replace(RECIPE, data=replace(RECIPE.data, detail_share=0.3)))
+def test_a_recipe_with_high_resolution_needs_the_frames(yard: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="draws 30% of its clips from .* higher resolution; name their folder with --high-res"
+    ):
+        make_trainer(yard, tmp_path, replace(RECIPE, data=replace(RECIPE.data, high_resolution_share=0.3)))
 
 
 def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
@@ -159,3 +166,10 @@ def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         trainer.run()
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(yard: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="File exists") as error:
+        make_trainer(yard, tmp_path / "file", replace(RECIPE, epochs=1)).run()
+    assert error.value.filename == str(tmp_path / "file")

@@ -24,7 +24,7 @@ class Pass(NamedTuple):
 
 
 def one_pass(model: CCNet3D, recipe: ComputeRecipe, dtype: torch.dtype = torch.float32) -> Pass:
-    """Forward and backward on CLIP, with the size of what autograd keeps in between."""
+    """Forward and backward on CLIP, with the size of what autograd keeps for the backward pass."""
     network = TrainingNetwork(copy.deepcopy(model), recipe).train()
     kept: dict[int, int] = {}
 
@@ -43,15 +43,15 @@ def one_pass(model: CCNet3D, recipe: ComputeRecipe, dtype: torch.dtype = torch.f
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recomputed_activations_change_memory_and_nothing_else(tiny_model: CCNet3D, dtype: torch.dtype) -> None:
+def test_recomputed_activations_change_only_memory(tiny_model: CCNet3D, dtype: torch.dtype) -> None:
     plain = one_pass(tiny_model, ComputeRecipe(), dtype)
     saving = one_pass(tiny_model, ComputeRecipe(activation_checkpointing=True), dtype)
     assert saving.kept_bytes < 0.5 * plain.kept_bytes
-    # Outputs, gradients, running statistics and their counts, to the last bit; dropout draws again what it drew.
+    # Outputs, gradients, running statistics and their counts, to the last bit; dropout repeats its draws.
     torch.testing.assert_close(saving[:3], plain[:3], rtol=0, atol=0)
 
 
-def test_frozen_batch_norms_stay_as_they_are(tiny_model: CCNet3D) -> None:
+def test_frozen_batch_norms_keep_their_statistics(tiny_model: CCNet3D) -> None:
     frozen = one_pass(tiny_model, ComputeRecipe(freeze_batch_norm=True))
     free = one_pass(tiny_model, ComputeRecipe())
     buffers = dict(tiny_model.named_buffers())
@@ -60,11 +60,11 @@ def test_frozen_batch_norms_stay_as_they_are(tiny_model: CCNet3D) -> None:
     for name in running:
         torch.testing.assert_close(frozen.state[name], buffers[name], rtol=0, atol=0)
     assert any(not torch.equal(free.state[name], buffers[name]) for name in running)
-    assert "head.fuse.0.1.weight" in frozen.gradients  # their weights are trained all the same
+    assert "head.fuse.0.1.weight" in frozen.gradients  # their weights are still trained
 
 
-def test_the_backbone_learns_from_anchors_alone(tiny_model: CCNet3D) -> None:
-    """Against each frame by itself, all but the anchors cut off; with frozen norms frames do not meet before."""
+def test_the_backbone_learns_from_anchors_only(tiny_model: CCNet3D) -> None:
+    """Against one frame at a time, all but the anchors detached; frozen norms do not mix frames."""
     model = copy.deepcopy(tiny_model)
     for module in model.modules():
         if isinstance(module, nn.Dropout2d):
@@ -91,7 +91,7 @@ def test_the_backbone_learns_from_anchors_alone(tiny_model: CCNet3D) -> None:
     assert not torch.allclose(anchored.gradients[stem], everything.gradients[stem], rtol=0.1)
 
 
-def test_synchronised_norms_keep_names_and_values(tiny_model: CCNet3D) -> None:
+def test_synchronized_norms_keep_names_and_values(tiny_model: CCNet3D) -> None:
     plain = copy.deepcopy(tiny_model)
     network = TrainingNetwork(tiny_model, ComputeRecipe(sync_batch_norm=True))
     assert network.model.config == TINY
@@ -99,5 +99,5 @@ def test_synchronised_norms_keep_names_and_values(tiny_model: CCNet3D) -> None:
     assert {"SyncBatchNorm", "SyncBatchNormAct"} <= kinds
     assert not {"BatchNorm2d", "BatchNormAct2d"} & kinds
     assert list(network.model.state_dict()) == list(plain.state_dict())
-    # Alone, and in evaluation, they are batch norms like any other.
+    # In a single process, and in evaluation, they equal ordinary batch norms.
     torch.testing.assert_close(network.model.eval()(CLIP), plain.eval()(CLIP), rtol=0, atol=0)

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference.category_consistent import category_consistent_loop
+from reference.loops import dice_loss_loop
 from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.losses import lovasz_softmax
+from ccnet3d.losses import CategoryConsistentLoss, CrossEntropyLoss, DiceLoss, Losses, LovaszLoss, lovasz_softmax
+from ccnet3d.losses.category_consistent import resize_labels
 from ccnet3d.models import TrainingOutputs
-from ccnet3d.training.objective import resize_labels, training_loss
-from ccnet3d.training.recipe import LossRecipe
+from ccnet3d.training import training_loss
 
 
 def make_batch(dtype: torch.dtype = torch.float32) -> tuple[TrainingOutputs, Tensor]:
@@ -27,10 +28,13 @@ def make_batch(dtype: torch.dtype = torch.float32) -> tuple[TrainingOutputs, Ten
 def test_the_total_is_the_weighted_sum_of_the_parts(dtype: torch.dtype) -> None:
     outputs, labels = make_batch(dtype)
     weights = torch.tensor([0.5, 1.0, 2.0, 0.5])
-    recipe = LossRecipe(
-        auxiliary_weight=0.3, lovasz_weight=0.6, ccl_weight=0.7, ccl_form="quadratic", label_smoothing=0.1
+    losses = Losses(
+        CrossEntropyLoss(weight=1.5, auxiliary_weight=0.3, label_smoothing=0.1),
+        LovaszLoss(weight=0.6),
+        CategoryConsistentLoss(weight=0.7, form="quadratic"),
+        DiceLoss(weight=0.8),
     )
-    total, parts = training_loss(outputs, labels, recipe, weights)
+    total, parts = training_loss(outputs, labels, losses, weights)
 
     flat = labels.flatten(0, 1)
     expected = {
@@ -45,15 +49,22 @@ def test_the_total_is_the_weighted_sum_of_the_parts(dtype: torch.dtype) -> None:
         outputs.embeddings.flatten(0, 1).float(), flat[:, 2::4, 2::4], clip_length=3, form="quadratic",
         ignored=IGNORE_INDEX,
     )  # fmt: skip
-    expected["ccl"] = variance + distance + 0.001 * norm
-    expected |= {"ccl_variance": variance, "ccl_distance": distance, "ccl_norm": norm}
+    expected["category_consistent"] = variance + distance + 0.001 * norm
+    expected |= {
+        f"category_consistent_{name}": term
+        for name, term in {"variance": variance, "distance": distance, "norm": norm}.items()
+    }
+    expected["dice"] = dice_loss_loop(outputs.logits.flatten(0, 1).float(), flat, IGNORE_INDEX)
     assert list(parts) == list(expected)
     for name, part in parts.items():
         torch.testing.assert_close(part, expected[name], msg=name)
     assert total.dtype == torch.float32
     torch.testing.assert_close(
         total,
-        expected["cross_entropy"] + 0.3 * expected["auxiliary"] + 0.6 * expected["lovasz"] + 0.7 * expected["ccl"],
+        1.5 * (expected["cross_entropy"] + 0.3 * expected["auxiliary"])
+        + 0.6 * expected["lovasz"]
+        + 0.7 * expected["category_consistent"]
+        + 0.8 * expected["dice"],
     )
     for gradient in torch.autograd.grad(total, list(outputs)):
         assert gradient.isfinite().all()
@@ -62,19 +73,35 @@ def test_the_total_is_the_weighted_sum_of_the_parts(dtype: torch.dtype) -> None:
 
 def test_losses_of_weight_zero_are_not_computed() -> None:
     outputs, labels = make_batch()
-    total, parts = training_loss(outputs._replace(embeddings=None), labels, LossRecipe(auxiliary_weight=0.5), None)
+    losses = Losses(CrossEntropyLoss(auxiliary_weight=0.5), LovaszLoss(weight=0.0))
+    total, parts = training_loss(outputs._replace(embeddings=None), labels, losses)
     assert list(parts) == ["cross_entropy", "auxiliary"]
     torch.testing.assert_close(total, parts["cross_entropy"] + 0.5 * parts["auxiliary"])
 
 
+def test_the_cross_entropy_can_be_left_out() -> None:
+    outputs, labels = make_batch()
+    total, parts = training_loss(outputs, labels, Losses(CrossEntropyLoss(weight=0.0), dice=DiceLoss(weight=2.0)))
+    assert list(parts) == ["dice"]
+    torch.testing.assert_close(total, 2 * parts["dice"])
+
+
 def test_hard_pixels_reach_both_cross_entropies() -> None:
     outputs, labels = make_batch()
-    _, every = training_loss(outputs, labels, LossRecipe(), None)
-    _, hard = training_loss(outputs, labels, LossRecipe(hard_threshold=0.1, hard_pixels=10), None)
+    _, every = training_loss(outputs, labels, Losses())
+    _, hard = training_loss(outputs, labels, Losses(CrossEntropyLoss(hard_threshold=0.1, hard_pixels=10)))
     assert all(hard[name] > every[name] for name in every)
 
 
-def test_labels_are_resized_to_the_nearest_centre() -> None:
+def test_a_part_of_a_step_finds_its_share_of_the_hard_pixels() -> None:
+    outputs, labels = make_batch()
+    step, part = (Losses(CrossEntropyLoss(hard_threshold=0.0, hard_pixels=pixels)) for pixels in (11, 4))
+    _, of_step = training_loss(outputs, labels, step, parts=3)
+    _, of_part = training_loss(outputs, labels, part)
+    assert of_step == of_part
+
+
+def test_labels_are_resized_to_the_nearest_center() -> None:
     labels = torch.arange(35).view(1, 5, 7)
     labels[0, 2, 3] = IGNORE_INDEX
     small = resize_labels(labels, torch.Size((3, 2)))

@@ -6,26 +6,26 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from ccnet3d.errors import UserError
 from ccnet3d.models import ARCHITECTURES
-from ccnet3d.training import read_recipe
+from ccnet3d.training import OptimizerRecipe, build_model, read_recipe
 from ccnet3d.training.optimizer import learning_rate_factor
-from ccnet3d.training.recipe import OptimizerRecipe
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = read_recipe(path)
     config = recipe.model.build_config(num_classes=11)
-    # Where training starts from may differ, what is trained may not.
+    # Initial values may differ from the architecture, the model itself may not.
     expected = ARCHITECTURES[recipe.model.architecture]
     assert replace(config, initial_gamma=expected.initial_gamma) == expected
 
 
 def test_the_papers_recipe() -> None:
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_resnet101.toml")
-    optimizer, loss = recipe.optimizer, recipe.loss
+    optimizer, loss = recipe.optimizer, recipe.losses.cross_entropy
     assert (optimizer.name, optimizer.weight_decay, optimizer.schedule) == ("sgd", 1e-4, "poly")
-    assert (loss.auxiliary_weight, loss.hard_threshold) == (0.4, 0.7)
+    assert (loss.weight, loss.auxiliary_weight, loss.hard_threshold, loss.hard_pixels) == (1.0, 0.4, 0.7, 100_000)
     assert recipe.model.architecture == "ccnet3d_resnet101"
 
 
@@ -34,9 +34,9 @@ def test_overrides_and_errors() -> None:
     recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
     assert (recipe.epochs, recipe.data.clip_lengths) == (3, (5,))
     assert recipe.model.build_config(4).loops == 2
-    recipe = read_recipe(path, ["loss.ccl_weight=1", "model.overrides.embedding_channels=16"])
+    recipe = read_recipe(path, ["losses.category_consistent.weight=1", "model.overrides.embedding_channels=16"])
     assert recipe.model.build_config(4).embedding_channels == 16
-    # Another backbone brings the normalisation of its own weights.
+    # Another backbone implies the normalization of its weights.
     own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
     assert own.input_std == (0.229, 0.224, 0.225)
     for override, message in [
@@ -47,7 +47,7 @@ def test_overrides_and_errors() -> None:
         ("data.augmentation.flip=2.0", "flip must be a probability"),
         ("data.augmentation.class_crops=-0.1", "class_crops must be a probability"),
         ("data.augmentation.blur=1.5", "blur must be a probability"),
-        ("data.detail_share=2.0", "detail_share must be a probability"),
+        ("data.high_resolution_share=2.0", "high_resolution_share must be a probability"),
         ("data.clip_strides=[0]", "at least one stride of 1 or more"),
         ("epochz=3", "unknown key 'epochz'"),
         ("data.clip_lengths=[3]", "must divide frames_per_batch = 10, got 3"),
@@ -57,17 +57,38 @@ def test_overrides_and_errors() -> None:
         ("precision=fp8", "'bf16', 'fp16' or 'fp32', got 'fp8'"),
         ("compute.accumulate_steps=0", "accumulate_steps must be at least 1"),
         ("compute.backbone_gradients=none", "'all' or 'anchor', got 'none'"),
-        ("compute={sync_batch_norm=true,freeze_batch_norm=true}", "synchronised or frozen"),
+        ("compute={sync_batch_norm=true,freeze_batch_norm=true}", "synchronized or frozen"),
         ("model.architecture=unet", "unknown architecture 'unet'"),
         ("epochs=0", "must be at least 1"),
-        ("loss.lovasz_weight=-0.5", r"must be at least 0, got \(0.4, -0.5, 0.0\)"),
-        ("loss.ccl_form=linear", r"one of \('piecewise', 'quadratic'\), got 'linear'"),
-        ("loss.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ("loss.ccl_weight=1", "both be above 0 or both be 0, got 1.0 and 0; the paper's .* 1 and 16"),
+        ("data.augmentation.hue=0.6", r"hue in \[0, 0.5\], got 0.4, 0.4, 0.4 and 0.6"),
+        ("data.augmentation.contrast=-1", "at least 0 and hue .*, got 0.4, -1.0, 0.4 and 0.0"),
+        ("losses.lovasz.weight=-0.5", "losses.lovasz.weight must be at least 0, got -0.5"),
+        ("losses.cross_entropy.auxiliary_weight=-1", "auxiliary_weight must be at least 0, got -1.0"),
+        (
+            "losses.focal.weight=1",
+            "unknown key 'focal' in losses; it has cross_entropy, lovasz, category_consistent, dice",
+        ),
+        ("losses.dice.smooth=1", "unknown key 'smooth' in losses.dice; it has weight"),
+        ("losses.dice={}", "losses.dice lacks the key 'weight'"),
+        ("losses={cross_entropy={weight=0}}", "every loss has weight 0; give one of cross_entropy, lovasz, .* above 0"),
+        ("losses.category_consistent={weight=1,form='linear'}", r"one of \('piecewise', 'quadratic'\), got 'linear'"),
+        ("losses.cross_entropy.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("losses.category_consistent.weight=1", "both be above 0 or both be 0, got 1.0 and 0; the paper has 1 and 16"),
         ("model.overrides.embedding_channels=16", "both be above 0 or both be 0, got 0.0 and 16"),
+        ("class_balance_offset=0.5", "class_balance_offset must be above 1, or 0, got 0.5"),
+        ("optimizer.learning_rate=-1", "must be at least 0, got -1.0 and 0.02"),
+        ("ema_decay=1.5", r"ema_decay must be in \[0, 1\], got 1.5"),
+        ("seed=-1", "seed must be at least 0, got -1"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             read_recipe(path, [override])
+
+
+@pytest.mark.parametrize("override", ["loops=-1", "dropout=2.0", "backbone=no_such_model", "depth=3", "channels=4"])
+def test_overrides_that_do_not_make_a_model_are_user_errors(override: str) -> None:
+    recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", [f"model.overrides.{override}"])
+    with pytest.raises(UserError):
+        build_model(recipe.model, 3)
 
 
 def test_learning_rate() -> None:

@@ -15,10 +15,9 @@ import torch
 from conftest import CAMVID_SPEC, REPOSITORY
 from tiny_run import RECIPE, SMALL, make_trainer
 
-from ccnet3d.data import RequestedSample
+from ccnet3d.data import DataSource, RequestedSample
 from ccnet3d.errors import RunStoppedError
-from ccnet3d.training import Trainer, read_recipe
-from ccnet3d.training.recipe import ComputeRecipe
+from ccnet3d.training import ComputeRecipe, Trainer, read_recipe
 from ccnet3d.training.signals import StopSignals
 
 EVERYTHING = ComputeRecipe(accumulate_steps=2, activation_checkpointing=True, backbone_gradients="anchor")
@@ -47,7 +46,7 @@ def send_in_evaluation(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: 
 
 
 @pytest.mark.parametrize(
-    ("send", "place", "number", "step", "code", "options"),
+    ("send", "index", "number", "step", "code", "options"),
     [
         (send_in_step, 4, signal.SIGTERM, 5, 143, {}),  # in the second of three epochs
         (send_in_step, 1, signal.SIGINT, 2, 130, {"precision": "fp16", "compute": EVERYTHING}),
@@ -55,15 +54,15 @@ def send_in_evaluation(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: 
     ],
     ids=["SIGTERM in a step", "SIGINT in a step, fp16", "SIGTERM in an evaluation"],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    send: Callable[..., None], place: int, number: signal.Signals, step: int, code: int,
+def test_a_stopped_run_resumes_bit_for_bit(
+    send: Callable[..., None], index: int, number: signal.Signals, step: int, code: int,
     options: dict[str, Any], yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     recipe = dataclasses.replace(RECIPE, epochs=3, **options)
     before = signal.getsignal(number)
     stopped = make_trainer(yard, tmp_path / "stopped", recipe)
     with monkeypatch.context() as patch:
-        send(stopped, patch, place, number)
+        send(stopped, patch, index, number)
         with pytest.raises(RunStoppedError, match=f"^{step} of 9 steps are done and in .*checkpoint.pt$") as error:
             stopped.run()
     assert error.value.exit_code == code
@@ -82,12 +81,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert bool(results[0][0]["scaler"]) == (recipe.precision == "fp16")
 
 
-def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored() -> None:
+def test_a_second_signal_interrupts_and_ignored_signals_stay_ignored() -> None:
     with StopSignals() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
-    with StopSignals(patient=True) as stop:
+    with StopSignals(ignore_repeats=True) as stop:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +99,7 @@ def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored() -> None:
 
 
 def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
-    """To the whole process group, loader and all, as a cluster sends it; then the rest in this process."""
+    """The whole process group gets it, DataLoader workers too, as on a cluster; the rest is trained in this process."""
     overrides = [*SMALL, "epochs=12", "data.frames_per_batch=5", "evaluate_every=12", "precision=fp32"]
     options = [item for override in overrides for item in ("--set", override)]
     out, threads = tmp_path / "stopped", str(torch.get_num_threads())
@@ -121,5 +120,5 @@ def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
     assert 3 <= done < 36
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", overrides)
     for folder, resume in ((out, True), (tmp_path / "whole", False)):
-        Trainer(recipe, yard, CAMVID_SPEC, folder, torch.device("cpu")).run(resume=resume)
+        Trainer(recipe, DataSource(yard, CAMVID_SPEC), folder, torch.device("cpu")).run(resume=resume)
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -1,7 +1,7 @@
-"""Small videos of many containers and codecs, made with the ffmpeg that comes with imageio-ffmpeg.
+"""Small videos in many containers and codecs, made with the ffmpeg command of imageio-ffmpeg.
 
-Every frame carries its number in blocks that survive lossy coding, so that a test can read from the pixels which frame
-it got.
+Every frame contains its index in blocks that survive lossy compression, so that a test can read from the pixels which
+frame it is.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BITS = 6
 _BLOCK = 12
 
 
-def draw_coded(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A moving texture with ``number`` in two rows of blocks, white for 1; uint8 ``[H, W, 3]``."""
+def draw_coded(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Draw a moving texture with the bits of ``index`` as a row of blocks, white for 1; uint8 ``[H, W, 3]``."""
     y, x = np.mgrid[:height, :width]
-    shift = 3 * number
+    shift = 3 * index
     image = np.stack([
         128 + 90 * np.sin((x + shift) / 9) * np.cos(y / 7),
         128 + 80 * np.sin((x - y + shift) / 11),
@@ -34,26 +34,26 @@ def draw_coded(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndar
     ], axis=-1)  # fmt: skip
     for bit in range(BITS):
         top, left = 4, 4 + (_BLOCK + 2) * bit
-        image[top : top + _BLOCK, left : left + _BLOCK] = 235 if number >> bit & 1 else 20
+        image[top : top + _BLOCK, left : left + _BLOCK] = 235 if index >> bit & 1 else 20
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def read_code(image: np.ndarray) -> int:
-    """The number drawn in an upright frame."""
+    """Return the frame index drawn in an upright frame."""
     middles = [image[7:13, 7 + (_BLOCK + 2) * bit : 13 + (_BLOCK + 2) * bit].mean() for bit in range(BITS)]
     return sum((middle > 128) << bit for bit, middle in enumerate(middles))
 
 
 def ffmpeg(*arguments: object, stdin: bytes = b"", level: str = "error", check: bool = True) -> tuple[bytes, str]:
-    """Run ffmpeg: its standard output and what it said."""
+    """Run ffmpeg; return its standard output and its messages."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", level, "-threads", "1", *map(str, arguments)]
     if stdin:
         command.remove("-nostdin")
     done = subprocess.run(command, input=stdin or None, capture_output=True, check=False)
-    said = done.stderr.decode(errors="replace")
+    messages = done.stderr.decode(errors="replace")
     if check and done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{said}")
-    return done.stdout, said
+        raise RuntimeError(f"{' '.join(command)}\n{messages}")
+    return done.stdout, messages
 
 
 def encode(
@@ -67,7 +67,7 @@ def encode(
     before: tuple[object, ...] = (),
 ) -> Path:
     """Encode drawn frames with the given ffmpeg options."""
-    raw = b"".join(draw_coded(number, height, width).tobytes() for number in range(first, first + frames))
+    raw = b"".join(draw_coded(index, height, width).tobytes() for index in range(first, first + frames))
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "-")
     ffmpeg(*source, *before, *arguments, path, stdin=raw)
     return path
@@ -84,15 +84,15 @@ def _encoders() -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of the corpus and what is true of it."""
+    """A file of the corpus and its true properties."""
 
     name: str
     make: Callable[[Path], object]
     encoder: str = "libx264"
     frames: int = FRAMES
-    """Frames that a reader must give, damaged files aside."""
+    """Frames that a reader must return, except from damaged files."""
     warning: str = ""
-    """What a reader must say of the file; empty if it must say nothing."""
+    """Pattern of the reader's warning; empty if there must be none."""
 
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", 12, "-bf", 2, "-b_strategy", 0)
@@ -103,12 +103,12 @@ SOUND = ("-f", "lavfi", "-i", "sine=sample_rate=8000:duration=6")
 
 
 def coded(name: str, *arguments: object, encoder: str = "libx264", frames: int = FRAMES, **options: Any) -> Sample:
-    """A sample that is encoded directly."""
+    """Return a sample that is encoded directly."""
     return Sample(name, lambda path: encode(path, *arguments, frames=frames, **options), encoder, frames)
 
 
 def copied(name: str, before: tuple[object, ...], after: tuple[object, ...], frames: int = FRAMES) -> Sample:
-    """A sample that is a copy of an mp4 file with other options."""
+    """Return a sample that is a copy of an mp4 file with other options."""
 
     def make(path: Path) -> None:
         source = encode(path.with_name(f"source_of_{path.stem}.mp4"), *X264)
@@ -119,7 +119,7 @@ def copied(name: str, before: tuple[object, ...], after: tuple[object, ...], fra
 
 
 def size_change(path: Path) -> None:
-    """20 frames of 96x80, then 20 of 128x96, in one stream."""
+    """Write 20 frames of 96x80, then 20 of 128x96, in one stream."""
     parts = [path.with_name(f"part{number}_{path.name}") for number in (0, 1)]
     encode(parts[0], *X264, "-muxdelay", 0, frames=20)
     encode(parts[1], *X264, "-muxdelay", 0, "-output_ts_offset", 2, frames=20, first=20, height=96, width=128)
@@ -129,25 +129,25 @@ def size_change(path: Path) -> None:
 
 
 def cut_tail(path: Path) -> None:
-    """A faststart mp4 of which 40 % did not arrive."""
+    """Write a faststart mp4 without its last 40 %."""
     encode(path, *X264, "-movflags", "+faststart")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * 0.6)])
 
 
-def packet_places(path: Path) -> list[tuple[int, int]]:
-    """Position and size of every video packet, in file order."""
+def packet_ranges(path: Path) -> list[tuple[int, int]]:
+    """Return offset and size of every video packet in bytes, in file order."""
     with av.open(str(path)) as container:
         return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size and packet.pos >= 0]
 
 
 def damaged(name: str, number: int, warning: str, *arguments: object, encoder: str = "libx264") -> Sample:
-    """A sample whose packet ``number`` is zeroed."""
+    """Return a sample whose packet ``number`` is zeroed."""
 
     def make(path: Path) -> None:
         encode(path, *arguments)
         data = bytearray(path.read_bytes())
-        position, size = packet_places(path)[number]
+        position, size = packet_ranges(path)[number]
         data[position + 5 : position + size] = bytes(size - 5)
         path.write_bytes(data)
 
@@ -203,7 +203,7 @@ SAMPLES = [
     coded("av1_svt.mkv", "-c:v", "libsvtav1", "-preset", 12, "-g", 12, "-svtav1-params", "lp=1", encoder="libsvtav1"),
     coded("mpeg4.avi", "-c:v", "mpeg4", "-bf", 2, "-q:v", 3, encoder="mpeg4"),
     coded("mpeg4.mp4", "-c:v", "mpeg4", "-bf", 2, "-q:v", 3, encoder="mpeg4"),
-    # libxvid loses the last two B-frames and leaves their place-holders.
+    # libxvid loses the last two B-frames and leaves their placeholders.
     Sample("xvid_packed.avi", lambda path: encode(path, "-c:v", "libxvid", "-bf", 2, "-q:v", 3, frames=37), "libxvid",
            frames=35, warning="only 35 of the 37 frames"),
     coded("mpeg2.ts", "-c:v", "mpeg2video", "-bf", 2, "-q:v", 3, encoder="mpeg2video", rate=25),
@@ -228,8 +228,8 @@ SAMPLES = [
     coded("wmv2.wmv", "-c:v", "wmv2", "-q:v", 3, encoder="wmv2"),
     coded("flv1.flv", "-c:v", "flv", "-q:v", 3, encoder="flv"),
     coded("theora.ogv", "-c:v", "libtheora", "-q:v", 8, "-g", 12, encoder="libtheora"),
-    Sample("size_change.ts", size_change, warning="the size of the picture changes: 96x80 .* 128x96 from frame 20"),
-    Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be cut"),
+    Sample("size_change.ts", size_change, warning="the frame size changes: 96x80 .* 128x96 from frame 20"),
+    Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be truncated"),
     damaged("damaged.mp4", 15, "frame 14 could not be decoded and left gaps", *X264),
     damaged("damaged_intra.avi", 15, "1 packets could not be decoded", "-c:v", "mjpeg", "-q:v", 3, encoder="mjpeg"),
     damaged("damaged_intra.mov", 15, "frame 15 could not be decoded and left gaps", "-c:v", "mjpeg", encoder="mjpeg"),

@@ -1,4 +1,4 @@
-"""Damaged copies of small videos, and a worker process that reads them one after the other."""
+"""Damaged copies of small videos, and a worker process that reads them one after another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_bases(folder: Path) -> list[Path]:
 
 
 def mutate(data: bytes, kind: str, random: np.random.Generator) -> bytes:
-    """A damaged copy: flipped bits, a lost tail or middle, two exchanged parts, or a part of zeros."""
+    """Return a damaged copy: flipped bits, a lost tail or middle, two swapped parts, or a part of zeros."""
     changed = bytearray(data)
     size = len(data)
     length = int(random.integers(1, max(2, size // 8)))
@@ -44,13 +44,13 @@ def mutate(data: bytes, kind: str, random: np.random.Generator) -> bytes:
 
 
 def read_all(path: Path, with_clip: bool) -> str:
-    """What reading ends in, as one line: a message, or counts and warnings."""
+    """Read a file; return one line with the error, or with counts and warnings."""
     from ccnet3d.video import VideoError, open_video
 
     try:
         with open_video(path) as reader:
             frames = {frame.index: frame for frame in reader}
-            said = "; ".join(reader.info.warnings)
+            warnings = "; ".join(reader.info.warnings)
             if with_clip:
                 for index in list(frames)[:: max(1, len(frames) // 3)]:
                     try:
@@ -58,25 +58,25 @@ def read_all(path: Path, with_clip: bool) -> str:
                     except VideoError:
                         continue
                     if frame.index != index or frame.pts_seconds != frames[index].pts_seconds:
-                        return f"CLIP {index} has another number or time"
+                        return f"CLIP {index} has another index or time"
                     if frame.image.shape != frames[index].image.shape:
                         return f"CLIP {index} has another size"
-                    if not said and not np.array_equal(frame.image, frames[index].image):
+                    if not warnings and not np.array_equal(frame.image, frames[index].image):
                         return f"CLIP {index} differs in a file without warnings"
     except VideoError as error:
         return f"error {error}"
     gaps = max(frames) + 1 - len(frames)
     damaged = sum(frame.damaged for frame in frames.values())
-    return f"frames {len(frames)} {gaps} {damaged} {said}"
+    return f"frames {len(frames)} {gaps} {damaged} {warnings}"
 
 
 def main() -> None:
-    """Names on standard input; for each a line with what came."""
+    """Read file names from standard input and print one line per file."""
     for line in sys.stdin:
         name, with_clip = line.rstrip("\n").split("\t")
         try:
             result = read_all(Path(name), with_clip == "clip")
-        except BaseException as error:  # whatever it is, the test wants to see it
+        except BaseException as error:  # the test must see every exception
             result = f"RAISED {type(error).__name__}: {error}"
         print(result.replace("\n", " "), flush=True)
 

@@ -1,6 +1,6 @@
-"""Every file of the corpus, frame by frame, against the ffmpeg command line.
+"""Every file of the corpus, compared frame by frame with the ffmpeg command.
 
-Pixels must be equal: the reader converts colours by FFmpeg's own filter, and the decoders of these codecs are exact.
+Pixels must be equal: the reader converts colors with FFmpeg's own filter, and the decoders of these codecs are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, sample: Sample) -> Path:
-    """The sample's file, made when first asked for."""
+    """Return the sample's file, made when it is first needed."""
     if not has_encoder(sample.encoder):
         pytest.skip(f"this ffmpeg has no encoder {sample.encoder}")
     path = folder / sample.name
@@ -39,16 +39,16 @@ class Truth:
     seconds: list[float]
 
 
-def ffmpegs(path: Path) -> Truth:
-    """The frames by ffmpeg at their own sizes, and their times."""
-    # One thread, as messages of others may fall into the middle of a line.
+def decode_with_ffmpeg(path: Path) -> Truth:
+    """Return ffmpeg's frames at their own sizes, and their times."""
+    # One thread, because messages of other threads may interrupt a line.
     _, log = ffmpeg("-threads", 1, "-i", path, "-map", "0:v:0", "-vf", "showinfo",
                     "-fps_mode", "passthrough", "-f", "null", "-", level="info", check=False)  # fmt: skip
     shown = re.findall(r"\] n: *\d+ pts: *\S+ pts_time:(\S+) .*? s:(\d+)x(\d+) ", log)
     sizes = [(int(height), int(width)) for _, width, height in shown]
     images: list[np.ndarray] = []
     for size in dict.fromkeys(sizes):
-        # All in one size; those that have it by themselves are not scaled.
+        # All frames at one size; those that have this size are not scaled.
         raw, _ = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24",
                         *(("-s", f"{size[1]}x{size[0]}") if len(set(sizes)) > 1 else ()), "-", check=False)  # fmt: skip
         frames = np.frombuffer(raw, np.uint8).reshape(-1, *size, 3)
@@ -70,10 +70,10 @@ def same(one: VideoFrame, other: VideoFrame) -> bool:
 
 def check_random_access(path: Path, decoder: str, frames: list[VideoFrame]) -> None:
     by_index = {frame.index: frame for frame in frames}
-    wanted = random.Random(0).choices(list(by_index), k=25)
+    chosen = random.Random(0).choices(list(by_index), k=25)
     with open_video(path, decoder) as reader:
-        assert all(same(frame, by_index[index]) for frame, index in zip(reader.clip(wanted), wanted, strict=True))
-        assert all(same(reader.clip([index])[0], by_index[index]) for index in wanted[:8])
+        assert all(same(frame, by_index[index]) for frame, index in zip(reader.clip(chosen), chosen, strict=True))
+        assert all(same(reader.clip([index])[0], by_index[index]) for index in chosen[:8])
         with pytest.raises(IndexError, match=f"has no frame {len(reader)}; it has {len(reader)} frames, numbered from"):
             reader.clip([0, len(reader)])
         with pytest.raises(IndexError, match="has no frame -1"):
@@ -81,27 +81,27 @@ def check_random_access(path: Path, decoder: str, frames: list[VideoFrame]) -> N
         for lost in sorted(set(range(len(reader))) - set(by_index))[:2]:
             with pytest.raises(VideoError, match=f"frame {lost} of .* is lost"):
                 reader.clip([lost])
-        assert [frame.index for frame in reader] == list(by_index)  # also after random access
-    for index in wanted[:4]:
+        assert [frame.index for frame in reader] == list(by_index)  # iteration still works after random access
+    for index in chosen[:4]:
         with open_video(path, decoder) as fresh:
             assert same(fresh.clip([index])[0], by_index[index])
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_frames_are_ffmpegs(folder: Path, sample: Sample) -> None:
+def test_frames_equal_ffmpegs(folder: Path, sample: Sample) -> None:
     path = made(folder, sample)
-    truth = ffmpegs(path)
+    truth = decode_with_ffmpeg(path)
     with open_video(path) as reader:
         frames = list(reader)
         assert len(list(reader)) == len(frames)  # a second time
-        length, said = len(reader), " ".join(reader.info.warnings)
-    assert bool(sample.warning) == bool(said)
-    assert re.search(sample.warning, said)
-    if sample.name == "cut.mp4":  # with several threads FFmpeg gives up the last frames before the end; they are named
+        length, warnings = len(reader), " ".join(reader.info.warnings)
+    assert bool(sample.warning) == bool(warnings)
+    assert re.search(sample.warning, warnings)
+    if sample.name == "cut.mp4":  # with several threads FFmpeg drops the last frames, as the warning says
         truth = Truth(truth.images[: len(frames)], truth.seconds[: len(frames)])
         assert length > len(frames) >= 18
-        assert "frames 20-22 could not be decoded" in said or "frame 22 could not be decoded" in said
-    elif sample.name == "damaged_ffv1.mkv":  # ffmpeg shows other frames in place of the damaged ones
+        assert "frames 20-22 could not be decoded" in warnings or "frame 22 could not be decoded" in warnings
+    elif sample.name == "damaged_ffv1.mkv":  # ffmpeg returns other frames instead of the damaged ones
         kept = [frame.index for frame in frames]
         assert kept == [*range(15), *range(24, FRAMES)]
         truth = Truth([truth.images[index] for index in kept], [truth.seconds[index] for index in kept])
@@ -112,12 +112,12 @@ def test_frames_are_ffmpegs(folder: Path, sample: Sample) -> None:
         assert np.array_equal(frame.image, image)
         assert frame.image.flags.c_contiguous
     assert all(frame.pts_seconds is not None for frame in frames)
-    # ffmpeg shifts the first packet to 0 where a container starts later.
+    # ffmpeg shifts the first packet to 0 if a container starts later.
     shift = (frames[0].pts_seconds or 0) - truth.seconds[0]
     assert [frame.pts_seconds for frame in frames] == pytest.approx([s + shift for s in truth.seconds], abs=1.1e-3)
     if "turned" not in sample.name and "size" not in sample.name:
         first = FRAMES - sample.frames if sample.name == "edit_list.mp4" else 0
-        if "avi" not in sample.name:  # there a lost frame leaves no gap
+        if "avi" not in sample.name:  # in AVI a lost frame leaves no gap
             assert [read_code(frame.image) - first for frame in frames] == [frame.index for frame in frames]
     check_random_access(path, "av", frames)
 
@@ -131,7 +131,7 @@ def test_decord_agrees_or_refuses(folder: Path, sample: Sample) -> None:
     try:
         with open_video(path, "decord") as reader:
             frames = list(reader)
-            said = " ".join(reader.info.warnings)
+            warnings = " ".join(reader.info.warnings)
     except VideoError as error:
         refusal = str(error)
     else:
@@ -143,15 +143,15 @@ def test_decord_agrees_or_refuses(folder: Path, sample: Sample) -> None:
     for frame, expected in zip(frames, truth, strict=True):
         assert frame.index == expected.index
         assert frame.pts_seconds == pytest.approx(expected.pts_seconds, abs=1e-6)
-        if "colours differ" in said:  # its FFmpeg of 2018 places the chroma of 10-bit and odd-sized frames elsewhere
+        if "colors differ" in warnings:  # its FFmpeg of 2018 places chroma differently
             assert np.abs(frame.image.astype(int) - expected.image).mean() < 3
         else:
             assert np.array_equal(frame.image, expected.image)
     check_random_access(path, "decord", frames)
 
 
-def test_times_start_where_the_packets_do(folder: Path) -> None:
-    """Times are the file's own, not counted from the first frame."""
+def test_times_are_the_packets_times(folder: Path) -> None:
+    """Times are those in the file, not counted from the first frame."""
     for sample in SAMPLES:
         if sample.name in ("late_picture.mp4", "mpeg2.ts", "hevc.mkv"):
             path = made(folder, sample)

@@ -34,7 +34,7 @@ def test_every_frame_in_order(make_video: MakeVideo, decoder: str, name: str, si
     assert info.warnings == []
     for number, frame in enumerate(frames):
         assert frame.image.shape == (*size, 3)
-        # H.264 at its default quality: the frame is nearer to its own drawing than to the next ones'.
+        # H.264 at its default quality: the frame is closer to its own drawing than to the next ones.
         drawings = [draw_scene(n, *size)[0].astype(int) for n in range(number, number + 3)]
         errors = [np.abs(frame.image - drawing).mean() for drawing in drawings]
         assert errors[0] < min(errors[1:])
@@ -46,7 +46,7 @@ def test_uneven_times_are_kept(make_video: MakeVideo) -> None:
 
 
 def ffmpeg(*arguments: object) -> bytes:
-    """Run the ffmpeg that comes with imageio-ffmpeg."""
+    """Run the ffmpeg command of imageio-ffmpeg."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True).stdout
 
@@ -56,11 +56,11 @@ def ffmpeg_frames(path: Path, height: int, width: int) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
 
 
-def assert_frames_are_ffmpegs(frames: list[VideoFrame], expected: np.ndarray) -> None:
+def assert_frames_equal(frames: list[VideoFrame], expected: np.ndarray) -> None:
     assert len(frames) == len(expected)
     for frame, truth in zip(frames, expected, strict=True):
         assert frame.image.shape == truth.shape
-        assert np.abs(frame.image.astype(int) - truth).mean() < 2  # two FFmpeg builds may round colours apart
+        assert np.abs(frame.image.astype(int) - truth).mean() < 2  # two FFmpeg builds may round colors differently
 
 
 @pytest.mark.parametrize("degrees", [90, 180, -90])
@@ -68,27 +68,27 @@ def test_rotation_in_the_metadata(make_video: MakeVideo, tmp_path: Path, degrees
     plain, turned = make_video(frames=3), tmp_path / "turned.mp4"
     ffmpeg("-display_rotation", degrees, "-i", plain, "-c", "copy", turned)
     height, width = (48, 64) if degrees == 180 else (64, 48)
-    assert_frames_are_ffmpegs(read_all(turned)[0], ffmpeg_frames(turned, height, width))
+    assert_frames_equal(read_all(turned)[0], ffmpeg_frames(turned, height, width))
 
 
-def test_an_edit_list_is_followed(make_video: MakeVideo, tmp_path: Path) -> None:
-    """A cut without re-encoding keeps frames from the keyframe on and hides those before the cut."""
+def test_edit_list_is_applied(make_video: MakeVideo, tmp_path: Path) -> None:
+    """A cut without re-encoding keeps the frames from the last keyframe on and hides those before the cut."""
     cut = tmp_path / "cut.mp4"
     ffmpeg("-ss", 1.5, "-i", make_video(frames=40), "-c", "copy", cut)
     frames, info = read_all(cut)
-    assert_frames_are_ffmpegs(frames, ffmpeg_frames(cut, 48, 64))
+    assert_frames_equal(frames, ffmpeg_frames(cut, 48, 64))
     assert len(frames) < 40
     assert info.warnings == []
     if importlib.util.find_spec("decord"):
         with pytest.raises(
-            VideoError, match=rf"decord sees \d+ frames in .*, which has {len(frames)}; use --decoder av"
+            VideoError, match=rf"decord finds \d+ frames in .*, which has {len(frames)}; use --decoder av"
         ):
             open_video(cut, "decord")
 
 
-def test_a_cut_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_truncated_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
     source, cut = make_video("long.mp4", frames=60), tmp_path / "cut.mp4"
-    # Index at the front, so that the rest can be cut off.
+    # With the index at the start, so that the end can be cut off.
     with av.open(str(source)) as reader, av.open(str(cut), "w", options={"movflags": "faststart"}) as writer:
         stream = writer.add_stream_from_template(reader.streams.video[0])
         for packet in reader.demux(reader.streams.video[0]):
@@ -101,8 +101,8 @@ def test_a_cut_file_is_reported(make_video: MakeVideo, tmp_path: Path) -> None:
     assert any("decoded" in warning or "stopped" in warning for warning in info.warnings)
 
 
-def test_a_damaged_packet_loses_its_frame_only(make_video: MakeVideo, tmp_path: Path) -> None:
-    """Motion JPEG in AVI: every frame by itself, the seventh made unreadable."""
+def test_damaged_packet_loses_only_its_frame(make_video: MakeVideo, tmp_path: Path) -> None:
+    """Motion JPEG in AVI, with independent frames of which the seventh is unreadable."""
     source, broken = make_video("sound.avi", frames=20, codec="mpeg4"), tmp_path / "broken.avi"
     ffmpeg("-i", source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", tmp_path / "whole.avi")
     data = bytearray((tmp_path / "whole.avi").read_bytes())
@@ -119,12 +119,12 @@ def test_a_damaged_packet_loses_its_frame_only(make_video: MakeVideo, tmp_path: 
         assert np.array_equal(frame.image, whole.image)
 
 
-def test_still_images_text_and_cover_art_are_no_videos(tmp_path: Path) -> None:
+def test_still_images_text_and_cover_art_are_not_videos(tmp_path: Path) -> None:
     image = Image.fromarray(draw_scene(0)[0])
     for name in ("photo.jpg", "photo.png"):
         image.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("some notes, which FFmpeg would draw as a terminal\n" * 20)
-    sound_only(tmp_path / "plain.m4a")
+    write_audio(tmp_path / "plain.m4a")
     ffmpeg("-i", tmp_path / "plain.m4a", "-i", tmp_path / "photo.png", "-map", "0", "-map", "1", "-c:a", "copy",
            "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", tmp_path / "song.m4a")  # fmt: skip
     with av.open(str(tmp_path / "song.m4a")) as container:
@@ -136,7 +136,7 @@ def test_still_images_text_and_cover_art_are_no_videos(tmp_path: Path) -> None:
         open_video(tmp_path / "song.m4a")
 
 
-def sound_only(path: Path) -> None:
+def write_audio(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -154,15 +154,15 @@ def sound_only(path: Path) -> None:
         (b"", "x.mp4 is empty"),
         (b"hello, this is text\n" * 50, "cannot be read as a video"),
         (bytes(5000), "cannot be read as a video"),
-        ("sound", "has no video stream"),
+        ("audio", "has no video stream"),
     ],
 )
-def test_what_is_no_video(tmp_path: Path, content, message: str) -> None:
+def test_sources_that_are_not_videos(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / "x.mp4"
     if content == "folder":
         path.mkdir()
-    elif content == "sound":
-        sound_only(path)
+    elif content == "audio":
+        write_audio(path)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(VideoError, match=message):
@@ -172,11 +172,11 @@ def test_what_is_no_video(tmp_path: Path, content, message: str) -> None:
 def test_decoders(make_video: MakeVideo) -> None:
     with pytest.raises(ValueError, match="unknown decoder 'opencv'; choose auto, av or decord"):
         open_video(make_video(), "opencv")
-    with pytest.raises(VideoError, match=r"decord loses frames in .avi files.*--decoder av"):
+    with pytest.raises(VideoError, match=r"decord silently loses frames in .avi files.*--decoder av"):
         open_video(make_video("clip.avi", codec="mpeg4"), "decord")
 
 
-def test_the_package_imports_without_av_and_decord() -> None:
+def test_package_imports_without_av_and_decord() -> None:
     code = (
         "import sys; sys.modules['av'] = sys.modules['decord'] = None\n"
         "import ccnet3d, ccnet3d.training, ccnet3d.evaluation, ccnet3d.inference, ccnet3d.cli.infer, ccnet3d.video\n"

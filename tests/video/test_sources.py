@@ -1,7 +1,8 @@
-"""Image folders, pipes, worker processes, and what a reader says when it cannot do what is asked."""
+"""Image folders, pipes, worker processes, and errors of readers."""
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from video.corpus import FRAMES, HEIGHT, WIDTH, X264, draw_coded, encode, read_code
 from video.workers import Clips
 
-from ccnet3d.video import VideoError, VideoFrame, open_video
+from ccnet3d.video import VideoError, VideoFrame, images_in_folder, open_video
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,15 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(exist_ok=True)
-    for number, name in enumerate(names):
-        Image.fromarray(draw_coded(number)).save(folder / name)
+    for index, name in enumerate(names):
+        Image.fromarray(draw_coded(index)).save(folder / name)
 
 
 def codes(frames: list[VideoFrame]) -> list[int]:
     return [read_code(frame.image) for frame in frames]
 
 
-def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
+def test_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     write_images(folder, ["img1.png", "img2.png", "img10.png", "img20.jpg"])
     (folder / ".hidden.png").write_bytes(b"x")
@@ -64,7 +65,7 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
     picture.quantize(200).save(tmp_path / "2_palette.png")
     picture.convert("RGBA").save(tmp_path / "3_rgba.png")
     turned = Image.Exif()
-    turned[0x0112] = 6  # turn by 90 degrees clockwise to show
+    turned[0x0112] = 6  # rotate by 90 degrees clockwise for display
     picture.rotate(90, expand=True).save(tmp_path / "4_turned.png", exif=turned)
     picture.resize((64, 48)).save(tmp_path / "5_small.bmp")
     with open_video(tmp_path) as reader:
@@ -77,15 +78,15 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
         assert np.array_equal(images[3], draw_coded(5))
         assert np.array_equal(images[4], draw_coded(5))
         (warning,) = reader.info.warnings
-        assert warning == "the size of the picture changes: 96x80 from frame 0, 64x48 from frame 5"
+        assert warning == "the frame size changes: 96x80 from frame 0, 64x48 from frame 5"
 
 
-def test_an_unreadable_image_is_a_lost_frame(tmp_path: Path) -> None:
+def test_unreadable_image_is_a_lost_frame(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.png", "2.png", "3.png"])
     data = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(data[: len(data) // 2])
     with open_video(tmp_path) as reader:
-        for _ in range(2):  # warnings start anew
+        for _ in range(2):  # each iteration starts without warnings
             assert [frame.index for frame in reader] == [0, 2]
             (warning,) = reader.info.warnings
             assert "frame 1 could not be read and left gaps in the numbering" in warning
@@ -99,18 +100,18 @@ def test_an_unreadable_image_is_a_lost_frame(tmp_path: Path) -> None:
 
 
 def test_folders_and_patterns_without_images(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="holds no images; wanted are files that end in .png, .jpg"):
+    with pytest.raises(VideoError, match="contains no images; expected files that end in .png, .jpg"):
         open_video(tmp_path)
     with pytest.raises(VideoError, match=r"there is no file .*\*.png: nothing matches the pattern"):
         open_video(f"{tmp_path}/*.png")
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(VideoError, match=r"is a folder and holds videos, not images; give one of them, .*a.mp4"):
+    with pytest.raises(VideoError, match=r"is a folder and contains videos, not images; give one of them, .*a.mp4"):
         open_video(tmp_path)
-    with pytest.raises(VideoError, match=r"the pattern .* holds videos, not images; give one of them, .*a.mp4"):
+    with pytest.raises(VideoError, match=r"the pattern .* contains videos, not images; give one of them, .*a.mp4"):
         open_video(f"{tmp_path}/*.mp4")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator may read everything")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="an administrator may read everything")
 def test_no_permission(tmp_path: Path, video: Path) -> None:
     path = tmp_path / "secret.mp4"
     path.write_bytes(video.read_bytes())
@@ -120,7 +121,7 @@ def test_no_permission(tmp_path: Path, video: Path) -> None:
 
 
 class Pipe(io.RawIOBase):
-    """A stream that can only be read, a few bytes at a time."""
+    """A stream that can only be read, and only a few bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._data = io.BytesIO(data)
@@ -143,26 +144,56 @@ class Pipe(io.RawIOBase):
         ("a.mp4", (*X264, "-movflags", "+frag_keyframe+empty_moov")),
     ],
 )
-def test_a_pipe(tmp_path: Path, name: str, options: tuple[object, ...]) -> None:
+def test_pipe(tmp_path: Path, name: str, options: tuple[object, ...]) -> None:
     path = encode(tmp_path / name, *options)
     expected = list(open_video(path))
     with open_video(Pipe(path.read_bytes())) as reader:  # type: ignore[arg-type]
         assert reader.info.path is None
         assert reader.info.name == "the stream"
-        with pytest.raises(VideoError, match="is a pipe and has not its length; iterate over it, or give a file"):
+        with pytest.raises(VideoError, match="is a pipe, which has no length; iterate over it, or give a file"):
             len(reader)
-        with pytest.raises(VideoError, match="is a pipe and has not frames by number"):
+        with pytest.raises(VideoError, match="is a pipe, which has no random access"):
             reader.clip([0])
         with pytest.raises(VideoError, match="can be read in this process only; give a file"):
             pickle.dumps(reader)
         frames = list(reader)
-        with pytest.raises(VideoError, match="was read already; a pipe can be read once"):
+        with pytest.raises(VideoError, match="has already been read; a pipe can be read once"):
             list(reader)
     assert len(frames) == len(expected) == FRAMES
     for frame, other in zip(frames, expected, strict=True):
         assert (frame.index, frame.pts_seconds) == (other.index, other.pts_seconds)
         assert np.array_equal(frame.image, other.image)
     assert reader.info.warnings == []
+
+
+def test_pipe_that_fails(tmp_path: Path) -> None:
+    """Frames before the failure are returned, and the warning states the reason."""
+
+    class FailingPipe(Pipe):
+        left = 20_000
+
+        def read(self, size: int = -1) -> bytes:
+            if self.left <= 0:
+                raise OSError(errno.EIO, "Input/output error")
+            data = super().read(size)
+            self.left -= len(data)
+            return data
+
+    path = encode(tmp_path / "a.mkv", *X264)
+    assert path.stat().st_size > 30_000
+    with open_video(FailingPipe(path.read_bytes())) as reader:  # type: ignore[arg-type]
+        frames = list(reader)
+        assert 0 < len(frames) < FRAMES
+        assert any(
+            "reading stopped before the end" in warning and "Input/output" in warning
+            for warning in reader.info.warnings
+        )
+    assert codes(frames[:15]) == list(range(15))
+
+
+def test_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="the folder .*absent cannot be read .No such file or directory"):
+        images_in_folder(tmp_path / "absent")
 
 
 def test_standard_input(tmp_path: Path) -> None:
@@ -192,7 +223,7 @@ def test_pipes_that_cannot_be_read(video: Path) -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("decoder", ["av", "decord"])
 def test_worker_processes(video: Path, decoder: str, start: str) -> None:
-    """A reader that is in use in the parent; a deadlock in a worker runs into the timeout."""
+    """A reader that is in use in the parent process; a deadlock in a worker would hit the timeout."""
     if decoder == "decord":
         pytest.importorskip("decord", reason="decord has no wheel for this platform")
     if start not in multiprocessing.get_all_start_methods():
@@ -203,12 +234,12 @@ def test_worker_processes(video: Path, decoder: str, start: str) -> None:
     assert codes(reader.clip([20, 5])) == [20, 5]
     loader = DataLoader(Clips(reader), batch_size=2, num_workers=2, timeout=60, multiprocessing_context=start)
     got = torch.cat(list(loader))
-    assert got.tolist() == [[number, 3 * number, 39 - number] for number in range(8)]
+    assert got.tolist() == [[index, 3 * index, 39 - index] for index in range(8)]
     assert [frame.index for frame in begun] == list(range(1, FRAMES))
     reader.close()
 
 
-def test_an_iteration_does_not_cross_a_fork(video: Path) -> None:
+def test_iteration_does_not_continue_after_a_fork(video: Path) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this platform cannot fork")
     code = f"""
@@ -233,12 +264,12 @@ print(len(list(frames)))
 
 
 @pytest.mark.parametrize("decoder", ["av", "decord"])
-def test_a_closed_reader(video: Path, decoder: str) -> None:
+def test_closed_reader(video: Path, decoder: str) -> None:
     if decoder == "decord":
         pytest.importorskip("decord", reason="decord has no wheel for this platform")
     with open_video(str(video), decoder) as reader:
         frames = iter(reader)
         next(frames)
     for use in (lambda: reader.clip([0]), lambda: next(frames), lambda: iter(reader)):
-        with pytest.raises(VideoError, match="was closed; open it again"):
+        with pytest.raises(VideoError, match="is closed; open it again"):
             use()

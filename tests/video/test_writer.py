@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from conftest import draw_scene
 
-from ccnet3d.video import VideoWriter, open_video
-from ccnet3d.video.sample import draw_sample_frame, write_sample_video
+from ccnet3d.video import VideoWriter, draw_sample_frame, open_video, write_sample_video
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)], ids=str)
-def test_frames_and_times_come_back(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_frames_and_times_are_read_back(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "out.mp4"
     times = [0.0, 0.04, 0.5, 0.54, 1.0]
     with VideoWriter(path, 25.0) as writer:
@@ -36,7 +35,7 @@ def test_frames_without_times_follow_the_rate(tmp_path: Path) -> None:
     assert [frame.pts_seconds for frame in open_video(path)] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
 
 
-def test_the_clock_starts_at_the_first_frame(tmp_path: Path) -> None:
+def test_times_start_at_the_first_frame(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with VideoWriter(path, 10.0) as writer:
         for seconds in (50_000.0, 50_000.1, 50_000.3):
@@ -46,7 +45,7 @@ def test_the_clock_starts_at_the_first_frame(tmp_path: Path) -> None:
     assert [frame.pts_seconds for frame in open_video(path)] == pytest.approx([0, 0.1, 0.3], abs=1e-3)
 
 
-def test_a_change_of_size_keeps_the_first(tmp_path: Path) -> None:
+def test_all_frames_get_the_first_size(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with VideoWriter(path, 10.0) as writer:
         writer.write(draw_scene(0)[0], None)
@@ -54,7 +53,7 @@ def test_a_change_of_size_keeps_the_first(tmp_path: Path) -> None:
     assert [frame.image.shape for frame in open_video(path)] == [(48, 64, 3)] * 2
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+def test_error_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), VideoWriter(tmp_path / "out.mp4", 10.0) as writer:
         writer.write(draw_scene(0)[0], None)
         raise RuntimeError
@@ -63,7 +62,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
         VideoWriter(tmp_path / "out.avi", 10.0)
 
 
-def test_the_synthetic_sample(tmp_path: Path) -> None:
+def test_synthetic_sample(tmp_path: Path) -> None:
     path = tmp_path / "sample.mp4"
     write_sample_video(path, frames=5)
     frames = list(open_video(path))
@@ -71,9 +70,12 @@ def test_the_synthetic_sample(tmp_path: Path) -> None:
     assert np.abs(frames[2].image.astype(int) - draw_sample_frame(2)).mean() < 5
 
 
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    """As a run that was resumed must. Textured frames whose sides are no multiples of 16, between allocations of
-    memory with other contents: x264 with its macroblock tree wrote over 20 different files here on AVX-512."""
+def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
+    """A resumed run depends on it.
+
+    The frames are textured, their sides are not multiples of 16, and memory with other contents is allocated between
+    the files: with its macroblock tree, x264 writes over 20 different files on AVX-512.
+    """
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (23, 40, 3), np.uint8).repeat(4, 0).repeat(4, 1)[:90] for _ in range(10)]
     contents = set()

@@ -1,4 +1,4 @@
-"""A data set that worker processes can import."""
+"""A dataset that worker processes can import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccnet3d.video import VideoReader
 
 
 class Clips(Dataset):  # type: ignore[type-arg]
-    """The numbers that are drawn in three frames of a video."""
+    """Return the frame indices drawn in three frames of a video."""
 
     def __init__(self, reader: VideoReader) -> None:
         self.reader = reader
@@ -18,6 +18,6 @@ class Clips(Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return 8
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        frames = self.reader.clip([number, 3 * number, 39 - number])
+    def __getitem__(self, index: int) -> torch.Tensor:
+        frames = self.reader.clip([index, 3 * index, 39 - index])
         return torch.tensor([read_code(frame.image) for frame in frames])

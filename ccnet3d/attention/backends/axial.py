@@ -1,8 +1,7 @@
-"""Criss-cross attention in standard operators alone: three axial products under one softmax.
+"""Criss-cross attention in standard operators: three axial products under one softmax.
 
-This is what exported graphs hold, what devices without a faster backend could run, and what supports every
-transformation that autograd knows, double backward included. It keeps the N x L weights and copies
-permuted tensors, so the other backends are faster.
+Exported graphs contain this backend. It supports every device and every transformation of autograd, double backward
+included. It keeps the N x L weights and copies permuted tensors, so the fused backends are faster.
 """
 
 from __future__ import annotations
@@ -10,20 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ccnet3d.attention.backends.backend import ComposedBackend
+
+__all__ = ["BACKEND", "axial_criss_cross_attention"]
+
 
 def _mask_self(scores: Tensor) -> Tensor:
-    """Mask the diagonal of ``[..., n, n]``: the position itself is counted along the width only."""
+    """Mask the diagonal of ``[..., n, n]``: only the width axis counts the position itself."""
     positions = torch.arange(scores.shape[-1], device=scores.device)
     return scores.masked_fill(positions[:, None] == positions, float("-inf"))
 
 
 def axial_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """See :func:`ccnet3d.attention.criss_cross_attention` for shapes and errors.
+    """Compute :func:`ccnet3d.attention.criss_cross_attention`, which documents shapes and errors.
 
     An axis of length 1 is fully masked; the softmax is joint and the width never is, so no row is all -inf.
     """
     time, height, width = query.shape[1:4]
-    # Scores of float16 would overflow, those of bfloat16 lose two digits.
+    # Float16 scores would overflow, and bfloat16 ones lose two digits.
     q, k = (x if x.dtype == torch.float64 else x.float() for x in (query, key))
     row_scores = q @ k.transpose(3, 4)  # [B, T, H, W, W]
     column_scores = _mask_self(q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2)).transpose(2, 3)  # [B, T, H, W, H]
@@ -33,3 +36,10 @@ def axial_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Te
     output = row @ value  # [B, T, H, W, Dv]
     output = output + (column.transpose(2, 3) @ value.transpose(2, 3)).transpose(2, 3)
     return output + (over_time.permute(0, 2, 3, 1, 4) @ value.permute(0, 2, 3, 1, 4)).permute(0, 3, 1, 2, 4)
+
+
+BACKEND = ComposedBackend(
+    name="axial",
+    description="standard operators: exported graphs, double backward; keeps the N x L weights",
+    attend=axial_criss_cross_attention,
+)

@@ -1,4 +1,4 @@
-"""What the tiled backend asks of a CPU: outputs in huge pages, and the faster of PyTorch's two float32 products."""
+"""CPU helpers for the tiled backend: outputs in huge pages, and the faster of PyTorch's two float32 products."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["empty", "fast_float32_products", "multiplies_bfloat16"]
+
 _HUGE_PAGE_BYTES = 2 << 20
 _PAGE_BYTES = 4096
 _MADV_HUGEPAGE = 14
 
 
 def empty(*shape: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """``torch.empty`` on ``like``'s device, in huge pages where Linux has them, as NumPy's large arrays are.
+    """Return ``torch.empty`` on the device of ``like``, on Linux in huge pages, as NumPy does for large arrays.
 
-    Touching a fresh output for the first time faults once a page; with pages of 4 KiB that can cost
-    more than the attention itself.
+    The first write to new memory causes a page fault per page; with pages of 4 KiB that can take longer than the
+    attention itself.
     """
     tensor = torch.empty(shape, dtype=dtype, device=like.device)
     size = tensor.numel() * tensor.element_size()
     if sys.platform == "linux" and tensor.device.type == "cpu" and size >= 2 * _HUGE_PAGE_BYTES:
         start = -(-tensor.data_ptr() // _PAGE_BYTES) * _PAGE_BYTES
-        # Advice only: whatever the kernel answers changes speed, not results.
+        # Advice only: the kernel's answer can change the speed, not the results.
         _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(tensor.data_ptr() + size - start), _MADV_HUGEPAGE)
     return tensor
 
@@ -40,7 +42,7 @@ def _libc() -> ctypes.CDLL:
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Say whether this CPU has a fast bfloat16 product."""
+    """Return whether this CPU has a fast bfloat16 product."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -51,11 +53,11 @@ _precision_before = "none"
 
 @contextlib.contextmanager
 def fast_float32_products() -> Iterator[None]:
-    """Let oneDNN compute float32 matrix products, where that is exact.
+    """Let oneDNN compute float32 matrix products if its results are exact to float32.
 
-    PyTorch multiplies float32 matrices with MKL unless reduced precision is allowed, which sends them to oneDNN. A CPU
-    without AMX then still multiplies in full float32, on AMD twice as fast as MKL does. The permission is process-wide:
-    it is given only where a trial product shows that nothing is lost, and taken back by the last thread to leave.
+    PyTorch multiplies float32 matrices with MKL unless reduced precision is allowed; then it calls oneDNN. On a CPU
+    without AMX oneDNN still multiplies in full float32, on AMD twice as fast as MKL. The setting is process-wide, so it
+    is changed only if a trial product shows that no precision is lost, and the last thread to leave restores it.
     """
     global _users, _precision_before
     if not _oneDNN_stays_exact():
@@ -72,7 +74,7 @@ def fast_float32_products() -> Iterator[None]:
     finally:
         with _lock:
             _users -= 1
-            if _users == 0 and setting.fp32_precision == "bf16":  # else somebody has set it meanwhile
+            if _users == 0 and setting.fp32_precision == "bf16":  # else other code has changed it meanwhile
                 setting.fp32_precision = _precision_before
 
 
@@ -82,7 +84,7 @@ def _matmul_setting() -> Any:
 
 @functools.cache
 def _oneDNN_stays_exact() -> bool:  # noqa: N802
-    """Multiply once with bfloat16 allowed: an error below 1e-6 is float32's, bfloat16 would be off by 1e-3."""
+    """Multiply once with bfloat16 allowed: float32's error is below 1e-6, bfloat16's would be about 1e-3."""
     setting = _matmul_setting()
     if not torch.backends.mkldnn.is_available() or not hasattr(setting, "fp32_precision"):  # PyTorch before 2.9
         return False

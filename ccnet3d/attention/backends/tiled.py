@@ -1,15 +1,15 @@
-"""The fast backend in stock PyTorch: axial matrix products a tile at a time, forward and backward by hand.
+"""The fast backend in stock PyTorch: axial matrix products tile by tile, with a handwritten backward pass.
 
-A softmax over the union of three axes is the axial attentions merged by their log-sum-exp. The forward pass therefore
-first finishes the time axis, positions by the hundred, and then treats its result as one more key of a position,
-with the log-sum-exp as its score, when a frame's rows and columns are done under one softmax. Nothing larger than a
-frame's scores, ``H * W * (H + W + 1)`` numbers, lives at any moment besides inputs and results. The backward pass knows
-the joint log-sum-exp and recomputes weights from it, axis by axis; what the axes share is one number a position.
+A softmax over the union of three axes equals the three axial attentions merged by their log-sum-exp. The forward pass
+therefore computes the time axis first, hundreds of positions per tile. It then treats that result as one more key of
+each position, with the log-sum-exp as its score, in one softmax over the position's row and column. Besides inputs and
+results, the largest intermediate tensor is one frame's scores, ``H * W * (H + W + 1)`` elements. The backward pass
+recomputes the weights axis by axis from the joint log-sum-exp; the axes share one number per position.
 
-Channels stay last: the D (or Dv) numbers of a position are contiguous and every product below runs on strided views.
-Scores, their softmax and the gradients of query and key are computed in float32 (float64 for float64),
-whatever the inputs: float16 scores would overflow and bfloat16 ones cost two digits. Products with the values, nine
-tenths of the work, run in the inputs' precision where the machine is fast in it.
+Channels stay last: the D (or Dv) channels of a position are contiguous, and every product below runs on strided views.
+Scores, their softmax and the gradients of query and key are computed in float32 (float64 for float64 inputs), because
+float16 scores would overflow and bfloat16 scores would lose two digits. Products with the values, nine tenths of the
+work, run in the inputs' precision where the machine is fast in it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import torch
 from torch import Tensor
 
 from ccnet3d.attention.backends import cpu
+from ccnet3d.attention.backends.backend import FusedBackend
 
-# A tile's values stay in cache: 256 positions of T = 5 frames and 512 float32 channels are 2.6 MB, and so are 1280
-# positions of columns. Twice or half as many measure alike.
+__all__ = ["BACKEND", "tiled_backward", "tiled_forward"]
+
+# The values of a tile stay in cache: 256 positions of T = 5 frames and 512 float32 channels are 2.6 MB, and so are 1280
+# positions of columns. Half and twice these sizes are equally fast.
 _TILE_POSITIONS = 256
 _TILE_COLUMN_POSITIONS = 1280
 
@@ -32,7 +35,7 @@ def _score_dtype(x: Tensor) -> torch.dtype:
 
 
 def _value_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision of products with values; float32 where the CPU has no fast half-precision product."""
+    """Return the precision for products with values: float32 where the CPU has no fast half-precision product."""
     if x.device.type == "cpu" and (
         x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not cpu.multiplies_bfloat16())
     ):
@@ -41,12 +44,12 @@ def _value_dtype(x: Tensor) -> torch.dtype:
 
 
 def _self_mask(length: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask to add to ``[..., n, n]`` scores: the position itself is counted along the width only."""
+    """Return a mask to add to ``[..., n, n]`` scores: only the width axis counts the position itself."""
     return torch.zeros(length, length, dtype=dtype, device=like.device).fill_diagonal_(float("-inf"))
 
 
 def _positions(x: Tensor, some: slice) -> Tensor:
-    """Take some of the H * W positions of ``[T, H, W, ...]``: ``[P, T, ...]``."""
+    """Select P of the H * W positions of ``[T, H, W, ...]``: ``[P, T, ...]``."""
     return x.flatten(1, 2)[:, some].transpose(0, 1)
 
 
@@ -58,7 +61,7 @@ def _tiles(length: int, size: int = _TILE_POSITIONS) -> list[slice]:
 def tiled_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Return the output ``[B, T, H, W, Dv]`` and the log-sum-exp of every position's scores, ``[B, T, H, W]``.
 
-    See :func:`ccnet3d.attention.criss_cross_attention` for the inputs. The log-sum-exp has the scores' precision.
+    :func:`ccnet3d.attention.criss_cross_attention` documents the inputs. The log-sum-exp has the scores' precision.
     """
     output = cpu.empty(*value.shape, like=value, dtype=value.dtype)
     log_sum_exp = cpu.empty(*query.shape[:4], like=query, dtype=_score_dtype(query))
@@ -69,7 +72,7 @@ def tiled_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
 
 
 def _time_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor) -> None:
-    """Attend along time alone, ``[T, H, W, .]``; write the output and the log-sum-exp ``[T, H, W]``."""
+    """Attend along the time axis only, ``[T, H, W, .]``; write the output and the log-sum-exp ``[T, H, W]``."""
     time, height, width, _ = query.shape
     if time == 1:
         return
@@ -80,7 +83,7 @@ def _time_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log
     for some in tiles:
         q, k, v = (_positions(x, some) for x in (query, key, value))  # [P, T, D or Dv]
         scores = torch.bmm(q.to(scores_in), k.to(scores_in).transpose(1, 2)).add_(mask)  # [P, T, T]
-        # Positions last: a softmax over five numbers in a row is slow.
+        # Positions last, because a softmax over five contiguous numbers is slow.
         scores = scores.permute(1, 2, 0).contiguous()
         softmax = scores.softmax(1)
         log_sum_exp.flatten(1, 2)[:, some] = scores.amax(1).sub_(softmax.amax(1).log_())
@@ -91,7 +94,7 @@ def _time_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log
 
 @cpu.fast_float32_products()
 def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor) -> None:
-    """Attend along rows and columns, ``[T, H, W, .]``, and merge what is there already, the time axis' result."""
+    """Attend along rows and columns, ``[T, H, W, .]``, and merge with the time axis' result in the output."""
     time, height, width, _ = query.shape
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     new = functools.partial(cpu.empty, like=value)
@@ -134,15 +137,16 @@ def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, lo
 def tiled_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, log_sum_exp: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value from the output's and the log-sum-exp of the forward pass.
+    """Return the gradients of query, key and value from the output's gradient and the forward pass's log-sum-exp.
 
-    With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``: ``dS = P (dP - delta)``, whose products with
-    key and query are their gradients; the value's is ``P`` transposed times grad. ``delta`` is the sum of ``P dP``
-    over the cross. That equals ``grad . output`` (FlashAttention, arXiv 2205.14135, appendix B.4), but in half
-    precision only the sum of the very ``dP`` that it is subtracted from cancels what rounding did to them.
+    With weights ``P = exp(S - log-sum-exp)`` and ``dP = grad . value``, the scores' gradient is
+    ``dS = P (dP - delta)``. Its products with key and query are the gradients of query and key; the value's gradient is
+    ``P`` transposed times ``grad``. ``delta`` is the sum of ``P dP`` over the cross. It equals ``grad . output``
+    (FlashAttention, arXiv 2205.14135, appendix B.4), but in half precision the rounding errors of ``dP`` cancel only if
+    ``delta`` is summed from the same ``dP`` that it is subtracted from.
     """
     scores_in = log_sum_exp.dtype
-    # Query's and key's gradients add up in the scores' precision, they are small; the value's in its own.
+    # The gradients of query and key are small, so they accumulate in the scores' precision, the value's in its own.
     grad_query, grad_key = (cpu.empty(*query.shape, like=query, dtype=scores_in) for _ in range(2))
     grad_value = cpu.empty(*value.shape, like=value, dtype=value.dtype)
     for b in range(len(query)):
@@ -168,7 +172,7 @@ def _time_backward(
     *,
     first: bool,
 ) -> None:
-    """Write the time axis' share of delta and of the value's gradient first, and add that of query and key last."""
+    """Write the time axis' part of delta and the value's gradient if ``first``, else add that of query and key."""
     time, height, width, _ = query.shape
     if time == 1:
         return
@@ -203,7 +207,7 @@ def _space_backward(
     grad_key: Tensor,
     grad_value: Tensor,
 ) -> None:
-    """Complete delta; write the rows' and columns' share of the gradients, ``[T, H, W, .]``, the value's on top."""
+    """Complete delta and write the gradients' row and column parts, ``[T, H, W, .]``, adding to the value's."""
     time, height, width, _ = query.shape
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     new = functools.partial(cpu.empty, like=value, dtype=scores_in)
@@ -255,7 +259,7 @@ def _axis_weights(
     grad_weights: Tensor,
     mask: Tensor | None = None,
 ) -> None:
-    """Recompute the weights of lines ``[lines, n, .]`` and their gradient into ``[lines, n, n]``."""
+    """Recompute weights and their gradient for ``[lines, n, .]``; write both, each ``[lines, n, n]``."""
     torch.bmm(query, key.transpose(1, 2), out=weights)
     if mask is not None:
         weights += mask
@@ -264,3 +268,11 @@ def _axis_weights(
         torch.bmm(grad, value.transpose(1, 2), out=grad_weights)
     else:
         grad_weights.copy_(torch.bmm(grad, value.transpose(1, 2)))
+
+
+BACKEND = FusedBackend(
+    name="tiled",
+    description="stock PyTorch, tile by tile, on any device and in any floating-point dtype",
+    forward=tiled_forward,
+    backward=tiled_backward,
+)

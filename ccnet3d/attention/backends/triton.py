@@ -1,26 +1,58 @@
-"""The Triton backend: criss-cross attention axis by axis, each axis merged with the others by its log-sum-exp.
+"""The backend for CUDA: Triton kernels along each axis, the axes merged by their log-sum-exp.
 
-Nothing larger than the inputs is ever stored: the forward pass keeps the output and one log-sum-exp a position, the
-backward pass recomputes weights from them. Time comes first, then height, then width, which counts the position itself.
-The output and the value's gradient pass from axis to axis in the inputs' precision, everything else in float32.
+Nothing larger than the inputs is ever stored: the forward pass keeps the output and one log-sum-exp per position, and
+the backward pass recomputes the weights from them. The order is time, height, width; width counts the position itself.
+Between axes, the output and the value's gradient are stored in the inputs' precision, everything else in float32.
+
+Triton is imported when the backend computes, together with :mod:`.triton_kernels`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from ccnet3d.attention.backends import triton_kernels as kernels
+from ccnet3d.attention.backends.backend import FusedBackend
+
+__all__ = ["BACKEND", "Axis", "Tiling", "triton_backward", "triton_forward"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def _is_interpreted() -> bool:
+    """Return whether Triton kernels run in Triton's interpreter, which accepts CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _why_unavailable() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if _is_interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"needs compute capability 8.0, {torch.cuda.get_device_name()} is older"
+    return None
+
+
+def _why_unsupported(query: Tensor) -> str | None:
+    if not query.is_cuda and not _is_interpreted():
+        return f"it needs CUDA tensors, got one on {query.device}"
+    if query.dtype not in _DTYPES:
+        return f"it computes in float16, bfloat16 and float32, got {query.dtype}"
+    return None
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a kernel cuts its work up; fixed by shape and dtype, so that results repeat."""
+    """Sizes of a kernel's tiles; they depend only on shape and dtype, so results are reproducible."""
 
     rows: int
     columns: int
@@ -31,7 +63,7 @@ class Tiling:
 
     @classmethod
     def of(cls, dtype: torch.dtype, length: int, channels: int, value_channels: int) -> Tiling:
-        """Choose for lines of ``length``; numbers that Hopper's tensor cores and shared memory suggest."""
+        """Return the tiling for lines of ``length``, sized for Hopper's tensor cores and shared memory."""
         half = dtype != torch.float32
         packed = length <= (32 if half else 16)  # rows // length lines share a tile
         if packed:
@@ -42,19 +74,19 @@ class Tiling:
             )
         else:
             rows, columns, block_d, block_v, num_warps = 64, 32, 32, 64, 4
-        block_d = min(block_d, max(16, triton.next_power_of_2(channels)))
-        block_v = min(block_v, max(16, triton.next_power_of_2(value_channels)))
+        block_d = min(block_d, max(16, _next_power_of_2(channels)))
+        block_v = min(block_v, max(16, _next_power_of_2(value_channels)))
         return cls(rows, columns, block_d, block_v, packed, num_warps)
 
     def tiles(self, axis: Axis) -> int:
-        """Count the tiles of an axis; clips share none."""
+        """Return the number of tiles of an axis; no tile spans two clips."""
         clips, length = axis.shape[0], axis.length
         lines = axis.lines_per_clip
-        per_clip = triton.cdiv(lines, self.rows // length) if self.packed else lines * triton.cdiv(length, self.rows)
+        per_clip = _ceil_div(lines, self.rows // length) if self.packed else lines * _ceil_div(length, self.rows)
         return clips * per_clip
 
     def constants(self) -> dict[str, Any]:
-        """Give the kernels' arguments of these names."""
+        """Return the kernels' keyword arguments."""
         return {
             "ROWS": self.rows, "COLUMNS": self.columns, "BLOCK_D": self.block_d, "BLOCK_V": self.block_v,
             "PACKED": self.packed, "num_warps": self.num_warps, "num_stages": 2,
@@ -83,22 +115,22 @@ class Axis:
         return middle * inner
 
     def sizes(self) -> tuple[int, int, int]:
-        """Length, middle and inner size, as the kernels take them."""
+        """Return length, middle and inner size, in the order of the kernels' arguments."""
         return self.length, self.shape[self.others[1]], self.shape[self.others[2]]
 
     def strides(self, x: Tensor) -> tuple[int, ...]:
-        """Strides of ``[B, T, H, W, ...]`` along outer, middle, inner and axis."""
+        """Return the strides of ``[B, T, H, W, ...]`` along outer, middle, inner and axis."""
         return tuple(x.stride(d) for d in (*self.others, self.dim))
 
 
 def _axes(x: Tensor) -> list[Axis]:
-    """Time and height where they hold more than the position itself, and width, which counts it."""
+    """Return time and height if longer than 1, and width, which counts the position itself."""
     shape = tuple(x.shape[:4])
     return [Axis(dim, shape) for dim in (1, 2, 3) if shape[dim] > 1 or dim == 3]
 
 
 def _precision(x: Tensor) -> str:
-    """Follow PyTorch's own switch for float32 products; other dtypes are exact on tensor cores."""
+    """Return the kernels' input precision: PyTorch's setting for float32; tensor cores are exact in other dtypes."""
     if x.dtype != torch.float32:
         return "ieee"
     matmul = torch.backends.cuda.matmul
@@ -111,15 +143,25 @@ def _on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 def _with_contiguous_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Copy only what has gaps between channels; positions may be strided at will."""
+    """Copy only tensors with gaps between channels; positions may have any strides."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
-def fused_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _next_power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _ceil_div(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def triton_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Return the output ``[B, T, H, W, Dv]`` and the log-sum-exp of every position's scores, float32 ``[B, T, H, W]``.
 
-    See :func:`ccnet3d.attention.criss_cross_attention` for the inputs.
+    :func:`ccnet3d.attention.criss_cross_attention` documents the inputs.
     """
+    from ccnet3d.attention.backends import triton_kernels as kernels
+
     query, key, value = _with_contiguous_channels(query, key, value)
     output = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     before, after = (torch.empty(query.shape[:4], dtype=torch.float32, device=query.device) for _ in range(2))
@@ -127,7 +169,7 @@ def fused_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     with _on_device(query):
         for i, axis in enumerate(_axes(query)):
             tiling = Tiling.of(query.dtype, axis.length, channels, value_channels)
-            grid = (tiling.tiles(axis), triton.cdiv(value_channels, tiling.block_v))
+            grid = (tiling.tiles(axis), _ceil_div(value_channels, tiling.block_v))
             kernels.forward_kernel[grid](
                 query, key, value, output, before, after, *axis.sizes(), channels, value_channels,
                 *axis.strides(query), *axis.strides(key), *axis.strides(value), *axis.strides(after),
@@ -137,13 +179,16 @@ def fused_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     return output, before
 
 
-def fused_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor
+def triton_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor | None, log_sum_exp: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value from the output's and what the forward pass returned.
+    """Return the gradients of query, key and value from the output's gradient and the forward pass's results.
 
-    The formula is that of :func:`ccnet3d.attention.backends.tiled.tiled_backward`.
+    The formula is documented in :func:`ccnet3d.attention.backends.tiled.tiled_backward`.
     """
+    from ccnet3d.attention.backends import triton_kernels as kernels
+
+    assert output is not None
     grad, query, key, value = _with_contiguous_channels(grad, query, key, value)
     grad_query, grad_key = (torch.empty(query.shape, dtype=torch.float32, device=query.device) for _ in range(2))
     grad_value = torch.empty(value.shape, dtype=value.dtype, device=value.device)
@@ -151,9 +196,9 @@ def fused_backward(
     channels, value_channels = query.shape[-1], value.shape[-1]
     with _on_device(query):
         rows, positions = 32, delta.numel()
-        kernels.delta_kernel[(triton.cdiv(positions, rows),)](
+        kernels.delta_kernel[(_ceil_div(positions, rows),)](
             grad, output, delta, positions, *delta.shape[1:], value_channels, *grad.stride()[:4],
-            ROWS=rows, BLOCK_V=min(128, max(16, triton.next_power_of_2(value_channels))),
+            ROWS=rows, BLOCK_V=min(128, max(16, _next_power_of_2(value_channels))),
         )  # fmt: skip
         for i, axis in enumerate(_axes(query)):
             tiling = Tiling.of(query.dtype, axis.length, channels, value_channels)
@@ -165,12 +210,12 @@ def fused_backward(
             of_query, of_key, of_value, of_grad, of_positions = (
                 axis.strides(x) for x in (query, key, value, grad, delta)
             )
-            kernels.value_gradient_kernel[(tiles, triton.cdiv(value_channels, tiling.block_v))](
+            kernels.value_gradient_kernel[(tiles, _ceil_div(value_channels, tiling.block_v))](
                 query, key, grad, log_sum_exp, grad_value, *sizes,
                 *of_query, *of_key, *of_grad, *of_positions, **constants,
             )  # fmt: skip
             del constants["BLOCK_V"]
-            grid = (tiles, triton.cdiv(channels, tiling.block_d))
+            grid = (tiles, _ceil_div(channels, tiling.block_d))
             kernels.score_gradient_kernel[grid](
                 query, key, grad, value, log_sum_exp, delta, grad_query, *sizes,
                 *of_query, *of_key, *of_grad, *of_value, *of_positions, OWN_QUERIES=True, **constants,
@@ -180,3 +225,15 @@ def fused_backward(
                 *of_key, *of_query, *of_value, *of_grad, *of_positions, OWN_QUERIES=False, **constants,
             )  # fmt: skip
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
+
+
+BACKEND = FusedBackend(
+    name="triton",
+    description="fused kernels for CUDA tensors in float16, bfloat16 and float32",
+    why_unavailable=_why_unavailable,
+    why_unsupported=_why_unsupported,
+    auto_devices=("cuda",),  # the interpreter accepts CPU tensors too, but is there for tests
+    forward=triton_forward,
+    backward=triton_backward,
+    backward_needs_output=True,
+)

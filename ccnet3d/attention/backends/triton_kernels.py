@@ -1,12 +1,12 @@
 """Triton kernels of criss-cross attention along one axis; :mod:`.triton` launches them axis by axis.
 
-A *line* is what varies when one coordinate runs and the three others (batch included) stand still. A tile of BLOCK
-slots holds part of one long line, or, PACKED, several short lines side by side, masked against each other, so that
-five frames fill a tile as well as a hundred columns do. Rows of a product are the slots that a program owns and
-writes, columns those that it loops over; nothing is added to memory that another program writes, so results do
-not depend on the order in which programs run.
+A *line* is the set of positions along one axis, the three other coordinates (batch included) fixed. A tile of BLOCK
+slots contains a part of one long line or, if PACKED, several short lines side by side, masked against each other, so
+that five frames fill a tile as well as a hundred columns do. The rows of a product are the slots that a program owns
+and writes, the columns are the slots that it loops over. No two programs write to the same memory, so results do not
+depend on the order in which programs run.
 
-Scores, softmax and sums are float32. ``S_*`` arguments are strides in numbers along (outer, middle, inner, axis);
+Scores, softmax and sums are float32. ``S?_*`` arguments are strides in elements along (outer, middle, inner, axis);
 channels are contiguous.
 """
 
@@ -20,16 +20,18 @@ import os
 import triton
 import triton.language as tl
 
-# Triton's interpreter multiplies the bit patterns of bfloat16 operands; widened to float32 they are what they mean.
+__all__ = ["delta_kernel", "forward_kernel", "score_gradient_kernel", "value_gradient_kernel"]
+
+# Triton's interpreter multiplies the bit patterns of bfloat16 operands, so they are converted to float32 first.
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
 @triton.jit
 def _row_slots(tile, length, per_clip, BLOCK: tl.constexpr, PACKED: tl.constexpr):
-    """Return line, position on it and validity of the slots that a tile owns, of clips with ``per_clip`` lines."""
+    """Return line, position on the line and validity of a tile's own slots; a clip has ``per_clip`` lines."""
     slot = tl.arange(0, BLOCK)
     if PACKED:
-        # Clips share no tile: what is in one changes nothing in another.
+        # No tile spans two clips, so that a clip's values cannot change another's results.
         per_tile = BLOCK // length
         tiles = tl.cdiv(per_clip, per_tile)
         line = (tile % tiles) * per_tile + slot // length
@@ -46,7 +48,7 @@ def _row_slots(tile, length, per_clip, BLOCK: tl.constexpr, PACKED: tl.constexpr
 
 @triton.jit
 def _column_slots(tile, start, length, per_clip, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
-    """Return the same of the slots that it loops over: its own if packed, else a stretch of its line."""
+    """Return the same for the slots that a tile loops over: its own if packed, else a section of its line."""
     if PACKED:
         line, position, valid = _row_slots(tile, length, per_clip, COLUMNS, PACKED)
     else:
@@ -59,7 +61,7 @@ def _column_slots(tile, start, length, per_clip, ROWS: tl.constexpr, COLUMNS: tl
 
 @triton.jit
 def _offsets(line, position, middle, inner, stride_o, stride_m, stride_i, stride_a):
-    """Return where positions lie in a tensor, in numbers."""
+    """Return the offsets of positions in a tensor, in elements."""
     line = line.to(tl.int64)
     rest = line // inner
     return (
@@ -72,7 +74,7 @@ def _offsets(line, position, middle, inner, stride_o, stride_m, stride_i, stride
 
 @triton.jit
 def _load(pointer, offsets, valid, first_channel, channels: tl.constexpr, BLOCK: tl.constexpr):
-    """Load ``[slots, BLOCK]`` channels, zeros where there is nothing."""
+    """Load ``[slots, BLOCK]`` channels, zeros outside the tensor."""
     channel = first_channel + tl.arange(0, BLOCK)
     mask = valid[:, None] & (channel < channels)[None, :]
     return tl.load(pointer + offsets[:, None] + channel[None, :], mask=mask, other=0.0)
@@ -80,7 +82,7 @@ def _load(pointer, offsets, valid, first_channel, channels: tl.constexpr, BLOCK:
 
 @triton.jit
 def _dot(x, y, accumulator, PRECISION: tl.constexpr):
-    """Matrix product added to a float32 accumulator."""
+    """Return the matrix product plus a float32 accumulator."""
     if _INTERPRETED:
         x = x.to(tl.float32)
         y = y.to(tl.float32)
@@ -92,7 +94,7 @@ def _products(
     row_pointer, row_offsets, row_valid, column_pointer, column_offsets, column_valid,
     channels: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Return the scalar products of rows with columns, ``[ROWS, COLUMNS]``, summed over all channels."""
+    """Return the dot products of rows with columns, ``[ROWS, COLUMNS]``, over all channels."""
     result = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, channels, BLOCK):
         x = _load(row_pointer, row_offsets, row_valid, first, channels, BLOCK)
@@ -103,7 +105,7 @@ def _products(
 
 @triton.jit
 def _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF: tl.constexpr):
-    """Say which columns lie on the line of which row; the position itself only where this axis counts it."""
+    """Return which columns are on the line of each row; the position itself unless EXCLUDE_SELF."""
     mask = valid[:, None] & valid_c[None, :] & (line[:, None] == line_c[None, :])
     if EXCLUDE_SELF:
         mask = mask & (position[:, None] != position_c[None, :])
@@ -118,9 +120,9 @@ def forward_kernel(
     EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Attend along one axis and merge the result with what earlier axes left in ``output`` and ``lse_before``.
+    """Attend along one axis and merge the result with that of earlier axes in ``output`` and ``lse_before``.
 
-    One program: a tile of queries, one block of value channels. Online softmax (arXiv 2205.14135).
+    One program computes one tile of queries and one block of value channels. Online softmax (arXiv 2205.14135).
     """
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_V
@@ -137,7 +139,7 @@ def forward_kernel(
         mask = _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF)
         scores = tl.where(mask, scores, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, 1))
-        shift = tl.where(larger == float("-inf"), 0.0, larger)  # a row may have nothing yet
+        shift = tl.where(larger == float("-inf"), 0.0, larger)  # a row may have no score yet
         weights = tl.exp(scores - shift[:, None])
         rescale = tl.exp(largest - shift)
         total = total * rescale + tl.sum(weights, 1)
@@ -145,12 +147,12 @@ def forward_kernel(
         v = _load(value, columns, valid_c, first_channel, value_channels, BLOCK_V)
         attended = _dot(weights.to(v.dtype), v, attended * rescale[:, None], PRECISION)
         largest = larger
-    place = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
+    target = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
     channel = first_channel + tl.arange(0, BLOCK_V)
-    pointers = output + place[:, None] * value_channels + channel[None, :]
+    pointers = output + target[:, None] * value_channels + channel[None, :]
     mask = valid[:, None] & (channel < value_channels)[None, :]
     if MERGE:
-        before = tl.load(lse_before + place, mask=valid, other=0.0)
+        before = tl.load(lse_before + target, mask=valid, other=0.0)
         shift = tl.maximum(before, largest)
         share = tl.exp(before - shift)
         rescale = tl.exp(largest - shift)
@@ -160,9 +162,9 @@ def forward_kernel(
         largest = shift
     total = tl.where(valid, total, 1.0)
     tl.store(pointers, (attended / total[:, None]).to(output.dtype.element_ty), mask=mask)
-    # Programs of other channel blocks may still read lse_before: it is another tensor.
+    # Not into lse_before, which programs of other channel blocks may still read.
     if first_channel == 0:
-        tl.store(lse_after + place, largest + tl.log(total), mask=valid)
+        tl.store(lse_after + target, largest + tl.log(total), mask=valid)
 
 
 @triton.jit
@@ -170,7 +172,7 @@ def delta_kernel(
     grad, output, delta, positions, time, height, width, value_channels: tl.constexpr, SG_b, SG_t, SG_h, SG_w,
     ROWS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Write ``grad . output`` of every position."""
+    """Write ``grad . output`` for every position."""
     position = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     valid = position < positions
     w, rest = position % width, position // width
@@ -193,17 +195,17 @@ def score_gradient_kernel(
     OWN_QUERIES: tl.constexpr, EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Add one axis' share to the gradient of query (OWN_QUERIES) or of key; the two differ in who is row.
+    """Add one axis' part of the gradient of query (OWN_QUERIES) or of key; the two differ in which is the row.
 
-    For queries: own = query, other = key, own_value = grad, other_value = value; for keys the other way round. One
-    program: a tile of rows, one block of their channels. ``gradient`` is float32, positions contiguous.
+    For queries: own = query, other = key, own_value = grad, other_value = value; for keys the reverse. One program
+    computes one tile of rows and one block of their channels. ``gradient`` is float32 with contiguous positions.
     """
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_D
     line, position, valid = _row_slots(tile, length, middle * inner, ROWS, PACKED)
     rows = _offsets(line, position, middle, inner, SX_o, SX_m, SX_i, SX_a)
     row_values = _offsets(line, position, middle, inner, SU_o, SU_m, SU_i, SU_a)
-    place = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
+    target = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
     result = tl.zeros((ROWS, BLOCK_D), tl.float32)
     extent = COLUMNS if PACKED else length
     for start in range(0, extent, COLUMNS):
@@ -217,19 +219,19 @@ def score_gradient_kernel(
         )  # fmt: skip
         mask = _on_cross(line, position, valid, line_c, position_c, valid_c, EXCLUDE_SELF)
         if OWN_QUERIES:
-            lse = tl.load(log_sum_exp + place, mask=valid, other=0.0)[:, None]
-            d = tl.load(delta + place, mask=valid, other=0.0)[:, None]
+            lse = tl.load(log_sum_exp + target, mask=valid, other=0.0)[:, None]
+            d = tl.load(delta + target, mask=valid, other=0.0)[:, None]
         else:
             queries = _offsets(line_c, position_c, middle, inner, SP_o, SP_m, SP_i, SP_a)
             lse = tl.load(log_sum_exp + queries, mask=valid_c, other=0.0)[None, :]
             d = tl.load(delta + queries, mask=valid_c, other=0.0)[None, :]
-        # Masked before the exponential: what is off the cross may be larger than the log-sum-exp by any amount.
+        # Masked before the exponential: scores off the cross may exceed the log-sum-exp by any amount.
         weights = tl.exp(tl.where(mask, scores - lse, float("-inf")))
         grad_scores = weights * (products - d)
         y = _load(other, columns, valid_c, first_channel, channels, BLOCK_D)
         result = _dot(grad_scores.to(y.dtype), y, result, PRECISION)
     channel = first_channel + tl.arange(0, BLOCK_D)
-    pointers = gradient + place[:, None] * channels + channel[None, :]
+    pointers = gradient + target[:, None] * channels + channel[None, :]
     mask = valid[:, None] & (channel < channels)[None, :]
     if MERGE:
         result += tl.load(pointers, mask=mask, other=0.0)
@@ -244,7 +246,7 @@ def value_gradient_kernel(
     EXCLUDE_SELF: tl.constexpr, MERGE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Add one axis' share to the gradient of value: a tile of keys (rows), one block of value channels."""
+    """Add one axis' part of the gradient of value. One program: a tile of keys (rows), a block of value channels."""
     tile = tl.program_id(0)
     first_channel = tl.program_id(1) * BLOCK_V
     line, position, valid = _row_slots(tile, length, middle * inner, ROWS, PACKED)
@@ -262,9 +264,9 @@ def value_gradient_kernel(
         columns = _offsets(line_c, position_c, middle, inner, SG_o, SG_m, SG_i, SG_a)
         g = _load(grad, columns, valid_c, first_channel, value_channels, BLOCK_V)
         result = _dot(weights.to(g.dtype), g, result, PRECISION)
-    place = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
+    target = _offsets(line, position, middle, inner, SP_o, SP_m, SP_i, SP_a)
     channel = first_channel + tl.arange(0, BLOCK_V)
-    pointers = gradient + place[:, None] * value_channels + channel[None, :]
+    pointers = gradient + target[:, None] * value_channels + channel[None, :]
     mask = valid[:, None] & (channel < value_channels)[None, :]
     if MERGE:
         result += tl.load(pointers, mask=mask, other=0.0).to(tl.float32)

@@ -1,6 +1,6 @@
 "use strict";
 
-// Under the pointer, a chart tells its frame and values; all else on the page is there without this script.
+// Show the frame and values under the pointer of a chart. Everything else on the page works without this script.
 for (const chart of document.querySelectorAll(".chart")) {
   const { x, lines } = JSON.parse(chart.dataset.lines);
   const [plot, cursor, output] = [".plot", ".cursor", "output"].map((part) => chart.querySelector(part));
@@ -8,10 +8,10 @@ for (const chart of document.querySelectorAll(".chart")) {
 
   function show(event) {
     const box = plot.getBoundingClientRect();
-    const wanted = x[0] + (span * (event.clientX - box.left)) / box.width;
+    const pointed = x[0] + (span * (event.clientX - box.left)) / box.width;
     let nearest = 0;
     x.forEach((number, i) => {
-      if (Math.abs(number - wanted) < Math.abs(x[nearest] - wanted)) nearest = i;
+      if (Math.abs(number - pointed) < Math.abs(x[nearest] - pointed)) nearest = i;
     });
     cursor.style.left = `${(100 * (x[nearest] - x[0])) / span}%`;
     cursor.hidden = false;

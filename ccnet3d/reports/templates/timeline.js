@@ -1,7 +1,7 @@
 "use strict";
 
-// The two charts under the picture, one column a mask. Where masks outnumber pixels, a column is the mean of their
-// shares and the highest of their changes, so that one bad frame among thousands still shows.
+// The two charts under the picture, one column per mask. If masks outnumber pixels, a column shows the mean of its
+// masks' shares and the maximum of their changes, so that one bad frame among thousands stays visible.
 function makeTimeline(data, hidden) {
   const count = data.numbers.length;
   const element = (id) => document.getElementById(id);
@@ -15,7 +15,7 @@ function makeTimeline(data, hidden) {
     return canvas.getContext("2d");
   }
 
-  // Call use(left, right, first, end) for each column: whole pixels, so that no seams show between columns.
+  // Call use(left, right, first, end) for each column. Columns are whole pixels, so that no seams show between them.
   function forColumns(width, use) {
     const columns = Math.min(count, width);
     for (let c = 0; c < columns; c++) {
@@ -43,15 +43,15 @@ function makeTimeline(data, hidden) {
     });
   }
 
-  // The end of the scale. Where a few masks stand out far above all others, as at cuts, it leaves them out.
+  // Return the end of the scale and whether values exceed it: outliers, such as cuts of the video, do.
   function scaleTop() {
     const values = data.change.filter((value) => value !== null).sort((a, b) => a - b);
     const most = values.length ? values[values.length - 1] : 0;
     const usual = values.length ? values[Math.floor(0.97 * (values.length - 1))] : 0;
-    const wanted = usual > 0 && most > 4 * usual ? 1.5 * usual : most;
-    if (!(wanted > 0)) return [0.01, false];
-    const unit = 10 ** Math.floor(Math.log10(wanted));
-    const top = Math.min(1, unit * [1, 1.5, 2, 3, 5, 7.5, 10].find((step) => step * unit >= wanted * 0.9999));
+    const target = usual > 0 && most > 4 * usual ? 1.5 * usual : most;
+    if (!(target > 0)) return [0.01, false];
+    const unit = 10 ** Math.floor(Math.log10(target));
+    const top = Math.min(1, unit * [1, 1.5, 2, 3, 5, 7.5, 10].find((step) => step * unit >= target * 0.9999));
     return [top, most > top];
   }
 
@@ -59,8 +59,8 @@ function makeTimeline(data, hidden) {
     const canvas = element("changes");
     const context = prepare(canvas);
     const { width, height } = canvas;
-    const [top, cut] = scaleTop();
-    element("scale").textContent = `scale: 0 to ${round(top)}${cut ? ", higher ones are cut off" : ""}`;
+    const [top, clipped] = scaleTop();
+    element("scale").textContent = `scale: 0 to ${round(top)}${clipped ? ", higher values are clipped" : ""}`;
     const colors = [color("--change"), color("--flicker")];
     context.fillStyle = color("--line");
     context.fillRect(0, Math.round(height / 2), width, 1);
@@ -68,7 +68,7 @@ function makeTimeline(data, hidden) {
       [data.change, data.flicker].forEach((values, series) => {
         let value = 0;
         for (let i = first; i < end; i++) value = Math.max(value, values[i] ?? 0);
-        // What is there at all is at least one pixel high.
+        // A value above 0 is at least one pixel high.
         const bar = value > 0 ? Math.max(1, Math.round(height * Math.min(1, value / top))) : 0;
         const gap = right - left > 6 ? 1 : 0;
         context.fillStyle = colors[series];
@@ -77,7 +77,7 @@ function makeTimeline(data, hidden) {
     });
   }
 
-  // A tick at every 1, 2 or 5 times ten masks, named by the number of its frame.
+  // Draw a tick at every 1, 2, 5, 10, 20, ... masks, labeled with its frame.
   function drawTicks() {
     const ticks = element("ticks");
     const most = Math.max(2, Math.floor(ticks.clientWidth / 90));
@@ -90,7 +90,7 @@ function makeTimeline(data, hidden) {
       tick.style.left = `${((i + 0.5) / count) * 100}%`;
       if (!i) tick.style.transform = "none";
       if (!i) tick.style.left = "0";
-      if (i && (1 - (i + 0.5) / count) * ticks.clientWidth < 22) continue; // it would be cut
+      if (i && (1 - (i + 0.5) / count) * ticks.clientWidth < 22) continue; // its label would be cut off
       ticks.append(tick);
     }
   }
@@ -108,7 +108,7 @@ function makeTimeline(data, hidden) {
     }
   }
 
-  // Call seek(mask) where the pointer is pressed, and while it is drawn along.
+  // Call seek(mask) when the pointer is pressed and while it is dragged.
   function onSeek(seek) {
     const timeline = element("timeline");
     const follow = (event) => {

@@ -1,24 +1,24 @@
-// A picture is a frame in the page; its place in data.pictures is k, and data.pictures[k] the place of its mask among
-// all. Of a long video most masks have no picture; the timeline shows them all the same.
+// Only some masks of a long video have a picture (a frame in the page); the timeline shows all masks. k is the index of
+// a picture, data.pictures[k] the index of its mask.
 const root = document.documentElement;
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
 const last = data.pictures.length - 1;
-const hidden = new Set(); // ids of the classes that are not shown
+const hidden = new Set(); // ids of the hidden classes
 const canvas = element("picture");
 const context = canvas.getContext("2d");
 const overlay = document.createElement("canvas");
 const overlayContext = overlay.getContext("2d");
 const timeline = makeTimeline(data, hidden);
 let opacity = 0.5;
-let opacityBefore = 0.5; // what the key o returns to
-let wanted = 0; // the picture to show
-let painted = -1; // the picture that is shown
+let opacityBefore = 0.5; // restored by the key o
+let requested = 0; // the picture to show
+let painted = -1; // the picture on the screen
 let current = null; // { image, ids } of the painted one
-let working = false;
-let pointer = null; // where the mouse is on the picture
+let following = false;
+let pointer = null; // mouse position on the picture
 
-// Decoding, ahead of time where it can be, a few pictures being kept.
+// Decoding. Pictures are decoded ahead of time, and a few are kept.
 const CACHED_PICTURES = 48;
 const cache = new Map();
 
@@ -38,9 +38,9 @@ async function decode(k) {
 
 function load(k) {
   const picture = cache.get(k) ?? decode(k);
-  cache.delete(k); // to the end of the order, which the oldest leads
+  cache.delete(k); // insert it again as the newest
   cache.set(k, picture);
-  picture.catch(() => cache.delete(k)); // reported where it is awaited
+  picture.catch(() => cache.delete(k)); // reported by the caller that awaits it
   if (cache.size > CACHED_PICTURES) cache.delete(cache.keys().next().value);
   return picture;
 }
@@ -54,7 +54,7 @@ function paint() {
     [canvas.width, canvas.height] = [overlay.width, overlay.height] = [width, height];
     canvas.style.setProperty("--aspect", width / height);
   }
-  const table = new Uint8ClampedArray(4 * 256); // RGBA of each id; what is not shown and what is no class stays clear
+  const table = new Uint8ClampedArray(4 * 256); // RGBA of each id; hidden classes and unknown ids stay transparent
   for (const one of data.classes) if (!hidden.has(one.id)) table.set([...one.color, 255], 4 * one.id);
   const colors = new Uint32Array(table.buffer);
   const layer = overlayContext.createImageData(width, height);
@@ -68,12 +68,12 @@ function paint() {
   showClassUnderPointer();
 }
 
-// Bring the wanted picture to the screen; while one is decoded, the wish may change and those between are left out.
+// Show the requested picture. Pictures requested and replaced while another one is decoded are skipped.
 async function follow() {
-  if (working) return;
-  working = true;
-  while (painted !== wanted) {
-    const k = wanted;
+  if (following) return;
+  following = true;
+  while (painted !== requested) {
+    const k = requested;
     let problem = "";
     try {
       current = await load(k);
@@ -88,17 +88,17 @@ async function follow() {
     root.dataset.frame = data.numbers[data.pictures[k]];
     for (let next = k + 1; next <= Math.min(last, k + 6); next++) load(next).catch(() => {});
   }
-  working = false;
+  following = false;
 }
 
 const percent = (share) => (share > 0 && share < 0.0005 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
 
 function go(k) {
-  wanted = Math.max(0, Math.min(last, k));
-  const mask = data.pictures[wanted];
+  requested = Math.max(0, Math.min(last, k));
+  const mask = data.pictures[requested];
   const seconds = data.seconds[mask];
   const text = `frame ${data.numbers[mask]}${seconds === null ? "" : `, ${seconds.toFixed(2)} s`}`;
-  element("scrubber").value = wanted;
+  element("scrubber").value = requested;
   element("scrubber").setAttribute("aria-valuetext", text);
   element("position").textContent = text;
   data.classes.forEach((one, c) => { one.now.textContent = percent(data.shares[mask][c]); });
@@ -106,7 +106,7 @@ function go(k) {
   follow();
 }
 
-// The picture whose mask is nearest to one of all masks.
+// Return the picture whose mask is nearest to the given mask.
 function nearest(mask) {
   let low = 0;
   let high = last;
@@ -118,7 +118,7 @@ function nearest(mask) {
   return low > 0 && mask - data.pictures[low - 1] < data.pictures[low] - mask ? low - 1 : low;
 }
 
-// Playing, by the clock of the video; late pictures are left out rather than slowing it down.
+// Playback follows the video's clock; late pictures are skipped so that it does not slow down.
 let playing = false;
 let seconds = 0;
 let tickedAt = 0;
@@ -126,11 +126,11 @@ const time = (k) => data.clock[data.pictures[k]];
 
 function tick(now) {
   if (!playing) return;
-  seconds += Math.min(0.25, (now - tickedAt) / 1000) * Number(element("speed").value); // a hidden tab does not tick
+  seconds += Math.min(0.25, (now - tickedAt) / 1000) * Number(element("speed").value); // hidden tabs do not tick
   tickedAt = now;
-  let k = wanted;
+  let k = requested;
   while (k < last && time(k + 1) <= seconds) k++;
-  if (k !== wanted) go(k);
+  if (k !== requested) go(k);
   if (k === last) play(false);
   else requestAnimationFrame(tick);
 }
@@ -141,15 +141,15 @@ function play(on) {
   root.dataset.playing = on;
   element("play").setAttribute("aria-label", on ? "Pause" : "Play");
   if (!on) return;
-  if (wanted === last) go(0);
-  seconds = time(wanted);
+  if (requested === last) go(0);
+  seconds = time(requested);
   tickedAt = performance.now();
   requestAnimationFrame(tick);
 }
 
 function jump(k) {
   go(k);
-  seconds = time(wanted); // playing goes on from there
+  seconds = time(requested); // playback continues from there
 }
 
 function setOpacity(value) {
@@ -217,7 +217,7 @@ function showClassUnderPointer() {
   tooltip.style.top = `${Math.max(0, pointer.y - stage.top - 32)}px`;
 }
 
-// What the address asks for: #frame=12&opacity=0.3&hidden=Sky,Road
+// Apply the address, such as #frame=12&opacity=0.3&hidden=Sky,Road
 function readFragment() {
   for (const part of location.hash.slice(1).split("&")) {
     const [key, value = ""] = part.split("=");
@@ -232,15 +232,15 @@ function readFragment() {
         setHidden(data.classes.filter((one) => names.includes(one.name)).map((one) => one.id));
       }
     } catch (error) {
-      if (!(error instanceof URIError)) throw error; // a % that encodes nothing
+      if (!(error instanceof URIError)) throw error; // an invalid % escape
     }
   }
 }
 
 const keys = {
   " ": () => play(!playing),
-  ArrowLeft: (event) => jump(wanted - (event.shiftKey ? 10 : 1)),
-  ArrowRight: (event) => jump(wanted + (event.shiftKey ? 10 : 1)),
+  ArrowLeft: (event) => jump(requested - (event.shiftKey ? 10 : 1)),
+  ArrowRight: (event) => jump(requested + (event.shiftKey ? 10 : 1)),
   Home: () => jump(0),
   End: () => jump(last),
   o: () => {
@@ -254,7 +254,7 @@ const keys = {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || !Object.hasOwn(keys, event.key)) return;
   const tag = event.target.id === "scrubber" ? "" : event.target.tagName;
-  // These have a use of their own for some keys.
+  // Some elements use these keys themselves.
   if (event.key === " " && ["BUTTON", "INPUT", "SELECT"].includes(tag)) return;
   if (event.key.length > 1 && (tag === "SELECT" || event.target.type === "range") && tag) return;
   event.preventDefault();

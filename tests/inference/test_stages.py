@@ -12,9 +12,9 @@ import pytest
 from ccnet3d.inference.stages import Sink, run_ahead
 
 SECONDS = 10.0
-"""After which a test that hangs fails."""
+"""Time limit for a test that hangs."""
 SETTLE_SECONDS = 0.15
-"""Time given to a thread to do what it should not."""
+"""Time for a thread to do what it should not."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 
 def in_time(function: Callable[[], Any]) -> Any:
-    """What the function returns or raises; a test that hangs fails instead of blocking the suite."""
+    """Return what the function returns, or raise what it raises; fail if it hangs."""
     outcome: list[Any] = []
 
     def call() -> None:
@@ -55,18 +55,18 @@ def in_time(function: Callable[[], Any]) -> Any:
 
 
 class Counted:
-    """0, 1, 2, ... which tells how many were asked for, whether it ended, and in which thread it ran."""
+    """0, 1, 2, ...; records how many were read, whether it ended, and in which threads it ran."""
 
     def __init__(self, stop: int, error: BaseException | None = None) -> None:
         self.stop, self.error = stop, error
-        self.asked = 0
+        self.read = 0
         self.closed = False
         self.threads: set[int] = set()
 
     def __iter__(self) -> Iterator[int]:
         try:
             for number in range(self.stop):
-                self.asked += 1
+                self.read += 1
                 self.threads.add(threading.get_ident())
                 yield number
             if self.error:
@@ -77,14 +77,14 @@ class Counted:
 
 @pytest.mark.parametrize("depth", [1, 2, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
-def test_items_come_in_order_from_another_thread(count: int, depth: int) -> None:
+def test_items_arrive_in_order_from_another_thread(count: int, depth: int) -> None:
     source = Counted(count)
     assert in_time(lambda: list(run_ahead(source, depth))) == list(range(count))
     assert source.threads.isdisjoint({threading.get_ident()})
     assert len(source.threads) <= 1
 
 
-def test_any_value_is_an_item() -> None:
+def test_any_value_can_be_an_item() -> None:
     assert in_time(lambda: list(run_ahead([None, 0, False, "", StopIteration], 2))) == [
         None,
         0,
@@ -95,25 +95,25 @@ def test_any_value_is_an_item() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_depth_items_wait_and_no_more(depth: int) -> None:
+def test_at_most_depth_items_wait(depth: int) -> None:
     source = Counted(100)
     with closing(run_ahead(source, depth)) as items:
         for taken in range(1, 4):
             next(items)
-            assert wait_until(lambda taken=taken: source.asked >= taken + depth + 1)  # type: ignore[misc]
+            assert wait_until(lambda taken=taken: source.read >= taken + depth + 1)  # type: ignore[misc]
             time.sleep(SETTLE_SECONDS)
-            assert source.asked == taken + depth + 1  # depth wait, one is in the thread's hands
+            assert source.read == taken + depth + 1  # depth wait, and the thread has one more
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt(), ValueError("video")])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_an_error_comes_behind_the_items_before_it(count: int, error: BaseException) -> None:
+def test_error_is_raised_after_the_items_before_it(count: int, error: BaseException) -> None:
     got: list[int] = []
 
     def collect() -> None:
         for item in run_ahead(Counted(count, error), 2):
             got.append(item)
-            time.sleep(0.005)  # the source fails long before its items are taken
+            time.sleep(0.005)  # the source fails long before its items are read
 
     with pytest.raises(type(error)) as caught:
         in_time(collect)
@@ -121,7 +121,7 @@ def test_an_error_comes_behind_the_items_before_it(count: int, error: BaseExcept
     assert got == list(range(count))
 
 
-def test_a_source_that_cannot_begin() -> None:
+def test_source_that_cannot_begin() -> None:
     class Broken:
         def __iter__(self) -> Iterator[int]:
             raise OSError("no such file")
@@ -135,13 +135,13 @@ def test_closing_early_ends_the_thread_and_the_source(taken: int) -> None:
     source = Counted(1_000_000)
     before = set(threading.enumerate())
     items = run_ahead(source, 2)
-    assert set(threading.enumerate()) == before  # nothing runs until the first item is asked for
+    assert set(threading.enumerate()) == before  # nothing runs until the first item is requested
     for _ in range(taken):
         next(items)
-    wait_until(lambda: source.asked > taken + 1)  # it waits for room now
+    wait_until(lambda: source.read > taken + 1)  # now it waits for room
     in_time(items.close)
     assert set(threading.enumerate()) == before
-    assert source.asked <= taken + 3
+    assert source.read <= taken + 3
     assert source.closed
     assert next(items, "nothing") == "nothing"
 
@@ -149,12 +149,12 @@ def test_closing_early_ends_the_thread_and_the_source(taken: int) -> None:
 def test_closing_before_the_first_item() -> None:
     source = Counted(5)
     run_ahead(source, 2).close()
-    assert source.asked == 0
+    assert source.read == 0
 
 
 @pytest.mark.parametrize("depth", [1, 2, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 30])
-def test_a_sink_takes_all_items_in_order(count: int, depth: int) -> None:
+def test_sink_consumes_all_items_in_order(count: int, depth: int) -> None:
     taken: list[tuple[int, int]] = []
 
     def consume(item: int) -> None:
@@ -173,7 +173,7 @@ def test_a_sink_takes_all_items_in_order(count: int, depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_put_waits_while_depth_others_do(depth: int) -> None:
+def test_put_waits_while_the_queue_is_full(depth: int) -> None:
     gate = threading.Event()
     put = 0
 
@@ -198,7 +198,7 @@ def test_put_waits_while_depth_others_do(depth: int) -> None:
 
 
 class Failing:
-    """Consumes, but fails on one item, once the gate is open."""
+    """Consume items once the gate is open; fail on one of them."""
 
     def __init__(self, bad: int, error: BaseException) -> None:
         self.bad, self.error = bad, error
@@ -214,7 +214,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("error", [OSError("disk is full"), KeyboardInterrupt(), SystemExit(3)])
-def test_an_error_comes_up_in_the_next_put(error: BaseException) -> None:
+def test_error_is_raised_by_the_next_put(error: BaseException) -> None:
     consume = Failing(1, error)
     consume.gate.set()
     put: list[int] = []
@@ -234,8 +234,8 @@ def test_an_error_comes_up_in_the_next_put(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_an_error_comes_up_at_the_end_of_the_block(count: int) -> None:
-    """It happens when the block has put all it has."""
+def test_error_is_raised_at_the_end_of_the_block(count: int) -> None:
+    """It happens when the block has put all its items."""
     consume = Failing(0, OSError("disk is full"))
 
     def block() -> None:
@@ -249,7 +249,7 @@ def test_an_error_comes_up_at_the_end_of_the_block(count: int) -> None:
     assert consume.taken == [0]
 
 
-def test_an_error_of_the_last_item_is_not_lost() -> None:
+def test_error_of_the_last_item_is_not_lost() -> None:
     consume = Failing(2, OSError("disk is full"))
     consume.gate.set()
 
@@ -263,13 +263,13 @@ def test_an_error_of_the_last_item_is_not_lost() -> None:
     assert consume.taken == [0, 1, 2]
 
 
-def test_an_error_while_put_waits_ends_the_wait() -> None:
+def test_error_ends_a_waiting_put() -> None:
     consume = Failing(0, OSError("disk is full"))
 
     def block() -> None:
         with Sink(consume, 1) as sink:
             threading.Timer(0.1, consume.gate.set).start()
-            for item in range(100):  # the third one has no room
+            for item in range(100):  # there is no room for the third one
                 sink.put(item)
 
     with pytest.raises(OSError, match="disk is full"):
@@ -277,7 +277,7 @@ def test_an_error_while_put_waits_ends_the_wait() -> None:
     assert consume.taken == [0]
 
 
-def test_an_error_while_the_end_waits_for_room() -> None:
+def test_error_while_the_end_waits_for_room() -> None:
     consume = Failing(0, OSError("disk is full"))
 
     def block() -> None:
@@ -292,7 +292,7 @@ def test_an_error_while_the_end_waits_for_room() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("model"), KeyboardInterrupt()])
-def test_an_error_in_the_block_drops_what_waits(error: BaseException) -> None:
+def test_error_in_the_block_drops_waiting_items(error: BaseException) -> None:
     consume = Failing(-1, error)
 
     def block() -> None:
@@ -311,8 +311,8 @@ def test_an_error_in_the_block_drops_what_waits(error: BaseException) -> None:
     assert consume.taken == [0]
 
 
-def test_an_interrupt_at_the_end_of_the_block_drops_what_waits(request: pytest.FixtureRequest) -> None:
-    """Ctrl-C while the last items are written: whoever catches it may close the file that they are written to."""
+def test_interrupt_at_the_end_of_the_block_drops_waiting_items(request: pytest.FixtureRequest) -> None:
+    """Ctrl-C while the last items are written: the code that catches it may close the file that is written to."""
     taken: list[int] = []
 
     def consume(item: int) -> None:
@@ -321,7 +321,7 @@ def test_an_interrupt_at_the_end_of_the_block_drops_what_waits(request: pytest.F
 
     main = threading.main_thread().ident
     assert main is not None
-    # What runs in the background of a shell ignores Ctrl-C.
+    # Background jobs of a shell ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     timer = threading.Timer(0.15, signal.pthread_kill, (main, signal.SIGINT))

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from ccnet3d.errors import UserError
 from ccnet3d.inference.sources import Job, plan_jobs
 
 OUT = Path("out")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with videos and images; nothing here opens them."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with videos and images; no test opens them."""
     for name in (
         "one.mp4", "two.MKV", "clip[1].mp4",
         "videos/b.mp4", "videos/a.mp4", "videos/C.AVI", "videos/.hidden.mp4", "videos/notes.txt", "videos/still.png",
@@ -29,61 +30,61 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(*inputs: str, overlay: Path | None = None) -> dict[str, str]:
-    """Source to folder, as text."""
+    """Return the folder of each source, as text."""
     return {str(job.source): str(job.folder) for job in plan_jobs(inputs, OUT, overlay)}
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("source", ["one.mp4", "two.MKV", "clip[1].mp4", "walk", "walk/*.png", "w*/000[12].png", "-"])
-def test_one_video_goes_to_the_folder_itself(source: str) -> None:
+def test_one_video_is_written_to_the_folder_itself(source: str) -> None:
     (job,) = plan_jobs([source], OUT, Path("seen.mp4"))
     assert str(job.source) == source
     assert job.folder == OUT
     assert job.overlay == Path("seen.mp4")
 
 
-def test_an_absolute_path(place: Path) -> None:
-    assert plan_jobs([str(place / "one.mp4")], OUT) == [Job(place / "one.mp4", OUT, None)]
+def test_absolute_path(folder: Path) -> None:
+    assert plan_jobs([str(folder / "one.mp4")], OUT) == [Job(folder / "one.mp4", OUT, None)]
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("inputs", "folders"),
     [
         (["one.mp4", "two.MKV"], {"one.mp4": "out/one", "two.MKV": "out/two"}),
         (["two.MKV", "one.mp4"], {"two.MKV": "out/two", "one.mp4": "out/one"}),
         (["one.mp4", "walk", "-"], {"one.mp4": "out/one", "walk": "out/walk", "-": "out/stdin"}),
-        # A folder, also of one video, and without what is hidden or no video.
+        # A folder, also of one video, without hidden files and other files.
         (["videos"], {"videos/C.AVI": "out/C", "videos/a.mp4": "out/a", "videos/b.mp4": "out/b"}),
         (["lonely"], {"lonely/only.mp4": "out/only"}),
         (["lonely", "one.mp4"], {"lonely/only.mp4": "out/only", "one.mp4": "out/one"}),
-        # Folders of images are a video each.
+        # Each folder of images is one video.
         (["run", "walk"], {"run": "out/run", "walk": "out/walk"}),
         (["run.2", "walk"], {"run.2": "out/run.2", "walk": "out/walk"}),
-        # A pattern of images is one video, one of videos are several, even where it matches one only.
+        # A pattern of images is one video; a pattern of videos is several, even if it matches only one.
         (["walk/*.png", "run/*.jpg"], {"walk/*.png": "out/walk", "run/*.jpg": "out/run"}),
         (["videos/*.mp4"], {"videos/a.mp4": "out/a", "videos/b.mp4": "out/b"}),
         (["lonely/*"], {"lonely/only.mp4": "out/only"}),
         (["clip[1].mp4", "one.mp4"], {"clip[1].mp4": "out/clip[1]", "one.mp4": "out/one"}),
     ],
 )
-def test_several_videos_get_a_folder_each(inputs: list[str], folders: dict[str, str]) -> None:
+def test_each_of_several_videos_gets_a_folder(inputs: list[str], folders: dict[str, str]) -> None:
     assert planned(*inputs) == folders
     assert list(planned(*inputs)) == list(folders)  # in this order
 
 
-@pytest.mark.usefixtures("place")
-def test_a_recursive_pattern() -> None:
+@pytest.mark.usefixtures("folder")
+def test_recursive_pattern() -> None:
     assert list(planned("deep/**/*.mp4")) == ["deep/morning/cam.mp4"]
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("inputs", "folders"),
     [
         (["twins"], ["out/x.mov", "out/x.mp4", "out/y"]),
         (["morning/cam.mp4", "evening/cam.mp4"], ["out/morning_cam.mp4", "out/evening_cam.mp4"]),
-        # Some file systems take Cam and cam for one.
+        # Some file systems ignore case.
         (["morning/cam.mp4", "case/Cam.mp4"], ["out/morning_cam.mp4", "out/case_Cam.mp4"]),
         (["twins/x.mp4", "morning/cam.mp4", "evening/cam.mp4"],
          ["out/x", "out/morning_cam.mp4", "out/evening_cam.mp4"]),
@@ -93,27 +94,27 @@ def test_names_that_clash_get_longer(inputs: list[str], folders: list[str]) -> N
     assert list(planned(*inputs).values()) == folders
 
 
-@pytest.mark.usefixtures("place")
-def test_videos_that_no_name_tells_apart() -> None:
-    with pytest.raises(ValueError, match=r"morning/cam\.mp4 and deep/morning/cam\.mp4 would share one output folder"):
+@pytest.mark.usefixtures("folder")
+def test_videos_with_the_same_name_and_folder_name() -> None:
+    with pytest.raises(UserError, match=r"morning/cam\.mp4 and deep/morning/cam\.mp4 would share one output folder"):
         plan_jobs(["morning/cam.mp4", "deep/morning/cam.mp4"], OUT)
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("here", [".", "./", "*.png", "../walk"])
-def test_a_folder_named_by_dots_has_the_name_it_is_known_by(monkeypatch: pytest.MonkeyPatch, here: str) -> None:
+def test_folder_given_by_dots_has_its_own_name(monkeypatch: pytest.MonkeyPatch, here: str) -> None:
     monkeypatch.chdir("walk")
     assert [job.folder for job in plan_jobs([here, "../one.mp4"], OUT)] == [OUT / "walk", OUT / "one"]
 
 
-@pytest.mark.usefixtures("place")
-def test_a_parent_folder_never_leads_out_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("folder")
+def test_parent_folder_never_leads_out_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("walk/inner").mkdir()
     monkeypatch.chdir("walk/inner")
     assert [job.folder for job in plan_jobs(["..", "../../one.mp4"], OUT)] == [OUT / "walk", OUT / "one"]
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 def test_overlays() -> None:
     assert [job.overlay for job in plan_jobs(["videos/*.mp4"], OUT, Path("seen"))] == [
         Path("seen/a.mp4"), Path("seen/b.mp4"),
@@ -123,7 +124,7 @@ def test_overlays() -> None:
     ]  # fmt: skip
     assert [job.overlay for job in plan_jobs(["videos"], OUT)] == [None] * 3
     for file in ("seen.mp4", "SEEN.MP4"):
-        with pytest.raises(ValueError, match=f"with several videos --overlay names a folder, got the file {file}"):
+        with pytest.raises(UserError, match=f"with several videos --overlay names a folder, got the file {file}"):
             plan_jobs(["videos"], OUT, Path(file))
 
 
@@ -133,7 +134,7 @@ def test_names_for_messages() -> None:
     assert Job("a/*.png", OUT, None).name == "a/*.png"
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
 @pytest.mark.parametrize("inputs", [["twins", "videos", "morning/cam.mp4", "case/Cam.mp4"], ["one.mp4"], ["walk"]])
 def test_shards_are_a_partition_under_the_same_names(inputs: list[str], count: int) -> None:
@@ -148,11 +149,11 @@ def test_shards_are_a_partition_under_the_same_names(inputs: list[str], count: i
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (1, 1), (5, 2)])
 def test_impossible_shards(shard: tuple[int, int]) -> None:
     index, count = shard
-    with pytest.raises(ValueError, match=f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/"):
+    with pytest.raises(UserError, match=f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/"):
         plan_jobs(["a.mp4"], OUT, shard=shard)
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("inputs", "source", "times"),
     [
@@ -163,22 +164,21 @@ def test_impossible_shards(shard: tuple[int, int]) -> None:
         (["walk", "walk/"], "walk", 2),
     ],
 )
-def test_a_video_given_twice(inputs: list[str], source: str, times: int) -> None:
-    with pytest.raises(ValueError, match=f"^{source} is given {times} times; give it once"):
+def test_video_given_twice(inputs: list[str], source: str, times: int) -> None:
+    with pytest.raises(UserError, match=f"^{source} is given {times} times; give it once"):
         plan_jobs(inputs, OUT)
 
 
-@pytest.mark.usefixtures("place")
-def test_a_pattern_without_a_match() -> None:
-    with pytest.raises(ValueError, match=r"no file matches the pattern nothing\*\.mp4"):
+@pytest.mark.usefixtures("folder")
+def test_pattern_without_a_match() -> None:
+    with pytest.raises(UserError, match=r"no file matches the pattern nothing\*\.mp4"):
         plan_jobs(["nothing*.mp4"], OUT)
-    with pytest.raises(ValueError, match=r"no file matches the pattern videos/\?\?\.mp4"):
+    with pytest.raises(UserError, match=r"no file matches the pattern videos/\?\?\.mp4"):
         plan_jobs(["one.mp4", "videos/??.mp4"], OUT)
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("source", ["empty", "empty/*", "empty/*.txt"])
-def test_a_folder_or_pattern_without_videos_or_images(source: str) -> None:
-    """As the documentation of ``plan_jobs`` has it."""
-    with pytest.raises(ValueError, match="empty.*no|no.*empty"):
+def test_folder_or_pattern_without_videos_or_images(source: str) -> None:
+    with pytest.raises(UserError, match="empty.*no|no.*empty"):
         plan_jobs([source], OUT)

@@ -1,0 +1,181 @@
+"""Everything that a run writes: masks, probabilities, the overlay, the one file of a format, and the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ccnet3d.errors import OutputError, UserError
+from ccnet3d.files import remove_unfinished
+from ccnet3d.masks import MaskClasses, MaskSequence, RunFolder, paint
+from ccnet3d.video import VideoFrame, VideoInfo, VideoWriter
+
+__all__ = ["FrameOutput", "RunWriter"]
+
+
+class FrameOutput(NamedTuple):
+    """What a run knows of a frame when it is written."""
+
+    frame: VideoFrame
+    mask: np.ndarray
+    """uint8 ``[H, W]``."""
+    probabilities: np.ndarray | None
+    """uint8 ``[K, h, w]`` in 255ths, where they are to be written."""
+    saved: bool
+    """The mask is in the folder already."""
+
+
+class RunWriter:
+    """Write the outputs of one run and collect the statistics of its summary.
+
+    Call :meth:`begin`, then :meth:`add` for every frame within ``with writer``, then :meth:`complete`. The overlay
+    appears under its name when the block ends without an error.
+
+    Args:
+        run: the output folder.
+        classes: of the model, and those that masks show.
+        video: its name, path and frame rate.
+        on_frame: called for each frame when its mask is on disk.
+    """
+
+    def __init__(
+        self, run: RunFolder, classes: MaskClasses, video: VideoInfo, on_frame: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._run = run
+        self._classes = classes
+        self._video = video
+        self._on_frame = on_frame
+        self._context = ExitStack()
+        self._overlay: VideoWriter | None = None
+        self._opacity = 0.0
+        self._size: tuple[int, int] | None = None
+        self._frame_indices: list[int] = []
+        self._times: list[float | None] = []
+        self._pixels = np.zeros(256, np.int64)
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def begin(
+        self, settings: Mapping[str, Any], *, overlay: Path | None, opacity: float, resume: bool, overwrite: bool
+    ) -> list[int]:
+        """Take possession of the output folder and open the overlay.
+
+        Args:
+            settings: what a run that resumes this one must have in common with it.
+            overlay: an .mp4 file for the video with its masks painted over it.
+            opacity: share of the class color in it.
+            resume: continue an interrupted run.
+            overwrite: replace what an earlier run wrote.
+
+        Returns:
+            The frame indices of the masks that are in the folder already.
+
+        Raises:
+            UserError: the folder or the overlay cannot be used.
+        """
+        if overlay:
+            replace = overwrite or (resume and self._run.is_interrupted())
+            self._overlay = self._context.enter_context(_open_overlay(overlay, self._video, replace=replace))
+            self._opacity = opacity
+        journal = {**settings, "overlay_file": str(overlay.absolute()) if overlay else None}
+        return self._run.begin(journal, resume=resume, overwrite=overwrite)
+
+    def add(self, output: FrameOutput) -> None:
+        """Write a frame's mask and what belongs to it.
+
+        Raises:
+            UserError: a frame of another size, for a format of one size.
+            OutputError: a file cannot be written.
+        """
+        frame, mask = output.frame, output.mask
+        self._size = self._size or (mask.shape[0], mask.shape[1])
+        if mask.shape != self._size and not self._run.format.several_sizes:
+            raise UserError(
+                f"frame {frame.index} is {mask.shape[1]}x{mask.shape[0]}, those before are "
+                f"{self._size[1]}x{self._size[0]}, and {self._run.format.name} stores one size; use --format png"
+            )
+        if self._overlay:
+            self._overlay.write(paint(frame.image, mask, self._classes.palette, self._opacity), frame.pts_seconds)
+        if not output.saved:
+            if output.probabilities is not None:
+                self._run.write_probabilities(frame.index, output.probabilities)
+            # The mask comes last: where it is, everything of its frame is.
+            self._run.write_mask(frame.index, mask, self._classes.palette)
+        pixels = np.array(Image.fromarray(mask).histogram())  # faster than bincount, which needs 64-bit ids
+        self._pixels += pixels
+        self._frame_indices.append(frame.index)
+        self._times.append(frame.pts_seconds)
+        names = self._classes.names
+        self._on_frame(
+            {
+                "frame": frame.index,
+                "pts_seconds": frame.pts_seconds,
+                "class_pixels": {names[i]: int(pixels[i]) for i in self._classes.shown if pixels[i]},
+            }
+        )
+
+    def complete(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the one file of a format that has one, and ``summary.json``.
+
+        Args:
+            facts: further entries of the summary.
+
+        Returns:
+            The summary.
+        """
+        sequence = MaskSequence(self._classes, self._frame_indices, self._size or (0, 0), self._video.frames_per_second)
+        self._run.write_file(sequence)
+        summary = {
+            "video": self._video.name,
+            "format": self._run.format.name,
+            **self._statistics(),
+            "frames_per_second": self._video.frames_per_second,
+            **facts,
+        }
+        self._run.complete(summary)
+        return summary
+
+    def _statistics(self) -> dict[str, Any]:
+        height, width = self._size or (0, 0)
+        total = int(self._pixels.sum())
+        return {
+            "frames": len(self._frame_indices),
+            "frame_numbers": self._frame_indices,
+            "width": width,
+            "height": height,
+            "pts_seconds": self._times,
+            "classes": [
+                {
+                    "id": i,
+                    "name": self._classes.names[i],
+                    "color": list(self._classes.palette[i]),
+                    "pixel_share": int(self._pixels[i]) / total,
+                }
+                for i in self._classes.shown
+            ],
+        }
+
+
+def _open_overlay(overlay: Path, video: VideoInfo, *, replace: bool) -> VideoWriter:
+    try:
+        if video.path and overlay.exists() and video.path.exists() and overlay.samefile(video.path):
+            raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
+        if overlay.exists() and not replace:
+            raise UserError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
+        writer = VideoWriter(overlay, video.frames_per_second)
+        remove_unfinished(overlay.parent, overlay.name)
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, str(overlay)) from error
+    return writer

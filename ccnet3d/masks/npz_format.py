@@ -1,0 +1,68 @@
+"""Masks as one compressed NumPy archive: ``masks`` uint8 ``[N, H, W]`` and ``frames`` int64 ``[N]``, frame indices."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ccnet3d.errors import UserError
+from ccnet3d.files import atomic_path, timeless_entry
+from ccnet3d.masks.mask_format import IndexedMasks, MaskFormat, MaskSequence, damaged
+
+__all__ = ["NPZ"]
+
+
+def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
+    """Write the masks one by one, so that one is in memory."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(sequence.frame_indices), *sequence.size)}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        with file.open(timeless_entry("masks.npy"), "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for _, mask in masks:
+                member.write(mask.tobytes())
+        with file.open(timeless_entry("frames.npy"), "w") as member:
+            np.lib.format.write_array(member, np.asarray(sequence.frame_indices, np.int64), version=(1, 0))
+
+
+def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield one mask after the other from the decompressed stream; ``np.load`` would load all of them at once."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            with archive.open("frames.npy") as file:
+                frames = np.lib.format.read_array(file, allow_pickle=False)
+            if frames.tolist() != list(frame_indices):
+                raise damaged(path, "its frame indices differ from those of summary.json")
+            with archive.open("masks.npy") as file:
+                count, height, width = _shape(file, path)
+                if count != len(frame_indices):
+                    raise damaged(path, f"{count} masks for {len(frame_indices)} frames")
+                for _ in frame_indices:
+                    data = file.read(height * width)
+                    if len(data) < height * width:
+                        raise damaged(path, "it ends within a mask")
+                    yield np.frombuffer(bytearray(data), dtype=np.uint8).reshape(height, width)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise damaged(path, error.args[0]) from error
+    # A damaged archive may also claim to be encrypted (RuntimeError) or in an unknown way compressed.
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise damaged(path, error) from error
+
+
+def _shape(file: IO[bytes], path: Path) -> tuple[int, int, int]:
+    """Read the header of the masks, up to where their pixels begin."""
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = header(file)
+    if dtype != np.uint8 or len(shape) != 3 or fortran_order:
+        raise damaged(path, f"its masks are {dtype} {list(shape)}, not uint8 [N, H, W]")
+    return shape
+
+
+NPZ = MaskFormat("npz", help="masks.npz", several_sizes=False, file_name="masks.npz", write=_write, read=_read)
