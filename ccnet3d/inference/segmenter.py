@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.clip_stream import ClipStream
 from ccnet3d.inference.pixels import classify_at_size, quantize_probabilities, resize_frame
 from ccnet3d.inference.smoothing import GuidedLogits, smooth
-from ccnet3d.models import CCNet3D, FrameFeatures, ModelInfo, fuse_batch_norms
+from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fuse_batch_norms
 
 __all__ = ["Prediction", "VideoSegmenter", "default_dtype"]
 
@@ -128,9 +128,10 @@ class VideoSegmenter:
             raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
         self._network = _prepare(model, self.dtype)
         wrap: Callable[[Any], Any] = _compiled if compile_model else lambda function: function
-        self._encode_batch = wrap(lambda frames: self._network.frame_features(self._network.extract_features(frames)))
+        self._encode_batch = wrap(self._encode_frames)
         self._attend = wrap(self._network.attend)
-        self._frame_logits = wrap(self._network.frame_logits)
+        self._decode = wrap(self._network.decode)
+        self._settle = wrap(self._network.settle)
 
     def history(self, smoothing: int | None = None) -> int:
         """Return how many frames before a frame its prediction may depend on, so that a run can begin mid-video."""
@@ -206,25 +207,42 @@ class VideoSegmenter:
         for final, logits in stream.finish():
             yield GuidedLogits(final, logits, waiting[final].picture)
 
-    @torch.inference_mode()
-    def _encode(self, pictures: Sequence[Tensor]) -> list[FrameFeatures]:
-        """Return the features of each frame from pictures uint8 ``[3, height, width]`` of the working size."""
-        frames = torch.stack(list(pictures)).to(self.device, non_blocking=True).float().div_(255)
-        with self._autocast():
-            features: FrameFeatures = self._encode_batch(frames)
-        return [features.frame(n) for n in range(len(pictures))]
+    def _encode_frames(self, frames: Tensor) -> FrameFeatures | DecodedFrames:
+        """Run all of the network that needs no other frame on ``[N, 3, height, width]``, RGB in [0, 1]."""
+        features = self._network.frame_features(self._network.extract_features(frames))
+        if self._network.mixes_before_decoder:
+            return features
+        return self._network.decode(features, features.reduced)
 
     @torch.inference_mode()
-    def _predict_clip(self, clip: Sequence[FrameFeatures], offsets: Sequence[int]) -> list[Tensor]:
-        """Return the logits, float32 ``[K, h, w]``, at the given offsets of a clip."""
-        logits: list[Tensor] = []
+    def _encode(self, pictures: Sequence[Tensor]) -> list[FrameFeatures | DecodedFrames]:
+        """Encode each frame, from pictures uint8 ``[3, height, width]`` of the working size."""
+        frames = torch.stack(list(pictures)).to(self.device, non_blocking=True).float().div_(255)
         with self._autocast():
-            attended = self._attend(torch.cat([frame.reduced for frame in clip]), len(clip))
-            for start in range(0, len(offsets), self.batch_size):
-                some = list(offsets[start : start + self.batch_size])
-                features = FrameFeatures.join([clip[offset] for offset in some])
-                logits.extend(self._frame_logits(features, attended[some]).float())
-        return logits
+            encoded: FrameFeatures | DecodedFrames = self._encode_batch(frames)
+        return [encoded.frame(n) for n in range(len(pictures))]
+
+    @torch.inference_mode()
+    def _predict_clip(self, clip: Sequence[FrameFeatures | DecodedFrames], offsets: Sequence[int]) -> list[Tensor]:
+        """Return the logits, float32 ``[K, h, w]``, at the given offsets of a clip."""
+        with self._autocast():
+            if self._network.evidence is None:
+                decoded = self._decode_clip(clip, offsets)
+                return [logits.float() for logits in decoded.logits]
+            decoded = self._decode_clip(clip, range(len(clip)))
+            return [*self._settle(decoded, len(clip)).float()[list(offsets)]]
+
+    def _decode_clip(self, clip: Sequence[FrameFeatures | DecodedFrames], offsets: Sequence[int]) -> DecodedFrames:
+        """Return the decoded frames at the given offsets; those that were decoded when they arrived are only joined."""
+        if not self._network.mixes_before_decoder:
+            return DecodedFrames.join([cast(DecodedFrames, clip[offset]) for offset in offsets])
+        frames = cast(Sequence[FrameFeatures], clip)
+        attended = self._attend(torch.cat([frame.reduced for frame in frames]), len(frames))
+        decoded = []
+        for start in range(0, len(offsets), self.batch_size):
+            some = list(offsets[start : start + self.batch_size])
+            decoded.append(self._decode(FrameFeatures.join([frames[offset] for offset in some]), attended[some]))
+        return DecodedFrames.join(decoded)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -246,8 +264,9 @@ def _check_smoothing(smoothing: int) -> None:
 def _prepare(model: CCNet3D, dtype: torch.dtype) -> CCNet3D:
     """Return a copy for inference, with the weights of convolutions cast once instead of at every call."""
     network = fuse_batch_norms(model)
+    in_float32 = set(network.evidence.modules()) if network.evidence else set()
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module not in in_float32:
             module.to(dtype)
     return network
 

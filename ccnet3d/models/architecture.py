@@ -42,6 +42,12 @@ class ModelConfig:
     """R, how often the shared attention is applied: 3 reaches every position of a clip, 0 omits the attention."""
     initial_gamma: float = 0.5
     """Weight of the attention before training. The paper starts at 0; at this size AdamW would leave it there."""
+    evidence_loops: int = 0
+    """R of the attention over class evidence after the decoder: 2 reaches every position of a frame; 0 omits it."""
+    evidence_level: int = 2
+    """Level whose features and grid the class evidence attention uses; stride 8 measures best."""
+    evidence_temperature: float = 10.0
+    """Weight of the embeddings' cosine in its scores before training."""
     skip_levels: tuple[int, ...] = (2, 1, 0)
     """Finer levels that the decoder adds, in this order; without any, the classifier has the attention's stride."""
     skip_channels: tuple[int, ...] = (96, 64, 32)
@@ -66,9 +72,10 @@ class ModelConfig:
             raise UserError(
                 f"skip_levels and skip_channels must be equally long, got {self.skip_levels} and {self.skip_channels}"
             )
-        if self.loops < 0 or self.embedding_channels < 0:
+        if min(self.loops, self.evidence_loops, self.embedding_channels) < 0 or self.evidence_temperature <= 0:
             raise UserError(
-                f"loops and embedding_channels must be at least 0, got {self.loops} and {self.embedding_channels}"
+                "loops, evidence_loops and embedding_channels must be at least 0 and evidence_temperature above 0, got "
+                f"{self.loops}, {self.evidence_loops}, {self.embedding_channels} and {self.evidence_temperature}"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}")

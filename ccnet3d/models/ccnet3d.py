@@ -8,17 +8,23 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ccnet3d.errors import UserError
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import build_backbone, feature_channels
 from ccnet3d.models.blocks import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
+from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 
-__all__ = ["CCNet3D", "FrameFeatures", "TrainingOutputs"]
+__all__ = ["CCNet3D", "DecodedFrames", "FrameFeatures", "TrainingOutputs"]
+
+
+def _concatenate(*parts: Tensor | None) -> Tensor | None:
+    return torch.cat([part for part in parts if part is not None]) if parts[0] is not None else None
 
 
 class FrameFeatures(NamedTuple):
-    """Features of N frames that do not depend on their clips; the first axis of each is N."""
+    """What is known of N frames without their clips; the first axis of each tensor is N."""
 
     context: Tensor
     """``[N, C_in, H, W]``, the concatenated context levels."""
@@ -26,20 +32,35 @@ class FrameFeatures(NamedTuple):
     """``[N, C, H, W]``, the input of the attention."""
     skips: tuple[Tensor, ...]
     """``[N, C_l, H_l, W_l]``, the decoder's finer levels."""
+    level: Tensor | None = None
+    """``[N, C_e, h, w]``, the level of the class evidence attention; None for a model without it."""
 
     def frame(self, n: int) -> FrameFeatures:
         """Return the features of frame ``n``, as a batch of 1."""
-        return FrameFeatures(self.context[n : n + 1], self.reduced[n : n + 1], tuple(s[n : n + 1] for s in self.skips))
+        return tree_map(lambda x: None if x is None else x[n : n + 1], self)
 
     @staticmethod
     def join(frames: Sequence[FrameFeatures]) -> FrameFeatures:
         """Concatenate features of several frames, the inverse of :meth:`frame`; a single item is returned unchanged."""
-        if len(frames) == 1:
-            return frames[0]
-        context, reduced, skips = zip(*frames, strict=True)
-        return FrameFeatures(
-            torch.cat(context), torch.cat(reduced), tuple(torch.cat(level) for level in zip(*skips, strict=True))
-        )
+        return frames[0] if len(frames) == 1 else tree_map(_concatenate, *frames)
+
+
+class DecodedFrames(NamedTuple):
+    """Class logits of N frames, decoded one by one, before the class evidence attention mixes them."""
+
+    logits: Tensor
+    """``[N, K, h, w]`` at the decoder's stride."""
+    evidence: ClassEvidence | None
+    """None for a model without the class evidence attention."""
+
+    def frame(self, n: int) -> DecodedFrames:
+        """Return frame ``n``, as a batch of 1."""
+        return tree_map(lambda x: None if x is None else x[n : n + 1], self)
+
+    @staticmethod
+    def join(frames: Sequence[DecodedFrames]) -> DecodedFrames:
+        """Concatenate several frames, the inverse of :meth:`frame`."""
+        return frames[0] if len(frames) == 1 else tree_map(_concatenate, *frames)
 
 
 class TrainingOutputs(NamedTuple):
@@ -81,6 +102,8 @@ class CCNet3D(nn.Module):
         self.backbone = build_backbone(config.backbone, config.output_stride)
         level_channels = feature_channels(self.backbone)
         used = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
+        if config.evidence_loops:
+            used.add(config.evidence_level)
         if not used <= set(range(len(level_channels))):
             raise UserError(
                 f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration uses "
@@ -98,6 +121,16 @@ class CCNet3D(nn.Module):
             config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels
         )
         self.classifier = nn.Conv2d(self.decoder.out_channels, config.num_classes, 1)
+        self.evidence = (
+            ClassEvidenceAttention(
+                level_channels[config.evidence_level],
+                config.num_classes,
+                loops=config.evidence_loops,
+                temperature=config.evidence_temperature,
+            )
+            if config.evidence_loops
+            else None
+        )
         auxiliary_channels = max(level_channels[config.auxiliary_level] // 4, config.num_classes)
         self.auxiliary = nn.Sequential(
             conv_bn_relu(level_channels[config.auxiliary_level], auxiliary_channels, 3),
@@ -135,10 +168,44 @@ class CCNet3D(nn.Module):
         """
         context = [levels[level] for level in self.config.context_levels]
         joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
-        return FrameFeatures(joined, self.head.reduce(joined), tuple(levels[i] for i in self.config.skip_levels))
+        return FrameFeatures(
+            joined,
+            self.head.reduce(joined),
+            tuple(levels[i] for i in self.config.skip_levels),
+            None if self.evidence is None else levels[self.config.evidence_level],
+        )
+
+    @property
+    def mixes_before_decoder(self) -> bool:
+        """Whether frames need their clip before they can be decoded, as in the paper's placement of the attention."""
+        return self.head.attention is not None
+
+    def decode(self, features: FrameFeatures, attended: Tensor) -> DecodedFrames:
+        """Return class logits of frames from features and the attention's output ``[N, C, H, W]``, with their evidence.
+
+        Without attention before the decoder, ``attended`` is ``features.reduced``.
+        """
+        logits = self.frame_logits(features, attended)
+        if self.evidence is None or features.level is None:
+            return DecodedFrames(logits, None)
+        return DecodedFrames(logits, self.evidence.embed(features.level, logits))
+
+    def settle(self, frames: DecodedFrames, clip_length: int) -> Tensor:
+        """Apply the class evidence attention to clips; without it, the logits are returned unchanged.
+
+        Args:
+            frames: the B*T frames, those of each clip in order.
+            clip_length: T.
+
+        Returns:
+            ``[B*T, K, h, w]`` logits.
+        """
+        if self.evidence is None or frames.evidence is None:
+            return frames.logits
+        return self.evidence(frames.logits, frames.evidence, clip_length)
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
-        """Apply criss-cross attention to clips, the only step that mixes frames.
+        """Apply criss-cross attention to clips, before the decoder.
 
         Args:
             reduced: ``[B*T, C, H, W]``, the frames of each clip in order.
@@ -190,7 +257,8 @@ class CCNet3D(nn.Module):
         levels = self.extract_features(clip.flatten(0, 1)) if levels is None else levels
         frames = self.frame_features(levels)
         attended = self.attend(frames.reduced, clip.shape[1])
-        return self._upsample(self.frame_logits(frames, attended), clip), levels, attended
+        logits = self.settle(self.decode(frames, attended), clip.shape[1])
+        return self._upsample(logits, clip), levels, attended
 
     @staticmethod
     def _upsample(logits: Tensor, clip: Tensor) -> Tensor:

@@ -81,6 +81,10 @@ class ClassEvidenceAttention(nn.Module):
             features: ``[N, C, h, w]``.
             logits: ``[N, K, H, W]``, at least as fine.
         """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._embed(_at_least_float32(features), _at_least_float32(logits))
+
+    def _embed(self, features: Tensor, logits: Tensor) -> ClassEvidence:
         evidence = F.interpolate(logits, size=features.shape[-2:], mode="area")
         parts = (self.feature_norm(features), self.evidence_norm(evidence))
         described = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1) / math.sqrt(2)
@@ -103,14 +107,15 @@ class ClassEvidenceAttention(nn.Module):
         Returns:
             ``[B*T, K, H, W]``.
         """
-        query, key = self._queries_and_keys(evidence)
-        query, key, before = (_to_clips(x, clip_length) for x in (query, key, evidence.evidence.to(query.dtype)))
-        values = before
-        for _ in range(self.loops):
-            values = criss_cross_attention(query, key, values)
+        with torch.autocast(logits.device.type, enabled=False):  # halved mantissas would flicker
+            query, key, before = (
+                _to_clips(x, clip_length) for x in (*self._queries_and_keys(evidence), evidence.evidence)
+            )
+            values = before
+            for _ in range(self.loops):
+                values = criss_cross_attention(query, key, values)
         change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
-        change = F.interpolate(change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-        return logits + self.gamma * change
+        return logits + F.interpolate(self.gamma * change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
     def _queries_and_keys(self, evidence: ClassEvidence) -> tuple[Tensor, Tensor]:
         """``[N, E + P + 1, h, w]`` each, whose products are the scores."""
@@ -120,6 +125,10 @@ class ClassEvidenceAttention(nn.Module):
             [self.log_temperature.exp() * embedding, self.position_weight * positions, torch.ones_like(reliability)], 1
         )
         return query, torch.cat([embedding, positions, reliability], dim=1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _positions(like: Tensor) -> Tensor:
