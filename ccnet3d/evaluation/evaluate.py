@@ -52,6 +52,20 @@ def evaluate(segmenter: Segmenter, dataset: LabelledSequences, **options: Any) -
 
     Raises:
         UserError: the dataset's classes differ from the model's.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from ccnet3d import LabelledSequences, VideoSegmenter, evaluate, load_model
+        >>> from ccnet3d.data import LabelledFrame, LayoutSpec, read_dataset_spec
+        >>> from ccnet3d.resources import dataset_file
+        >>> Image.new("RGB", (64, 48)).save("0001.png")
+        >>> Image.new("L", (64, 48)).save("0001_L.png")
+        >>> frame = LabelledFrame("walk", 1, Path("0001.png"), Path("0001_L.png"))
+        >>> dataset = LabelledSequences(read_dataset_spec(dataset_file("camvid")), [frame], LayoutSpec())
+        >>> segmenter = VideoSegmenter(*load_model(), input_size=(48, 64))
+        >>> [score for score in evaluate(segmenter, dataset).scores if "miou" in score]
+        ['miou', 'per_frame_miou', 'video_miou']
     """
     if dataset.spec.class_names != segmenter.info.class_names:
         raise UserError(

@@ -113,7 +113,7 @@ def _check_frames(run: SavedMasks, frames: list[int], number_of: Mapping[int, in
             f"{run.folder} has the masks of one video, and {first.image} and {last.image} are of two; give a "
             "folder that contains one run for each sequence, named as the sequence"
         )
-    known = set(run.frame_numbers)
+    known = set(run.frame_indices)
     if missing := [index for index in frames if number_of[index] not in known]:
         raise UserError(
             f"{len(missing)} of {len(frames)} labeled frames have no mask in {run.folder}, the first is "
@@ -143,9 +143,9 @@ def _image_indices(folder: Path) -> dict[Path, int]:
 
 
 def _index_of(frame: LabelledFrame, indices: Mapping[Path, int], run: SavedMasks) -> int:
-    if run.frame_numbers[-1] >= len(indices):
+    if run.frame_indices[-1] >= len(indices):
         raise UserError(
-            f"{run.folder} has a mask for frame {run.frame_numbers[-1]}, but {frame.image.parent} has only "
+            f"{run.folder} has a mask for frame {run.frame_indices[-1]}, but {frame.image.parent} has only "
             f"{len(indices)} images; it was made from others"
         )
     return indices[frame.image]

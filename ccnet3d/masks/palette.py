@@ -52,7 +52,8 @@ def decode_mask(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode == "P":
                 return np.array(image)
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
+    # Pillow raises SyntaxError for a broken PNG, and its own error for an image of hundreds of megapixels.
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the mask {path}: {error}") from error
     raise UserError(f"{path} is not a mask: it is an image of mode {image.mode}, expected a palette image (P)")
 

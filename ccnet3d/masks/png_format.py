@@ -30,7 +30,7 @@ def _has_palette(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode == "P"
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return False
 
 

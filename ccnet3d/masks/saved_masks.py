@@ -43,11 +43,6 @@ class SavedMasks:
     pts_seconds: tuple[float | None, ...]
     """Presentation time of each mask's frame, None where the video has none."""
 
-    @property
-    def frame_numbers(self) -> tuple[int, ...]:
-        """The former name of ``frame_indices``."""
-        return self.frame_indices
-
     def __len__(self) -> int:
         return len(self.frame_indices)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ccnet3d.metrics import flicker_mask
+
 __all__ = ["MaskStatistics"]
 
 
@@ -44,10 +46,9 @@ class MaskStatistics:
             self.change.append(None)
             self._before = None
         else:
-            changed = mask != previous
-            self.change.append(float(changed.mean()))
+            self.change.append(float((mask != previous).mean()))
             if before is not None:
-                self.flicker[-2] = float((changed & (mask == before)).mean())
+                self.flicker[-2] = float(flicker_mask(before, previous, mask).mean())
             self._before = previous
         self._previous = mask
 

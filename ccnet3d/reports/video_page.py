@@ -208,9 +208,9 @@ def _data(masks: SavedMasks, statistics: MaskStatistics, shown: list[int], times
     """Return the data of the page's script; shares are rounded to 1e-5, one pixel of 0.1 megapixels."""
     described = zip(masks.class_ids, masks.class_names, masks.palette, statistics.mean_shares(), strict=True)
     return {
-        "numbers": masks.frame_numbers,
+        "numbers": masks.frame_indices,
         "seconds": times,
-        "clock": clock(masks.frame_numbers, times, masks.summary.get("frames_per_second")),
+        "clock": clock(masks.frame_indices, times, masks.summary.get("frames_per_second")),
         "pictures": shown,
         "classes": [
             {"id": class_id, "name": name, "color": color, "mean": round(mean, 5)}

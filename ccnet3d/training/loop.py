@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ccnet3d.data import DataSource, RequestedSample
 from ccnet3d.distributed import Processes
-from ccnet3d.errors import DivergedError, RunStoppedError, UserError
+from ccnet3d.errors import DivergedError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
@@ -126,6 +126,7 @@ class Trainer:
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
+            stack.enter_context(explain_out_of_memory("use smaller crops, or compute.accumulate_steps"))
             stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
             log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None
             bar = stack.enter_context(

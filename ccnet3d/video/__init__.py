@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ccnet3d.video.container import import_av
 from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
 from ccnet3d.video.reader import open_video
@@ -19,7 +18,6 @@ __all__ = [
     "VideoWriter",
     "draw_sample_frame",
     "images_in_folder",
-    "import_av",
     "open_video",
     "read_gray_video",
     "write_sample_video",

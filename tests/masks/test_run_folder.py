@@ -10,7 +10,7 @@ from PIL import Image
 
 from ccnet3d.errors import UserError
 from ccnet3d.masks import FORMATS, RunFolder, is_run_folder
-from ccnet3d.masks.palette import encode_mask
+from ccnet3d.masks.palette import decode_mask, encode_mask
 from ccnet3d.masks.png_format import mask_path, read_masks, saved_frame_indices
 from ccnet3d.masks.run_folder import encode_probabilities
 
@@ -46,6 +46,14 @@ def test_saved_masks_among_other_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask, masks[index])
     with pytest.raises(UserError, match=r"cannot read the mask .*000005\.png"):
         list(read_masks(tmp_path, [0, 5]))
+
+
+def test_huge_images_are_not_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("P", (9, 9)).save(tmp_path / "000000.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    assert saved_frame_indices(tmp_path) == []
+    with pytest.raises(UserError, match="cannot read the mask .*exceeds limit"):
+        decode_mask(tmp_path / "000000.png")
 
 
 @pytest.mark.parametrize("name", ["png", "npz"])
