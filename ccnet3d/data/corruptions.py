@@ -1,4 +1,4 @@
-"""Damage to single frames, as cameras, cables and codecs do it: for robustness tests and for training.
+"""Corruptions of single frames by cameras, transmission and codecs, for robustness tests and for training.
 
 The five severities follow the idea of ImageNet-C (Hendrycks and Dietterich, ICLR 2019); here a frame is the unit, since
 a video's other frames may hold what one has lost.

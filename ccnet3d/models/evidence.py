@@ -1,4 +1,4 @@
-"""Criss-cross attention over class evidence: what a network says of one frame, settled with the rest of the clip.
+"""Criss-cross attention over class evidence: the scores of single frames, revised with the rest of the clip.
 
 Axes: N = B*T frames, C feature channels, K classes, E embedding channels, h and w the attention's grid (stride 8).
 """
@@ -17,11 +17,11 @@ from ccnet3d.attention import criss_cross_attention
 __all__ = ["ClassEvidence", "ClassEvidenceAttention"]
 
 _FREQUENCIES = (1, 2, 4, 8)
-"""Periods of the position channels along an axis: two frames' lengths, one, a half, a quarter."""
+"""Half periods of the position channels along an axis."""
 
 
 class ClassEvidence(NamedTuple):
-    """What the attention needs of N frames; the first axis of each is N."""
+    """The inputs of the attention for N frames; the first axis of each is N."""
 
     embedding: Tensor
     """``[N, E, h, w]``, unit length: what a position looks like and which classes it may be."""
@@ -32,26 +32,30 @@ class ClassEvidence(NamedTuple):
 
 
 class ClassEvidenceAttention(nn.Module):
-    """Let every position revise its class scores by those of its cross, R times.
+    """Criss-cross attention that revises the class scores of every position by those of its cross, R times.
 
-    Scores of a position u and a key i on its cross are ``temperature * <e_u, e_i> + position_weight * <p_u, p_i> + r_i``
-    with unit embeddings e of features and logits, sines and cosines p of height and width, and a reliability r that is
-    computed for each key. Values are the class logits themselves; the weights are the same in all loops, so that R loops
-    reach what R steps along the cross reach (CCNet, arXiv 1811.11721, section 3.2). The change of the evidence, resized to the logits,
-    is added to them. This has the form of mean-field inference in a CRF (Krähenbühl and Koltun, NeurIPS 2011) whose graph
-    is the criss-cross one, without a compatibility matrix.
+    The score of a position u and a key i on its cross is ``temperature * <e_u, e_i> + position_weight * <p_u, p_i> +
+    r_i``: e are unit embeddings of features and logits, p sines and cosines of height and width, r a reliability that is
+    computed for each key. Values are the class logits; the attention weights are the same in all loops. The change of
+    the evidence is resized and added to the logits.
 
-    Unlike the paper's placement (features at stride 8 before the classifier) this one comes after the decoder, which has
-    run once per frame already.
+    This has the form of mean-field inference in a CRF (Kraehenbuehl and Koltun, NeurIPS 2011) on the criss-cross graph,
+    without a compatibility matrix. It differs from CCNet (arXiv 1811.11721, section 3) in its place, after the decoder
+    instead of before the classifier, and in its values, class logits instead of features.
 
     Args:
-        feature_channels: C of the features at the attention's grid.
+        feature_channels: C of the features on the attention's grid.
         num_classes: K.
         loops: R, at least 1.
         temperature: initial weight of the embeddings' cosine; learned.
 
     Raises:
-        ValueError: ``loops`` less than 1.
+        ValueError: ``loops`` is less than 1.
+
+    >>> module = ClassEvidenceAttention(feature_channels=8, num_classes=3)
+    >>> features, logits = torch.randn(5, 8, 6, 8), torch.randn(5, 3, 24, 32)  # one clip of T = 5 frames
+    >>> module(logits, module.embed(features, logits), clip_length=5).shape
+    torch.Size([5, 3, 24, 32])
     """
 
     def __init__(self, feature_channels: int, num_classes: int, *, loops: int = 2, temperature: float = 10.0) -> None:

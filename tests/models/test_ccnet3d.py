@@ -167,7 +167,9 @@ def test_invalid_configurations() -> None:
         ModelConfig(skip_levels=(2,), skip_channels=(8, 8))
     with pytest.raises(UserError, match="context_levels"):
         ModelConfig(context_levels=())
-    with pytest.raises(UserError, match="loops, evidence_loops and embedding_channels must be at least 0, got -1 and 0"):
+    with pytest.raises(
+        UserError, match="loops, evidence_loops and embedding_channels must be at least 0, got -1 and 0"
+    ):
         ModelConfig(loops=-1)
     with pytest.raises(UserError, match="must be at least 0, got 3 and -16"):
         ModelConfig(embedding_channels=-16)

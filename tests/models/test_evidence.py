@@ -1,4 +1,4 @@
-"""Class evidence attention: its formula against a slow loop, and toy tasks that only time, or only more loops, can solve."""
+"""Class evidence attention: its formula against a slow loop, and toy tasks that need time or several loops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scene(clips: int, length: int, height: int = 8, width: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """Features ``[B, T, C, h, w]`` and confident logits ``[B, T, K, h, w]`` of a still scene, and its labels ``[B, T, h, w]``."""
+    """Return features, confident logits and labels of still scenes: ``[B, T, C or K, h, w]`` and ``[B, T, h, w]``."""
     blocks = torch.randint(CLASSES, (clips, 1, height // 2, width // 2))
     labels = blocks.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(clips, length, height, width)
     code = torch.eye(CLASSES, CHANNELS)
