@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from ccnet3d.ablation.runner import (
-    AblationConfig,
-    AblationRun,
-    RunResult,
-    Variant,
-    read_ablation,
-    run_ablation,
-)
-from ccnet3d.ablation.tables import (
-    summarize_variants,
-    write_ablation_report,
-)
-from ccnet3d.ablation.timing import (
-    Cost,
-    describe_machine,
-    median_seconds,
-    time_in_rounds,
-)
+from ccnet3d.ablation.runner import AblationConfig, AblationRun, RunResult, Variant, read_ablation, run_ablation
+from ccnet3d.ablation.tables import summarize_variants, write_ablation_report
+from ccnet3d.ablation.timing import Cost, describe_machine, median_seconds, time_in_rounds
 
 __all__ = [
     "AblationConfig",

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from ccnet3d.data.check import (
-    Inspection,
-    inspect_frames,
-)
-from ccnet3d.data.datasets import (
-    LabelledSequences,
-)
-from ccnet3d.data.items import (
-    ClipRequest,
-    ClipSample,
-    LabelledFrame,
-    RequestedSample,
-)
-from ccnet3d.data.labels import (
-    numbered,
-    open_labels,
-)
-from ccnet3d.data.source import (
-    DataSource,
-)
-from ccnet3d.data.spec import (
-    ClassSpec,
-    DatasetSpec,
-    LayoutSpec,
-    read_dataset_spec,
-)
-from ccnet3d.data.transforms import (
-    Augmentation,
-)
+from ccnet3d.data.check import Inspection, inspect_frames
+from ccnet3d.data.datasets import LabelledSequences
+from ccnet3d.data.items import ClipRequest, ClipSample, LabelledFrame, RequestedSample
+from ccnet3d.data.labels import numbered, open_labels
+from ccnet3d.data.source import DataSource
+from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec, read_dataset_spec
+from ccnet3d.data.transforms import Augmentation
 
 __all__ = [
     "Augmentation",

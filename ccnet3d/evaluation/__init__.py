@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from ccnet3d.evaluation.comparison import (
-    RECORD,
-    EvaluationSummary,
-    differences_text,
-    load_runs,
-    scores_text,
-    summarize,
-)
+from ccnet3d.evaluation.comparison import RECORD, EvaluationSummary, differences_text, load_runs, scores_text, summarize
 from ccnet3d.evaluation.evaluate import MasksOf, Segmenter, Timing, evaluate, evaluate_masks
 from ccnet3d.evaluation.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.parallel import gather, processes, split_segments

@@ -8,27 +8,11 @@ from ccnet3d.losses.category_consistent import (
     CategoryConsistentTerms,
     category_consistent_loss,
 )
-from ccnet3d.losses.cross_entropy import (
-    CrossEntropyLoss,
-    balanced_class_weights,
-    cross_entropy,
-)
-from ccnet3d.losses.dice import (
-    DiceLoss,
-    dice_loss,
-)
-from ccnet3d.losses.interface import (
-    Loss,
-    LossInputs,
-    LossValue,
-)
-from ccnet3d.losses.lovasz import (
-    LovaszLoss,
-    lovasz_softmax,
-)
-from ccnet3d.losses.table import (
-    Losses,
-)
+from ccnet3d.losses.cross_entropy import CrossEntropyLoss, balanced_class_weights, cross_entropy
+from ccnet3d.losses.dice import DiceLoss, dice_loss
+from ccnet3d.losses.interface import Loss, LossInputs, LossValue
+from ccnet3d.losses.lovasz import LovaszLoss, lovasz_softmax
+from ccnet3d.losses.table import Losses
 
 __all__ = [
     "FORMS",
