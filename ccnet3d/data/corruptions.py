@@ -24,14 +24,14 @@ Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
 def _noise(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of 5, 10, 15, 20 or 30 in 255, in every frame."""
+    """Add Gaussian noise of 5, 10, 15, 20 or 30 in 255, in every frame."""
     level = (5, 10, 15, 20, 30)[severity - 1]
     noisy = frame + random.normal(0, level, frame.shape).astype(np.float32)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 def _blur(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Every second frame or so out of focus: a Gaussian of up to 0.25, 0.5, 0.75, 1 or 1.5 % of the frame's height."""
+    """Blur about every second frame: a Gaussian of up to 0.25, 0.5, 0.75, 1 or 1.5 % of the frame's height."""
     radius = (0.0025, 0.005, 0.0075, 0.01, 0.015)[severity - 1] * frame.shape[0] * 2 * random.random()
     if random.random() < 0.5:
         return frame
@@ -39,7 +39,7 @@ def _blur(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.n
 
 
 def _jpeg(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """JPEG compression at quality 40, 25, 15, 10 or 7, in every frame."""
+    """Compress as JPEG at quality 40, 25, 15, 10 or 7, in every frame."""
     del random
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=(40, 25, 15, 10, 7)[severity - 1])
@@ -47,7 +47,7 @@ def _jpeg(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.n
 
 
 def _occlusion(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """One to five gray blocks in every frame, each a quarter of its height and width, at places of their own."""
+    """Draw one to five gray blocks, each a quarter of its height and width, at places of their own."""
     height, width = frame.shape[:2]
     rows, columns = math.ceil(height / 4), math.ceil(width / 4)
     frame = frame.copy()
@@ -58,7 +58,7 @@ def _occlusion(frame: np.ndarray, severity: int, random: np.random.Generator) ->
 
 
 def _drop(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """A black frame with probability 0.1, 0.2, 0.3, 0.4 or 0.5."""
+    """Return a black frame with probability 0.1, 0.2, 0.3, 0.4 or 0.5."""
     return np.zeros_like(frame) if random.random() < 0.1 * severity else frame
 
 

@@ -35,7 +35,7 @@ class ClassEvidenceAttention(nn.Module):
     """Criss-cross attention that revises the class scores of every position by those of its cross, R times.
 
     The score of a position u and a key i on its cross is ``temperature * <e_u, e_i> + position_weight * <p_u, p_i> +
-    r_i``: e are unit embeddings of features and logits, p sines and cosines of height and width, r a reliability that is
+    r_i``: e are unit embeddings of features and logits, p sines and cosines of height and width, r a reliability
     computed for each key. Values are the class logits; the attention weights are the same in all loops. The change of
     the evidence is resized and added to the logits.
 

@@ -168,10 +168,10 @@ def test_invalid_configurations() -> None:
     with pytest.raises(UserError, match="context_levels"):
         ModelConfig(context_levels=())
     with pytest.raises(
-        UserError, match="loops, evidence_loops and embedding_channels must be at least 0, got -1 and 0"
+        UserError, match="loops, evidence_loops and embedding_channels must be at least 0 .*, got -1, 0, 0 and 10.0"
     ):
         ModelConfig(loops=-1)
-    with pytest.raises(UserError, match="must be at least 0, got 3 and -16"):
+    with pytest.raises(UserError, match="must be at least 0 .*, got 3, 0, -16 and 10.0"):
         ModelConfig(embedding_channels=-16)
     with pytest.raises(UserError, match="dropout"):
         ModelConfig(dropout=1.0)
