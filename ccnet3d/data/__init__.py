@@ -6,6 +6,7 @@ from ccnet3d.data.check import Inspection, inspect_frames
 from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipRequest, ClipSample, LabelledFrame, RequestedSample
 from ccnet3d.data.labels import numbered, open_labels
+from ccnet3d.data.simulation import Simulation, simulate_clip
 from ccnet3d.data.source import DataSource
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec, read_dataset_spec
 from ccnet3d.data.transforms import Augmentation
@@ -22,8 +23,10 @@ __all__ = [
     "LabelledSequences",
     "LayoutSpec",
     "RequestedSample",
+    "Simulation",
     "inspect_frames",
     "numbered",
     "open_labels",
     "read_dataset_spec",
+    "simulate_clip",
 ]

@@ -15,6 +15,7 @@ from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.cache import FrameCache, frame_cache_path, write_frame_cache
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
 from ccnet3d.data.items import ClipRequest, ClipSample, ClipTransform, LabelledFrame, RequestedSample
+from ccnet3d.data.simulation import Simulation
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 
@@ -42,6 +43,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         high_resolution: the same frames, or some of them, at a higher resolution.
         high_resolution_share: probability that a requested clip comes from ``high_resolution``, if that has all of its
             frames.
+        simulation: makes clips from stills; None always reads clips as they are.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         missing: int = 0,
         high_resolution: LabelledSequences | None = None,
         high_resolution_share: float = 0.0,
+        simulation: Simulation | None = None,
     ) -> None:
         self.spec = spec
         self.frames = frames
@@ -60,6 +63,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         self.transform = transform
         self.missing = missing
         self.high_resolution_share = high_resolution_share
+        self.simulation = simulation
         self.cache: FrameCache | None = None
         self.segments = _segments(frames, spec.max_gap_frames)
         self._segment_of = {index: segment for segment in self.segments for index in segment}
@@ -101,10 +105,19 @@ class LabelledSequences(Dataset[RequestedSample]):
 
     def __getitem__(self, request: ClipRequest) -> RequestedSample:
         segment = self._segment_of[request.anchor]
+        if self.simulation and self.simulation.is_drawn(request):
+            return self._simulated(self.simulation, request)
         clip = clip_around(segment, request.anchor, request.offset, request.length, request.stride)
         sample = self._read_high_resolution(clip, request.seed) or self.read_clip(clip)
         sample = sample if self.transform is None else self.transform(sample, request.seed)
         return {**sample, "anchor": clip.indices.index(request.anchor)}
+
+    def _simulated(self, simulation: Simulation, request: ClipRequest) -> RequestedSample:
+        """Return a clip made from the anchor alone."""
+        still = Clip((request.anchor,), (True,))
+        sample = self._read_high_resolution(still, request.seed) or self.read_clip(still)
+        sample = sample if self.transform is None else self.transform(sample, request.seed)
+        return {**simulation.clip_of(sample, request), "anchor": request.offset}
 
     def _read_high_resolution(self, clip: Clip, seed: int) -> ClipSample | None:
         """Return the clip at the higher resolution, None if it is not drawn or a frame of it is absent there."""

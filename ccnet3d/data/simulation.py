@@ -1,12 +1,13 @@
-"""Clips simulated from stills: a moving camera, and damage that each frame suffers for itself.
+"""Clips simulated from stills: a moving camera, and corruptions drawn for each frame.
 
-Labels one second apart say nothing of what happens in between. A simulated clip does: its frames show the same scene a
-moment apart with exact labels, and what one frame has lost, its neighbors still hold.
+Frames labeled one second apart do not show what happens in between. A simulated clip does: its frames show one scene a
+moment apart, with exact labels, and what one frame has lost its neighbors still contain.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,13 +16,46 @@ from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt_frame
+from ccnet3d.data.items import ClipRequest, ClipSample
+from ccnet3d.errors import UserError
 
-__all__ = ["simulate_clip"]
+__all__ = ["Simulation", "simulate_clip"]
 
 _ZOOM, _SHIFT, _TURN = 0.08, 0.05, math.radians(1.5)
 """Largest change over a clip: of scale, of place as a share of the frame's size, of the camera's roll."""
 _SHAKE = 0.004
 """Standard deviation of each frame's own shift, as a share of the frame's size."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Clips made from single labeled frames, in place of clips of real neighbors.
+
+    >>> Simulation(share=1.0).is_drawn(ClipRequest(anchor=0, offset=0, length=1, seed=0))  # a still is enough
+    False
+    """
+
+    share: float = 0.0
+    """Probability that a clip of several frames is simulated from its anchor."""
+    damage: float = 0.5
+    """Probability that a frame of such a clip is corrupted, at a random severity."""
+
+    def __post_init__(self) -> None:
+        for name in ("share", "damage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"simulation.{name} must be a probability, got {getattr(self, name)}")
+
+    def is_drawn(self, request: ClipRequest) -> bool:
+        """Return whether a requested clip is simulated; determined by its seed."""
+        return request.length > 1 and bool(np.random.default_rng((request.seed, 2)).random() < self.share)
+
+    def clip_of(self, sample: ClipSample, request: ClipRequest) -> ClipSample:
+        """Return a clip of the requested length from a sample of one frame; determined by the request's seed."""
+        random = np.random.default_rng((request.seed, 3))
+        frames, labels = simulate_clip(
+            sample["clip"][0], sample["labels"][0], request.length, random, damage=self.damage
+        )
+        return {"clip": frames, "labels": labels}
 
 
 def simulate_clip(
@@ -68,4 +102,4 @@ def _damaged(frame: Tensor, probability: float, random: np.random.Generator) -> 
     if drawn >= probability:
         return frame
     image = corrupt_frame(frame.permute(1, 2, 0).numpy(), name, 5 if name == "drop" else severity, (seed,))
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: Pillow's arrays are read-only

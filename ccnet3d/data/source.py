@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipTransform
+from ccnet3d.data.simulation import Simulation
 from ccnet3d.data.spec import list_frames, read_dataset_spec
 
 __all__ = ["DataSource"]
@@ -41,7 +42,12 @@ class DataSource:
     """Folder of frame caches; where one fits the data, decoded frames are read from it."""
 
     def open(
-        self, split: str, *, transform: ClipTransform | None = None, high_resolution_share: float = 0.0
+        self,
+        split: str,
+        *,
+        transform: ClipTransform | None = None,
+        high_resolution_share: float = 0.0,
+        simulation: Simulation | None = None,
     ) -> LabelledSequences:
         """Open a split.
 
@@ -50,6 +56,7 @@ class DataSource:
             transform: applied to each requested clip.
             high_resolution_share: probability that a requested clip comes from ``high_resolution``, if that folder has
                 all of its frames.
+            simulation: makes clips from stills.
 
         Raises:
             UserError: no such data, or a description that does not fit it.
@@ -67,6 +74,7 @@ class DataSource:
             found.missing,
             high.open(split) if high and high_resolution_share else None,
             high_resolution_share,
+            simulation,
         )
         if self.cache is not None:
             dataset.use_cache(self.cache)

@@ -40,6 +40,12 @@ class Augmentation:
     """Probability of a mirrored clip."""
     blur: float = 0.0
     """Probability of a Gaussian blur with a standard deviation of 0.1 to 1.5 pixels."""
+    noise: float = 0.0
+    """Probability of Gaussian noise with a standard deviation of up to ``noise_level``."""
+    noise_level: float = 40.0
+    """In 255ths."""
+    jpeg: float = 0.0
+    """Probability of JPEG compression with a quality of 20 to 90."""
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -54,9 +60,11 @@ class Augmentation:
                 "crop_area must be a range in (0, 1] and crop_aspect one above 0, "
                 f"got {self.crop_area} and {self.crop_aspect}"
             )
-        for name in ("class_crops", "flip", "blur"):
+        for name in ("class_crops", "flip", "blur", "noise", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be a probability, got {getattr(self, name)}")
+        if self.noise_level < 0:
+            raise UserError(f"noise_level must be at least 0, got {self.noise_level}")
         if min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
             raise UserError(
                 "brightness, contrast and saturation must be at least 0 and hue in [0, 0.5], "
@@ -73,11 +81,33 @@ class Augmentation:
                 v2.RandomApply([v2.GaussianBlur(7, (0.1, 1.5))], self.blur),
             ]
         )
+        # At probability 0 even RandomApply draws a number; recipes without these must not depend on them.
+        if self.noise:
+            pipeline.transforms.append(v2.RandomApply([_Noise(self.noise_level)], self.noise))
+        if self.jpeg:
+            pipeline.transforms.append(v2.RandomApply([v2.JPEG((20, 90))], self.jpeg))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # With tv_tensors, torchvision transforms all frames the same way, and labels by nearest neighbor.
             clip, labels = pipeline(tv_tensors.Video(sample["clip"]), tv_tensors.Mask(sample["labels"]))
         return {"clip": clip.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor)}
+
+
+class _Noise(v2.Transform):  # type: ignore[misc]
+    """Gaussian noise on the frames, with a random standard deviation of up to ``most`` 255ths."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002
+        return {"level": self.most * float(torch.rand(()))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Video):
+            return inpt
+        noisy = inpt.as_subclass(torch.Tensor).float() + params["level"] * torch.randn(inpt.shape)
+        return tv_tensors.wrap(noisy.round_().clamp_(0, 255).to(torch.uint8), like=inpt)
 
 
 class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]

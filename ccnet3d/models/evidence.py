@@ -31,6 +31,36 @@ class ClassEvidence(NamedTuple):
     """``[N, K, h, w]``, logits averaged over the cells of the grid."""
 
 
+class _RunningNorm(nn.Module):
+    """Normalize channels by their running mean and variance, in training too.
+
+    Statistics of a batch of two scenes would make the embedding depend on the company that a frame keeps; here a batch
+    only updates the running ones, as a mean of the first hundred batches and exponentially from there on.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``[N, C, h, w]``."""
+        if self.training:
+            with torch.no_grad():
+                variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+                self.batches += 1
+                momentum = 1 / self.batches.clamp(max=100)
+                self.mean.lerp_(mean.to(self.mean), momentum)
+                self.variance.lerp_(variance.to(self.variance), momentum)
+        scale = (self.variance + 1e-5).rsqrt()
+        return (x - self.mean.to(x.dtype).view(-1, 1, 1)) * scale.to(x.dtype).view(-1, 1, 1)
+
+
 class ClassEvidenceAttention(nn.Module):
     """Criss-cross attention that revises the class scores of every position by those of its cross, R times.
 
@@ -64,8 +94,8 @@ class ClassEvidenceAttention(nn.Module):
             raise ValueError(f"loops must be at least 1, got {loops}")
         self.loops = loops
         channels = feature_channels + num_classes
-        self.feature_norm = nn.BatchNorm2d(feature_channels, affine=False)
-        self.evidence_norm = nn.BatchNorm2d(num_classes, affine=False)
+        self.feature_norm = _RunningNorm(feature_channels)
+        self.evidence_norm = _RunningNorm(num_classes)
         self.embedding = nn.Conv2d(channels, channels, 1)
         self.reliability = nn.Sequential(
             nn.Conv2d(channels + 2, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 1, 1)

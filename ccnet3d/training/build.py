@@ -53,11 +53,13 @@ def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> Mo
 
 
 def _load_initial_weights(model: CCNet3D, weights: str) -> None:
-    """Load trained weights; only one of the two models may have attention or embeddings."""
+    """Load trained weights; only one of the two models may have an attention or embeddings."""
     trained, _ = load_model(None if weights == "default" else Path(weights))
     try:
         missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
-        different = [key for key in (*missing, *unexpected) if not key.startswith(("head.attention.", "embedding."))]
+        different = [
+            key for key in (*missing, *unexpected) if not key.startswith(("head.attention.", "embedding.", "evidence."))
+        ]
         if different:
             raise RuntimeError(f"only one of the two has {different[0]}")
     except RuntimeError as error:

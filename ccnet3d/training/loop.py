@@ -91,7 +91,7 @@ class Trainer:
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
-        training = TrainingNetwork(self.model, recipe.compute)
+        training = TrainingNetwork(self.model, recipe.compute, recipe.model.trained)
         self.model = training.model
         self.network = self.processes.wrap(training, some_unused=leaves_parameters_unused(self.model, recipe.losses))
         self.optimizer = build_optimizer(self.model, recipe.optimizer)

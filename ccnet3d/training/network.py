@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ccnet3d.errors import UserError
 from ccnet3d.losses import Losses
 from ccnet3d.models import CCNet3D, TrainingOutputs, feature_channels
 from ccnet3d.training.recipe import ComputeRecipe
@@ -28,10 +29,20 @@ class TrainingNetwork(nn.Module):
     Args:
         model: on its device.
         recipe: how a step is computed.
+        trained: names of the parts of the model that are trained; empty for all.
+
+    Raises:
+        UserError: the model has no such part.
     """
 
-    def __init__(self, model: CCNet3D, recipe: ComputeRecipe) -> None:
+    def __init__(self, model: CCNet3D, recipe: ComputeRecipe, trained: Sequence[str] = ()) -> None:
         super().__init__()
+        parts = dict(model.named_children())
+        if unknown := [name for name in trained if name not in parts]:
+            raise UserError(f"model.trained names {unknown[0]!r}, which the model lacks; it has {', '.join(parts)}")
+        self.constant = [part for name, part in parts.items() if trained and name not in trained]
+        for part in self.constant:
+            part.requires_grad_(False)
         self.model: CCNet3D = convert_sync_batchnorm(model) if recipe.sync_batch_norm else model
         self.freeze_batch_norm = recipe.freeze_batch_norm
         self.anchors_only = recipe.backbone_gradients == "anchor"
@@ -39,8 +50,10 @@ class TrainingNetwork(nn.Module):
             _checkpoint_activations(self.model)
 
     def train(self, mode: bool = True) -> TrainingNetwork:
-        """Set the training mode; frozen batch norms remain in evaluation mode."""
+        """Set the training mode; frozen batch norms and parts that are not trained remain in evaluation mode."""
         super().train(mode)
+        for part in self.constant:
+            part.eval()
         if self.freeze_batch_norm:
             for norm in _batch_norms(self):
                 norm.eval()
@@ -73,7 +86,9 @@ class TrainingNetwork(nn.Module):
 
 
 def leaves_parameters_unused(model: CCNet3D, losses: Losses) -> bool:
-    """Return whether a training step leaves parameters of the model without a gradient."""
+    """Return whether a training step leaves parameters that need a gradient without one."""
+    if not any(parameter.requires_grad for parameter in model.auxiliary.parameters()):
+        return False  # a part of the network is trained, behind the rest
     config = model.config
     levels = {*config.context_levels, *config.skip_levels, config.auxiliary_level}
     all_levels = max(levels) == len(feature_channels(model.backbone)) - 1

@@ -16,16 +16,19 @@ __all__ = ["build_optimizer", "learning_rate_factor"]
 def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """Build the optimizer, with parameter groups by learning rate and by weight decay.
 
-    Convolution kernels have weight decay; biases, norms and gamma have none.
+    Convolution kernels have weight decay; biases, norms and single weights such as gamma have none. Parameters without
+    gradients are left out.
     """
     in_backbone = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
     factors = {
         name: recipe.backbone_factor * recipe.backbone_first_factor ** (1 - depth / max(1, len(in_backbone) - 1))
         for depth, name in enumerate(in_backbone)
     }
+    factors |= {name: recipe.evidence_factor for name, _ in model.named_parameters() if name.startswith("evidence.")}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((factors.get(name, 1.0), parameter.dim() > 1), []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault((factors.get(name, 1.0), parameter.dim() > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,

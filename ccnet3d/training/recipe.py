@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ccnet3d.config import apply_overrides, from_table, read_toml
-from ccnet3d.data import Augmentation
+from ccnet3d.data import Augmentation, Simulation
 from ccnet3d.errors import UserError
 from ccnet3d.losses import Losses
 from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalization
@@ -29,7 +29,10 @@ class ModelRecipe:
     initial_weights: str = ""
     """A trained model file of this architecture to start from, ``default`` for the weights in the package; empty to
     start from the backbone's weights only. Attention or embeddings that only one of the two models has are initialized
-    or dropped, and an ``initial_gamma`` among the overrides replaces the trained gamma."""
+    or dropped (so is class evidence attention), and an ``initial_gamma`` among the overrides replaces the trained gamma."""
+    trained: tuple[str, ...] = ()
+    """Parts of the network that are trained (``backbone``, ``head``, ``decoder``, ``classifier``, ``evidence``, ...);
+    the others keep their weights and batch norm statistics. Empty for all."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -66,6 +69,8 @@ class DataRecipe:
     high_resolution_share: float = 0.0
     """Probability that a clip comes from the frames at a higher resolution, if all of its frames exist there."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    simulation: Simulation = Simulation()
+    """Section ``[data.simulation]``: clips that are made from stills."""
     workers: int = 1
     """Processes that prepare clips; 0 to prepare them in the training process."""
 
@@ -97,6 +102,8 @@ class OptimizerRecipe:
     """Learning rate of the backbone, as a factor of the learning rate of the rest."""
     backbone_first_factor: float = 1.0
     """Learning rate of the backbone's first layer, as a factor of its last layer's; it grows geometrically between."""
+    evidence_factor: float = 1.0
+    """Learning rate of the class evidence attention, as a factor of the learning rate of the rest."""
     weight_decay: float = 0.01
     """Weight decay of convolution kernels; biases, norms and gamma have none."""
     schedule: str = "poly"

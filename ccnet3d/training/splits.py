@@ -44,7 +44,12 @@ def open_splits(recipe: Recipe, source: DataSource, processes: Processes) -> Spl
             "name their folder with --high-resolution, or set data.high_resolution_share=0"
         )
     counts = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 1,))
-    train = source.open(recipe.train_split, transform=recipe.data.augmentation, high_resolution_share=share)
+    train = source.open(
+        recipe.train_split,
+        transform=recipe.data.augmentation,
+        high_resolution_share=share,
+        simulation=recipe.data.simulation,
+    )
     return Splits(train, source.open(recipe.val_split), counts)
 
 
