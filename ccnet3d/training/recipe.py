@@ -28,8 +28,8 @@ class ModelRecipe:
     """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
     initial_weights: str = ""
     """A trained model file of this architecture to start from, ``default`` for the weights in the package; empty to
-    start from the backbone's weights only. Attention or embeddings that only one of the two models has are initialized
-    or dropped (so is class evidence attention), and an ``initial_gamma`` among the overrides replaces the trained gamma."""
+    start from the backbone's weights only. An attention (of either kind) or embeddings that only one of the two models
+    has are initialized or dropped, and an ``initial_gamma`` among the overrides replaces the trained gamma."""
     trained: tuple[str, ...] = ()
     """Parts of the network that are trained (``backbone``, ``head``, ``decoder``, ``classifier``, ``evidence``, ...);
     the others keep their weights and batch norm statistics. Empty for all."""
@@ -69,7 +69,7 @@ class DataRecipe:
     high_resolution_share: float = 0.0
     """Probability that a clip comes from the frames at a higher resolution, if all of its frames exist there."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    simulation: Simulation = Simulation()
+    simulation: Simulation = field(default_factory=Simulation)
     """Section ``[data.simulation]``: clips that are made from stills."""
     workers: int = 1
     """Processes that prepare clips; 0 to prepare them in the training process."""
