@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from ccnet3d.errors import UserError
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt_frame"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "compress_jpeg", "corrupt_frame"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -41,9 +41,7 @@ def _blur(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.n
 def _jpeg(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
     """Compress as JPEG at quality 40, 25, 15, 10 or 7, in every frame."""
     del random
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=(40, 25, 15, 10, 7)[severity - 1])
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return compress_jpeg(frame, (40, 25, 15, 10, 7)[severity - 1])
 
 
 def _occlusion(frame: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
@@ -66,6 +64,13 @@ CORRUPTIONS: dict[str, Corruption] = {
     "noise": _noise, "blur": _blur, "jpeg": _jpeg, "occlusion": _occlusion, "drop": _drop,
 }  # fmt: skip
 """By name, as ``ccnet3d-evaluate --corrupt`` takes them."""
+
+
+def compress_jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
+    """Return a frame, uint8 ``[H, W, 3]``, after JPEG compression at a quality of 1 to 95."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=quality)
+    return np.array(Image.open(buffer).convert("RGB"))
 
 
 def corrupt_frame(frame: np.ndarray, name: str, severity: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ccnet3d.constants import IGNORE_INDEX
+from ccnet3d.data.corruptions import compress_jpeg
 from ccnet3d.data.items import ClipSample
 from ccnet3d.errors import UserError
 
@@ -85,7 +86,7 @@ class Augmentation:
         if self.noise:
             pipeline.transforms.append(v2.RandomApply([_Noise(self.noise_level)], self.noise))
         if self.jpeg:
-            pipeline.transforms.append(v2.RandomApply([v2.JPEG((20, 90))], self.jpeg))
+            pipeline.transforms.append(v2.RandomApply([_Jpeg()], self.jpeg))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # With tv_tensors, torchvision transforms all frames the same way, and labels by nearest neighbor.
@@ -108,6 +109,20 @@ class _Noise(v2.Transform):  # type: ignore[misc]
             return inpt
         noisy = inpt.as_subclass(torch.Tensor).float() + params["level"] * torch.randn(inpt.shape)
         return tv_tensors.wrap(noisy.round_().clamp_(0, 255).to(torch.uint8), like=inpt)
+
+
+class _Jpeg(v2.Transform):  # type: ignore[misc]
+    """JPEG compression of the frames at a random quality of 20 to 90, by Pillow: torchvision's is deprecated."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002
+        return {"quality": int(torch.randint(20, 91, ()))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Video):
+            return inpt
+        images = inpt.as_subclass(torch.Tensor).permute(0, 2, 3, 1).numpy()
+        frames = [torch.from_numpy(compress_jpeg(image, params["quality"])).permute(2, 0, 1) for image in images]
+        return tv_tensors.wrap(torch.stack(frames), like=inpt)
 
 
 class _Crop(v2.RandomResizedCrop):  # type: ignore[misc]

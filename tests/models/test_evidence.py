@@ -153,3 +153,17 @@ def test_scores_follow_the_formula() -> None:
 def test_loops_must_be_positive() -> None:
     with pytest.raises(ValueError, match="loops must be at least 1, got 0"):
         ClassEvidenceAttention(3, 4, loops=0)
+
+
+def test_the_norm_runs_over_the_first_batches_evenly() -> None:
+    module = ClassEvidenceAttention(3, CLASSES)
+    batches = [torch.randn(2, 3, 4, 5) * 3 + 1 for _ in range(4)]
+    for batch in batches:
+        module.embed(batch, torch.randn(2, CLASSES, 8, 10))
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    variances = torch.stack([batch.var((0, 2, 3), correction=0) for batch in batches]).mean(0)
+    torch.testing.assert_close(module.feature_norm.mean, means)
+    torch.testing.assert_close(module.feature_norm.variance, variances)
+    module.eval()
+    module.embed(batches[0], torch.randn(2, CLASSES, 8, 10))
+    torch.testing.assert_close(module.feature_norm.mean, means)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import NamedTuple
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from conftest import TINY
 from torch import Tensor, nn
 
+from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D
 from ccnet3d.training.network import TrainingNetwork
-from ccnet3d.training.recipe import ComputeRecipe
+from ccnet3d.training.optimizer import build_optimizer
+from ccnet3d.training.recipe import ComputeRecipe, OptimizerRecipe
 
 CLIP = torch.rand(2, 3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 ANCHORS = torch.tensor([0, 2])
@@ -101,3 +104,20 @@ def test_synchronized_norms_keep_names_and_values(tiny_model: CCNet3D) -> None:
     assert list(network.model.state_dict()) == list(plain.state_dict())
     # In a single process, and in evaluation, they equal ordinary batch norms.
     torch.testing.assert_close(network.model.eval()(CLIP), plain.eval()(CLIP), rtol=0, atol=0)
+
+
+def test_only_the_named_parts_are_trained() -> None:
+    torch.manual_seed(0)
+    model = CCNet3D(dataclasses.replace(TINY, evidence_loops=2))
+    before = copy.deepcopy(model.state_dict())
+    network = TrainingNetwork(model, ComputeRecipe(), ["evidence"]).train()
+    optimizer = build_optimizer(model, OptimizerRecipe(learning_rate=0.1, evidence_factor=3.0))
+    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(0.3)] * 2
+    outputs = network(torch.rand(2, 2, 3, 32, 48), torch.zeros(2, dtype=torch.long))
+    outputs.logits.square().mean().backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "evidence.embedding.weight" in changed
+    assert all(name.startswith("evidence.") for name in changed)
+    with pytest.raises(UserError, match="model.trained names 'neck', which the model lacks; it has backbone, head"):
+        TrainingNetwork(model, ComputeRecipe(), ["neck"])
