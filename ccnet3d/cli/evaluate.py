@@ -1,6 +1,7 @@
 """Score a model, or masks from files, on labeled sequences: IoU, accuracy, boundaries, consistency over time.
 
 A model on a split:          ccnet3d-evaluate --data data/camvid --checkpoint model.safetensors --all
+A model on noisy frames:     ccnet3d-evaluate --data data/camvid --checkpoint model.safetensors --corrupt noise
 Masks against a split:       ccnet3d-evaluate --data data/camvid --predictions masks/
 Masks against other labels:  ccnet3d-evaluate --labels labels/ --classes names.txt --predictions masks/
 Two evaluations compared:    ccnet3d-evaluate --compare a/evaluation.json b/evaluation.json --report compared/
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,14 @@ from ccnet3d.cli.options import (
     add_debug_option,
     add_model_options,
     choose_device,
+    corruptions,
     data_source,
+    ids,
     input_size,
     load_segmenter,
     non_negative,
     numbers,
+    positive,
     run_command,
     share,
 )
@@ -37,13 +41,6 @@ if TYPE_CHECKING:
     from ccnet3d.reports import WorstFrames
 
 PROGRAM = "ccnet3d-evaluate"
-
-
-def ids(text: str) -> list[int]:
-    """Parse ids separated by commas."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"expected ids such as 11,255, got {text!r}")
-    return [int(part) for part in text.split(",")]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,6 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--void", type=ids, default=[255], metavar="ID,...", help="ids of --labels that are not scored (default: 255)"
     )
+    data.add_argument(
+        "--corrupt",
+        type=corruptions,
+        default=[],
+        metavar="NAME,...",
+        help="score the model on clean frames and under each of these corruptions: noise, blur, jpeg, occlusion, drop, "
+        "or all; prints one table",
+    )
+    data.add_argument("--severity", type=positive, metavar="N", help="severity of --corrupt, 1 to 5 (default: 3)")
     scores = parser.add_argument_group("scores in addition to IoU and accuracy")
     scores.add_argument("--consistency", action="store_true", help="VC8 and VC16, strict and reference, and flicker")
     scores.add_argument("--boundary", action="store_true", help="F-score and IoU of the classes' boundaries")
@@ -97,7 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     scores.add_argument("--all", action="store_true", help="all scores")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the scores and the counts of every frame to this file"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the scores and the counts of every frame to this file; with --corrupt, the scores of every row",
     )
     output.add_argument(
         "--report", type=Path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
@@ -146,6 +155,11 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: they do not.
     """
+    for name in ("predictions", "labels", "report", "compare"):
+        if arguments.corrupt and getattr(arguments, name):
+            raise UserError(f"--corrupt scores a model in one table, without --{name}; leave one of them out")
+    if arguments.severity and not arguments.corrupt:
+        raise UserError("--severity is for the corruptions of --corrupt; add --corrupt")
     if arguments.predictions:
         names = ("checkpoint", "input_size", "clip_length", "smooth", "scales", "flip", "window")
         if given := [name.replace("_", "-") for name in names if getattr(arguments, name)]:
@@ -214,11 +228,11 @@ def load_model(arguments: argparse.Namespace) -> tuple[Segmenter, str]:
     return views, f"{description}{windows}, scales {', '.join(f'{scale:g}' for scale in views.scales)}{mirrored}"
 
 
-def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Evaluation:
-    """Evaluate this process's segments."""
+def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Iterator[Evaluation]:
+    """Yield the evaluation of this process's segments; with --corrupt, of clean frames, then under each corruption."""
     from tqdm import tqdm
 
-    from ccnet3d.evaluation import evaluate, evaluate_masks, open_predictions, split_segments
+    from ccnet3d.evaluation import evaluate, evaluate_corrupted, evaluate_masks, open_predictions, split_segments
 
     check(arguments)
     dataset = open_dataset(arguments)
@@ -241,9 +255,13 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
         choose_device(arguments)  # sets the threads
         settings["masks"] = f"masks of {arguments.predictions}"
         masks = open_predictions(arguments.predictions, dataset, video_starts_at=arguments.video_starts_at)
-        return evaluate_masks(masks, dataset, **options)
+        yield evaluate_masks(masks, dataset, **options)
+        return
     segmenter, settings["masks"] = load_model(arguments)
-    return evaluate(segmenter, dataset, **options)
+    if arguments.corrupt:
+        yield from evaluate_corrupted(segmenter, dataset, arguments.corrupt, arguments.severity or 3, **options)
+    else:
+        yield evaluate(segmenter, dataset, **options)
 
 
 def run_comparison(arguments: argparse.Namespace) -> None:
@@ -258,30 +276,58 @@ def run_comparison(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluation(arguments: argparse.Namespace) -> None:
-    from ccnet3d.evaluation import Timing, gather, processes, scores_text, summarize
-    from ccnet3d.reports import WorstFrames, write_evaluation_report
+    from ccnet3d.evaluation import Timing, gather, processes
+    from ccnet3d.reports import WorstFrames
 
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")
     timing, worst = Timing(), WorstFrames(arguments.worst)
     with processes() as among:
-        result = gather(lambda: score(arguments, among, timing, worst))
+        shares = score(arguments, among, timing, worst)  # starts in gather, which reports its errors once
+        results = [gather(lambda: next(shares)) for _ in ["clean", *arguments.corrupt]]
         worst.gather()
         if not among.is_main_process:
             return
+    if arguments.corrupt:
+        show_robustness(arguments, results)
+    else:
+        show_evaluation(arguments, results[0], worst)
+    masks_source = "masks" if arguments.predictions else "model"
+    print(f"metrics took {timing.metrics_seconds:.1f} s, {masks_source} {timing.masks_seconds:.1f} s", file=sys.stderr)
+
+
+def show_evaluation(arguments: argparse.Namespace, result: Evaluation, worst: WorstFrames) -> None:
+    """Print the scores; write the files that the options name."""
+    from ccnet3d.evaluation import scores_text, summarize
+    from ccnet3d.reports import write_evaluation_report
+
     if arguments.json:
         result.save(arguments.json)
-    dataset, split, masks = (result.settings[key] for key in ("dataset", "split", "masks"))
-    print(f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}")
+    print(title(result))
     print(scores_text(result))
     if arguments.report:
         labeled = open_dataset(arguments)
         strips = worst.strips(labeled, images=not (arguments.no_images or arguments.labels))
         name = str(arguments.predictions or arguments.checkpoint or "default weights")
         print(write_evaluation_report(arguments.report, summarize({name: result}), strips, labeled.spec.palette))
-    masks_source = "masks" if arguments.predictions else "model"
-    print(f"metrics took {timing.metrics_seconds:.1f} s, {masks_source} {timing.masks_seconds:.1f} s", file=sys.stderr)
+
+
+def show_robustness(arguments: argparse.Namespace, results: Sequence[Evaluation]) -> None:
+    """Print the table of the corruptions; write the file of --json."""
+    from ccnet3d.evaluation import robustness_scores, robustness_text, save_robustness
+
+    rows = robustness_scores(results)
+    if arguments.json:
+        save_robustness(arguments.json, rows)
+    print(f"{title(results[0])}, severity {results[-1].settings['severity']}")
+    print(robustness_text(rows))
+
+
+def title(result: Evaluation) -> str:
+    """Return what was evaluated, in one line."""
+    dataset, split, masks = (result.settings[key] for key in ("dataset", "split", "masks"))
+    return f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}"
 
 
 def run(arguments: argparse.Namespace) -> None:

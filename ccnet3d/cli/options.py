@@ -56,6 +56,22 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1,1.25, got {text!r}") from None
 
 
+def ids(text: str) -> list[int]:
+    """Parse ids separated by commas."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected ids such as 11,255, got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def corruptions(text: str) -> list[str]:
+    """Parse names of corruptions separated by commas, or ``all``."""
+    if text == "all":
+        from ccnet3d.data import CORRUPTIONS
+
+        return [*CORRUPTIONS]
+    return list(dict.fromkeys(text.split(",")))
+
+
 def share(text: str) -> float:
     """Parse a share in [0, 1]."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ccnet3d.data.check import Inspection, inspect_frames
+from ccnet3d.data.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt_frame
 from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipRequest, ClipSample, LabelledFrame, RequestedSample
 from ccnet3d.data.labels import numbered, open_labels
@@ -12,6 +13,8 @@ from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec, read_dataset_s
 from ccnet3d.data.transforms import Augmentation
 
 __all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
     "Augmentation",
     "ClassSpec",
     "ClipRequest",
@@ -24,6 +27,8 @@ __all__ = [
     "LayoutSpec",
     "RequestedSample",
     "Simulation",
+    "check_corruption",
+    "corrupt_frame",
     "inspect_frames",
     "numbered",
     "open_labels",

@@ -8,6 +8,12 @@ from ccnet3d.evaluation.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.parallel import gather, processes, split_segments
 from ccnet3d.evaluation.predictions import open_predictions
 from ccnet3d.evaluation.resampling import CONFIDENCE, RESAMPLES, UNITS, Difference, Interval
+from ccnet3d.evaluation.robustness import (
+    evaluate_corrupted,
+    robustness_scores,
+    robustness_text,
+    save_robustness,
+)
 from ccnet3d.metrics import Score, find_score
 
 __all__ = [
@@ -26,12 +32,16 @@ __all__ = [
     "Timing",
     "differences_text",
     "evaluate",
+    "evaluate_corrupted",
     "evaluate_masks",
     "find_score",
     "gather",
     "load_runs",
     "open_predictions",
     "processes",
+    "robustness_scores",
+    "robustness_text",
+    "save_robustness",
     "scores_text",
     "split_segments",
     "summarize",

@@ -42,12 +42,20 @@ class Timing:
     """Reading labels and computing all metrics."""
 
 
-def evaluate(segmenter: Segmenter, dataset: LabelledSequences, **options: Any) -> Evaluation:
+def evaluate(
+    segmenter: Segmenter,
+    dataset: LabelledSequences,
+    *,
+    corrupt: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    **options: Any,
+) -> Evaluation:
     """Segment every labeled frame once, at its labels' size, and score the masks.
 
     Args:
         segmenter: the model with its clip length and working size.
         dataset: the split.
+        corrupt: applied to each image before the model sees it: from uint8 ``[H, W, 3]``, RGB, and the frame's index in
+            the dataset to an image of the same shape. Optical flow uses the images without it.
         options: see :func:`evaluate_masks`.
 
     Raises:
@@ -74,7 +82,8 @@ def evaluate(segmenter: Segmenter, dataset: LabelledSequences, **options: Any) -
         )
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
-        return segmenter.segment(dataset.read_image(index).permute(1, 2, 0).numpy() for index in segment)
+        images = ((index, dataset.read_image(index).permute(1, 2, 0).numpy()) for index in segment)
+        return segmenter.segment(corrupt(image, index) if corrupt else image for index, image in images)
 
     return evaluate_masks(masks_of, dataset, **options)
 

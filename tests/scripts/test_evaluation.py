@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeVideo
+from conftest import REPOSITORY, MakeVideo
 from PIL import Image
 from script_runner import run
 
 from ccnet3d.cli import evaluate
+from ccnet3d.data import corrupt_frame
 from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D, ModelInfo
 from ccnet3d.models.zoo import save_model
@@ -87,12 +92,86 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
         (["--compare", "a", "b", "--json", "c"], "--compare is for earlier evaluations"),
         (["--no-images"], "--no-images is for the page of --report"),
         (["--report", __file__], "--report writes a folder, and .*test_evaluation.py is a file"),
+        (["--corrupt", "noise", "--predictions", "."], "--corrupt scores a model in one table, without --predictions"),
+        (["--corrupt", "noise", "--labels", "."], "--corrupt scores a model in one table, without --labels"),
+        (["--corrupt", "noise", "--report", "."], "--corrupt scores a model in one table, without --report"),
+        (["--corrupt", "noise", "--compare", "a", "b"], "--corrupt scores a model in one table, without --compare"),
+        (["--severity", "2"], "--severity is for the corruptions of --corrupt; add --corrupt"),
     ],
 )
 def test_options_of_evaluation_that_do_not_go_together(options: list[str], message: str) -> None:
     arguments = evaluate.build_parser().parse_args(options)
     with pytest.raises(UserError, match=message):
         evaluate.run(arguments)
+
+
+def test_names_of_corruptions() -> None:
+    parse = evaluate.build_parser().parse_args
+    assert parse([]).corrupt == []
+    assert parse(["--corrupt", "drop,noise,drop"]).corrupt == ["drop", "noise"]
+    assert parse(["--corrupt", "all"]).corrupt == ["noise", "blur", "jpeg", "occlusion", "drop"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_scores_under_corruptions_are_those_of_corrupted_files(
+    yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compare with evaluations of copies of the data whose images were corrupted, and with two processes."""
+    checkpoint, out = tmp_path / "torn.safetensors", tmp_path / "rows.json"
+    save_model(checkpoint, torn_model, tiny_info)
+    options = ["--split", "train", "--checkpoint", str(checkpoint), "--boundary"]
+
+    def score(data: Path, *more: str) -> str:
+        assert evaluate.main(["--data", str(data), *options, "--json", str(out), *more]) == 0
+        return capsys.readouterr().out
+
+    printed = score(yard, "--corrupt", "all", "--severity", "4")
+    rows = json.loads(out.read_text())
+    table = [line.split() for line in printed.splitlines()]
+    assert printed.splitlines()[0].endswith("11 frames of 2 videos, T=3, 32x48, severity 4")
+    assert printed.splitlines()[1].split() == ["mIoU", "(pooled)", "boundary", "F-score"]
+    names = ["noise", "blur", "jpeg", "occlusion", "drop"]
+    assert [row[0] for row in table[2:]] == list(rows) == ["clean", *names, "mean"]
+    for row in table[2:]:
+        assert row[1:] == [f"{100 * rows[row[0]][name]:.2f}" for name in ("miou", "boundary_f")]
+
+    frames = sorted((yard / "frames" / "walk").iterdir()) + sorted((yard / "frames" / "yard_2").iterdir())
+    for name in names:
+        copied = tmp_path / name
+        shutil.copytree(yard, copied)
+        for index, path in enumerate(frames):
+            image = corrupt_frame(np.array(Image.open(path)), name, 4, (0, index))
+            Image.fromarray(image).save(copied / path.relative_to(yard))
+        score(copied)
+        scores = json.loads(out.read_text())
+        assert rows[name] == {key: scores[key] for key in rows[name]}, name
+    score(yard)
+    scores = json.loads(out.read_text())
+    assert rows["clean"] == {key: scores[key] for key in rows["clean"]}
+    assert len({scores["miou"] for scores in rows.values()}) == 7
+    for key in rows["mean"]:
+        assert rows["mean"][key] == pytest.approx(sum(rows[name][key] for name in names) / 5)
+
+    score(yard, "--corrupt", "noise,drop")  # at severity 3
+    alone = out.read_bytes()
+    assert json.loads(alone)["noise"] != rows["noise"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "ccnet3d.cli.evaluate", "--data", yard, *options, "--corrupt", "noise,drop"]
+    result = subprocess.run(
+        [*map(str, command), "--json", str(tmp_path / "two.json")],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "two.json").read_bytes() == alone
+    assert result.stdout.count("mIoU (pooled)") == 1
+
+    assert evaluate.main(["--data", str(yard), *options, "--corrupt", "noise", "--severity", "9"]) == 2
+    assert evaluate.main(["--data", str(yard), *options, "--corrupt", "noise,fog"]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "ccnet3d-evaluate: error: the severity must be 1 to 5, got 9",
+        "ccnet3d-evaluate: error: there is no corruption 'fog'; choose from noise, blur, jpeg, occlusion, drop",
+    ]
 
 
 def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
