@@ -232,6 +232,7 @@ def _train_and_score(
         error = f"diverged: {diverged}"
     else:
         names = config.score_names
+        assert trainer.val_set is not None  # an ablation has labeled data
         found = evaluate(_load(model_file, device), trainer.val_set, scores=names).scores
         scores = {name: None if math.isnan(found[name]) else found[name] for name in names}
     result = RunResult(run.variant, run.seed, scores, describe_machine(device), error)

@@ -180,7 +180,7 @@ def add_data_options(parser: argparse._ActionsContainer, *, training: bool = Fal
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid"),
+        default=default_data_folder(),
         metavar="FOLDER",
         help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
         "dataset.toml is read as that file says, any other as CamVid",
@@ -202,6 +202,11 @@ def add_data_options(parser: argparse._ActionsContainer, *, training: bool = Fal
         help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
         "the model; written again when a source file changes",
     )
+
+
+def default_data_folder() -> Path:
+    """Return the folder that ``CCNET3D_CAMVID`` names, ``data/camvid`` without that variable."""
+    return Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid")
 
 
 def data_source(arguments: argparse.Namespace) -> DataSource:

@@ -1,10 +1,11 @@
-"""Train CCNet3D on CamVid, or on any labeled sequences with a dataset.toml."""
+"""Train CCNet3D on CamVid, on any labeled sequences with a dataset.toml, or adapt it to unlabeled videos."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,14 @@ from ccnet3d.cli.options import (
     add_device_options,
     choose_device,
     data_source,
+    default_data_folder,
     run_command,
 )
 from ccnet3d.resources import recipe_file
 
 if TYPE_CHECKING:
-    from ccnet3d.training import Trainer
+    from ccnet3d.data import DataSource
+    from ccnet3d.training import Recipe, Trainer
 
 PROGRAM = "ccnet3d-train"
 
@@ -36,6 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pipeline", metavar="RECIPE", help=argparse.SUPPRESS)  # the same as RECIPE
     add_data_options(parser, training=True)
+    parser.set_defaults(data=None)  # to tell whether it is given
+    parser.add_argument(
+        "--unlabelled",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="VIDEO",
+        help="unlabeled videos, folders of videos or folders of frames to train on as well; instead of the recipe's "
+        "data.unlabelled.sources. The recipe adapt needs no --data with them",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -58,11 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.errors import RunStoppedError
     from ccnet3d.training import Trainer, read_recipe
 
-    source = data_source(arguments)
-    device = local_device(choose_device(arguments))
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
     out = arguments.out or Path("runs") / path.stem
-    recipe = read_recipe(path, arguments.overrides)
+    recipe, source = choose_data(read_recipe(path, arguments.overrides), arguments)
+    device = local_device(choose_device(arguments))
     processes = Processes.join(device)
     try:
         trainer = Trainer(recipe, source, out, device, processes=processes)
@@ -79,13 +91,36 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"wrote {model}")
 
 
+def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, DataSource | None]:
+    """Return the recipe with the videos that the options name, and the labeled data, None if the run needs none.
+
+    Raises:
+        UserError: the labeled data does not exist.
+    """
+    from ccnet3d.training import UnlabelledRecipe
+
+    unlabelled = recipe.data.unlabelled
+    if arguments.unlabelled:
+        unlabelled = replace(unlabelled or UnlabelledRecipe(), sources=tuple(arguments.unlabelled))
+    without_data = False
+    if unlabelled and arguments.data is None and (unlabelled.data_optional or unlabelled.share == 1):
+        unlabelled, without_data = replace(unlabelled, share=1.0), True
+    recipe = replace(recipe, data=replace(recipe.data, unlabelled=unlabelled))
+    if without_data:
+        return recipe, None
+    arguments.data = arguments.data or default_data_folder()
+    return recipe, data_source(arguments)
+
+
 def describe(trainer: Trainer) -> str:
     """Return a line about what is about to run."""
+    pseudo = f" and {len(trainer.pseudo_set)} pseudo-labeled frames" if trainer.pseudo_set is not None else ""
+    kind = "training" if trainer.val_set is not None else "pseudo-labeled"
     missing = f" ({trainer.train_set.missing} of the split are missing)" if trainer.train_set.missing else ""
     processes = trainer.processes.world_size
     where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
     return (
-        f"{len(trainer.train_set)} training frames{missing}, {trainer.total_steps} steps on {where}; "
+        f"{len(trainer.train_set)} {kind} frames{missing}{pseudo}, {trainer.total_steps} steps on {where}; "
         f"writing to {trainer.out}"
     )
 

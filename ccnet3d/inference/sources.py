@@ -32,7 +32,12 @@ class Job:
 
 
 def plan_jobs(
-    inputs: Sequence[str], output: Path, overlay: Path | None = None, shard: tuple[int, int] = (0, 1)
+    inputs: Sequence[str],
+    output: Path,
+    overlay: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    *,
+    nested: bool = False,
 ) -> list[Job]:
     """Find the videos, name their outputs, and return a shard of them.
 
@@ -45,6 +50,7 @@ def plan_jobs(
         output: folder of the masks.
         overlay: an .mp4 file, or a folder where there are several videos.
         shard: (i, n), i from 0 to n - 1.
+        nested: give a single video a folder in ``output``, too.
 
     Raises:
         UserError: a folder or pattern without videos or images, one video twice, or an impossible shard.
@@ -56,7 +62,7 @@ def plan_jobs(
     if not 0 <= index < count:
         raise UserError(f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/{count}")
     sources: list[Path | str] = []
-    several = len(inputs) > 1
+    several = nested or len(inputs) > 1
     for text in inputs:
         found, is_collection = _find(text)
         several = several or is_collection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, MaskClasses, MaskFormat, MaskSequence
-from ccnet3d.masks.palette import paint
+from ccnet3d.masks.palette import encode_mask, encode_png, paint
 from ccnet3d.masks.png_format import PNG
 from ccnet3d.masks.run_folder import SUMMARY_NAME, RunFolder, check_settings, is_run_folder
 from ccnet3d.masks.saved_masks import SavedMasks, open_masks
@@ -20,6 +20,8 @@ __all__ = [
     "RunFolder",
     "SavedMasks",
     "check_settings",
+    "encode_mask",
+    "encode_png",
     "is_run_folder",
     "open_masks",
     "paint",

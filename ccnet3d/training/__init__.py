@@ -6,7 +6,15 @@ from ccnet3d.training.build import build_model
 from ccnet3d.training.loop import CHECKPOINT_NAME, MODEL_NAME, PRECISIONS, Trainer
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer
-from ccnet3d.training.recipe import ComputeRecipe, DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, read_recipe
+from ccnet3d.training.recipe import (
+    ComputeRecipe,
+    DataRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    UnlabelledRecipe,
+    read_recipe,
+)
 
 __all__ = [
     "CHECKPOINT_NAME",
@@ -18,6 +26,7 @@ __all__ = [
     "OptimizerRecipe",
     "Recipe",
     "Trainer",
+    "UnlabelledRecipe",
     "build_model",
     "build_optimizer",
     "read_recipe",

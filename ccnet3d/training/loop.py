@@ -1,4 +1,4 @@
-"""Train a recipe on labeled sequences and write a model file."""
+"""Train a recipe on labeled sequences and unlabeled videos, and write a model file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, save_model
-from ccnet3d.training.batches import ClipBatches
+from ccnet3d.training.batches import ClipBatches, MixedSequences
 from ccnet3d.training.build import build_model, describe_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.network import TrainingNetwork, leaves_parameters_unused
@@ -56,8 +56,9 @@ class Trainer:
 
     Args:
         recipe: what to train and how.
-        source: the data.
-        out: folder of the run: checkpoint, model file, TensorBoard events.
+        source: the labeled data; None if all clips come from the recipe's unlabeled videos, which then is a run without
+            validation.
+        out: folder of the run: checkpoint, model file, TensorBoard events, pseudo labels.
         device: where the model trains.
         processes: the processes that train together; a single one by default.
 
@@ -68,7 +69,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        source: DataSource,
+        source: DataSource | None,
         out: Path,
         device: torch.device,
         *,
@@ -81,7 +82,8 @@ class Trainer:
         self.precision = PRECISIONS[recipe.precision]
         if recipe.compute.sync_batch_norm and self.processes.world_size > 1 and device.type == "cpu":
             raise UserError("PyTorch has no synchronized batch norm for CPUs; set compute.sync_batch_norm=false")
-        self.train_set, self.val_set, pixel_counts = open_splits(recipe, source, self.processes)
+        splits = open_splits(recipe, source, out, device, self.processes)
+        self.train_set, self.val_set, self.pseudo_set, pixel_counts = splits
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self._batches(0)  # fails early if a batch cannot be split evenly
@@ -207,6 +209,9 @@ class Trainer:
 
     def _batches(self, start: int) -> ClipBatches:
         data = self.recipe.data
+        pseudo = (0, 0.0)
+        if self.pseudo_set is not None and data.unlabelled is not None:
+            pseudo = (len(self.pseudo_set), data.unlabelled.share)
         return ClipBatches(
             len(self.train_set),
             data.frames_per_batch,
@@ -218,11 +223,13 @@ class Trainer:
             accumulate=self.recipe.compute.accumulate_steps,
             process=self.processes.rank,
             processes=self.processes.world_size,
+            pseudo_frames=pseudo[0],
+            pseudo_share=pseudo[1],
         )
 
     def _loader(self, start: int) -> DataLoader[RequestedSample]:
         return DataLoader(
-            self.train_set,
+            self.train_set if self.pseudo_set is None else MixedSequences(self.train_set, self.pseudo_set),
             batch_sampler=self._batches(start),
             num_workers=self.recipe.data.workers,
             generator=torch.Generator(),  # its own, so that the loader draws nothing from the run's random state
@@ -285,21 +292,25 @@ class Trainer:
         return at_epoch or step == self.total_steps
 
     def _evaluate_and_save(self, step: int, log: RunLog, stop: StopSignals) -> bool:
-        """Score the averaged weights on the val split and write them; return False if a signal interrupted it."""
+        """Score the averaged weights and write them; return False if a signal interrupted it."""
         model = self.ema.module
         assert isinstance(model, CCNet3D)
         info = describe_model(model.config, self.recipe, self.train_set.spec)
-        segmenter = VideoSegmenter(model, info, dtype=self.precision)
-        try:
-            miou = evaluate(segmenter, self.val_set, progress=stop.watch).miou
-        except SignalReceivedError:
-            return False
-        attention = model.head.attention
-        gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
-        log.add_scalars({"val/miou": miou, **gamma}, step)
-        log.add_strip(segmenter, self.val_set, step)
-        epoch = step // self.steps_per_epoch
-        tqdm.write(f"epoch {epoch} of {self.recipe.epochs}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
-        scores = {f"{self.recipe.val_split}_miou": miou}
+        epoch = f"epoch {step // self.steps_per_epoch} of {self.recipe.epochs}"
+        scores: dict[str, float] = {}
+        if self.val_set is None:  # a score on the teachers' labels would say how little was learned, not how well
+            tqdm.write(f"{epoch}: saved without validation, which needs labeled data")
+        else:
+            segmenter = VideoSegmenter(model, info, dtype=self.precision)
+            try:
+                miou = evaluate(segmenter, self.val_set, progress=stop.watch).miou
+            except SignalReceivedError:
+                return False
+            attention = model.head.attention
+            gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
+            log.add_scalars({"val/miou": miou, **gamma}, step)
+            log.add_strip(segmenter, self.val_set, step)
+            tqdm.write(f"{epoch}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
+            scores[f"{self.recipe.val_split}_miou"] = miou
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
         return True

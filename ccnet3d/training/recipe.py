@@ -13,7 +13,15 @@ from ccnet3d.errors import UserError
 from ccnet3d.losses import Losses
 from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalization
 
-__all__ = ["ComputeRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Recipe", "read_recipe"]
+__all__ = [
+    "ComputeRecipe",
+    "DataRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "UnlabelledRecipe",
+    "read_recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,39 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
+class UnlabelledRecipe:
+    """Section ``[data.unlabelled]``: unlabeled videos that teachers label before training starts."""
+
+    sources: tuple[str, ...] = ()
+    """Video files, folders of videos, or folders of frames; ``ccnet3d-train --unlabelled`` replaces them."""
+    teachers: tuple[str, ...] = ("default",)
+    """Model files, ``default`` for the weights in the package. The class probabilities of several are averaged."""
+    smoothing: int = 2
+    """Frames on each side with which a teacher's logits are averaged where the picture stands still."""
+    threshold: float = 0.8
+    """Pixels whose largest mean probability is below this have no label."""
+    frame_stride: int = 1
+    """Use every n-th frame of a video."""
+    share: float = 0.5
+    """Share of the clips of each length that come from the videos. At 1, a run needs no labeled data."""
+    data_optional: bool = False
+    """Whether ``ccnet3d-train`` may run without ``--data``; then all clips come from the videos."""
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise UserError("data.unlabelled.teachers must name at least one model file, or 'default'")
+        if self.smoothing < 0 or self.frame_stride < 1:
+            raise UserError(
+                "data.unlabelled.smoothing must be at least 0 and frame_stride at least 1, "
+                f"got {self.smoothing} and {self.frame_stride}"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"data.unlabelled.threshold must be a probability, got {self.threshold}")
+        if not 0 < self.share <= 1:
+            raise UserError(f"data.unlabelled.share must be above 0 and at most 1, got {self.share}")
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     """Section ``[data]``: the frames of a step."""
 
@@ -68,6 +109,8 @@ class DataRecipe:
     """Labeled frames from one frame of a clip to the next; each clip draws one of them."""
     high_resolution_share: float = 0.0
     """Probability that a clip comes from the frames at a higher resolution, if all of its frames exist there."""
+    unlabelled: UnlabelledRecipe | None = None
+    """Unlabeled videos to train on as well; None for none."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     simulation: Simulation = field(default_factory=Simulation)
     """Section ``[data.simulation]``: clips that are made from stills."""
@@ -160,7 +203,7 @@ class Recipe:
     """
 
     epochs: int
-    """Epochs; one has as many frames as the training split."""
+    """Epochs; one has as many frames as the training split, or as the unlabeled videos if there is no labeled data."""
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     losses: Losses = field(default_factory=Losses)

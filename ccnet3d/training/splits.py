@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,8 @@ from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data import DataSource, LabelledSequences, inspect_frames
 from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError, UserError
-from ccnet3d.training.recipe import Recipe
+from ccnet3d.training.pseudo_labels import PSEUDO_LABELS_NAME, label_videos, open_pseudo_labels
+from ccnet3d.training.recipe import DataRecipe, Recipe
 
 __all__ = ["Splits", "open_splits"]
 
@@ -20,29 +23,45 @@ class Splits(NamedTuple):
     """The data of a run."""
 
     train: LabelledSequences
-    val: LabelledSequences
+    """Labeled frames; pseudo-labeled ones if there is no labeled data."""
+    val: LabelledSequences | None
+    """None if there is no labeled data."""
+    pseudo: LabelledSequences | None
+    """Pseudo-labeled frames to mix with those of ``train``."""
     pixel_counts: Tensor
-    """int64 ``[256]``, labeled pixels of each class id in the train split."""
+    """int64 ``[256]``, labeled pixels of each class id in ``train``."""
 
 
-def open_splits(recipe: Recipe, source: DataSource, processes: Processes) -> Splits:
+def open_splits(
+    recipe: Recipe, source: DataSource | None, out: Path, device: torch.device, processes: Processes
+) -> Splits:
     """Open the splits of a recipe, after reading each of their files once to validate it.
+
+    Unlabeled videos are labeled first.
 
     Args:
         recipe: names the splits, and says how training clips are drawn.
-        source: the data.
-        processes: of the run; one of them validates the files, and writes the frame cache.
+        source: the labeled data; None if all clips come from unlabeled videos.
+        out: folder of the run, in which pseudo labels are written.
+        device: where the teachers of unlabeled videos run.
+        processes: of the run; one of them validates the files, labels videos and writes the frame cache.
 
     Raises:
         UserError: no such data, or a recipe that does not fit it.
         FileProblemsError: files that do not exist, are unreadable or invalid; all of them, by name.
     """
-    share = recipe.data.high_resolution_share
-    if share and source.high_resolution is None:
+    share, unlabelled = recipe.data.high_resolution_share, recipe.data.unlabelled
+    if source is None and (unlabelled is None or unlabelled.share < 1):
+        raise UserError("without labeled data, all clips must come from videos; set data.unlabelled.share=1")
+    if share and (source is None or source.high_resolution is None):
         raise UserError(
             f"the recipe draws {share:.0%} of its clips from frames at a higher resolution; "
             "name their folder with --high-resolution, or set data.high_resolution_share=0"
         )
+    folder = out / PSEUDO_LABELS_NAME
+    if source is None:
+        pseudo, counts = _open_pseudo(recipe.data, folder, device, processes)
+        return Splits(pseudo, None, None, counts)
     counts = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 1,))
     train = source.open(
         recipe.train_split,
@@ -50,7 +69,39 @@ def open_splits(recipe: Recipe, source: DataSource, processes: Processes) -> Spl
         high_resolution_share=share,
         simulation=recipe.data.simulation,
     )
-    return Splits(train, source.open(recipe.val_split), counts)
+    val = source.open(recipe.val_split)
+    if unlabelled is None:
+        return Splits(train, val, None, counts)
+    held_out = {frame.image.resolve() for frame in val.frames}
+    pseudo, _ = _open_pseudo(recipe.data, folder, device, processes, train.spec.class_names, held_out)
+    return Splits(train, val, pseudo, counts)
+
+
+def _open_pseudo(
+    data: DataRecipe,
+    folder: Path,
+    device: torch.device,
+    processes: Processes,
+    class_names: Sequence[str] = (),
+    held_out: Collection[Path] = (),
+) -> tuple[LabelledSequences, Tensor]:
+    """Label the recipe's videos; return their frames and the pixel counts."""
+    recipe = data.unlabelled
+    assert recipe is not None
+
+    def label() -> Tensor:
+        label_videos(recipe, folder, device, class_names=class_names, held_out=held_out)
+        inspection = inspect_frames(open_pseudo_labels(recipe, folder, None), equal_sizes=True)
+        if inspection.problems:
+            raise FileProblemsError(inspection.problems)
+        if not torch.any(inspection.pixel_counts[:IGNORE_INDEX]):
+            raise UserError(
+                f"the teachers are nowhere as certain as data.unlabelled.threshold = {recipe.threshold}; lower it"
+            )
+        return inspection.pixel_counts
+
+    counts = processes.once(label, (IGNORE_INDEX + 1,))
+    return open_pseudo_labels(recipe, folder, data.augmentation), counts
 
 
 def _validate(recipe: Recipe, source: DataSource) -> Tensor:

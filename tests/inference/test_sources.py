@@ -43,6 +43,13 @@ def test_one_video_is_written_to_the_folder_itself(source: str) -> None:
     assert job.overlay == Path("seen.mp4")
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("source", "name"), [("one.mp4", "one"), ("walk", "walk"), ("walk/*.png", "walk")])
+def test_a_single_video_can_have_a_folder_of_its_own(source: str, name: str) -> None:
+    (job,) = plan_jobs([source], OUT, nested=True)
+    assert (job.folder, job.overlay) == (OUT / name, None)
+
+
 def test_absolute_path(folder: Path) -> None:
     assert plan_jobs([str(folder / "one.mp4")], OUT) == [Job(folder / "one.mp4", OUT, None)]
 
