@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ccnet3d.errors import UserError
 
-__all__ = ["dataset_file", "pipelines_folder", "recipe_file"]
+__all__ = ["ablation_file", "dataset_file", "pipelines_folder", "recipe_file"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -30,12 +30,11 @@ def pipelines_folder() -> Path:
     return _folder("pipelines")
 
 
-def recipe_file(name: str, folder: Path | None = None) -> Path:
+def recipe_file(name: str) -> Path:
     """Return the TOML file of a recipe.
 
     Args:
-        name: the path of a TOML file, or the name of a file in ``folder`` without its extension.
-        folder: the folder in which names are looked up; :func:`pipelines_folder` if None.
+        name: the path of a TOML file, or the name of a recipe that comes with the package.
 
     Raises:
         UserError: ``name`` is neither a file nor a known name.
@@ -44,14 +43,33 @@ def recipe_file(name: str, folder: Path | None = None) -> Path:
     >>> recipe_file("camvid_lite").name
     'camvid_lite.toml'
     """
-    folder = pipelines_folder() if folder is None else folder
+    return _toml_file("a recipe", name, pipelines_folder())
+
+
+def ablation_file(name: str) -> Path:
+    """Return the TOML file of an ablation.
+
+    Args:
+        name: the path of a TOML file, or the name of an ablation that comes with the package.
+
+    Raises:
+        UserError: ``name`` is neither a file nor a known name.
+
+    >>> from ccnet3d.resources import ablation_file
+    >>> ablation_file("clip_length").name
+    'clip_length.toml'
+    """
+    return _toml_file("an ablation", name, pipelines_folder() / "ablations")
+
+
+def _toml_file(kind: str, name: str, folder: Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name in known:
         return folder / f"{name}.toml"
-    raise UserError(f"there is neither a file nor a recipe named {name}; give a TOML file or one of {', '.join(known)}")
+    raise UserError(f"there is neither a file nor {kind} named {name}; give a TOML file or one of {', '.join(known)}")
 
 
 def dataset_file(name: str) -> Path:

@@ -8,15 +8,15 @@ from conftest import REPOSITORY
 
 from ccnet3d import resources
 from ccnet3d.errors import UserError
-from ccnet3d.resources import dataset_file, pipelines_folder, recipe_file
+from ccnet3d.resources import ablation_file, dataset_file, pipelines_folder, recipe_file
 
 
 def test_recipe_by_name_and_by_path(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text("seed = 1")
     assert recipe_file("camvid_lite") == pipelines_folder() / "camvid_lite.toml"
-    assert recipe_file("own", tmp_path) == own
-    assert recipe_file(str(own)) == own
+    assert ablation_file("loops") == pipelines_folder() / "ablations" / "loops.toml"
+    assert recipe_file(str(own)) == ablation_file(str(own)) == own
 
 
 def test_file_has_precedence_over_a_recipe_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +28,8 @@ def test_file_has_precedence_over_a_recipe_name(tmp_path: Path, monkeypatch: pyt
 def test_unknown_recipe() -> None:
     with pytest.raises(UserError, match=r"neither a file nor a recipe named nothing; give .*camvid_lite, "):
         recipe_file("nothing")
+    with pytest.raises(UserError, match=r"neither a file nor an ablation named nothing; give .*clip_length, "):
+        ablation_file("nothing")
 
 
 def test_dataset_description() -> None:

@@ -140,8 +140,8 @@ class RunResult:
 def read_ablation(path: Path) -> tuple[AblationConfig, list[AblationRun]]:
     """Read an ablation and the recipes of all its runs: all variants with the first seed, then with the next.
 
-    >>> from ccnet3d.resources import pipelines_folder
-    >>> config, runs = read_ablation(pipelines_folder() / "ablations" / "loops_short.toml")
+    >>> from ccnet3d.resources import ablation_file
+    >>> config, runs = read_ablation(ablation_file("loops_short"))
     >>> [(run.variant, run.seed) for run in runs][:5]
     [('R=0', 0), ('R=1', 0), ('R=2', 0), ('R=3', 0), ('R=0', 1)]
 

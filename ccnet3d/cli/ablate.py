@@ -19,7 +19,7 @@ from ccnet3d.cli.options import (
     run_command,
 )
 from ccnet3d.errors import UserError
-from ccnet3d.resources import pipelines_folder, recipe_file
+from ccnet3d.resources import ablation_file
 
 PROGRAM = "ccnet3d-ablate"
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
     device = torch.device(choose_device(arguments))
-    path = recipe_file(arguments.ablation, pipelines_folder() / "ablations")
+    path = ablation_file(arguments.ablation)
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem
     print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; writing to {out}", flush=True)

@@ -46,23 +46,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
         "- for standard input. Each of several videos gets its own folder in the output",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the masks")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the masks")
     parser.add_argument(
         "--sample",
         action="store_true",
-        help="instead of a video, segment a small synthetic clip (drawn, no real scene)",
+        help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
     )
     add_output_options(parser)
     add_selection_options(parser)
-    parser.add_argument("--decoder", choices=("auto", "av", "decord"), default="auto", help="auto is av (PyAV)")
+    parser.add_argument(
+        "--decoder",
+        choices=("auto", "av", "decord"),
+        default="auto",
+        help="library that decodes the video; auto is av (PyAV)",
+    )
     model = parser.add_argument_group("model")
     add_model_options(model)
     model.add_argument(
         "--smooth",
         type=non_negative,
         metavar="N",
-        help="average each prediction with N frames on each side (when causal, before it) where the picture stands "
-        f"still; by default {SMOOTHING_FRAMES} where frames are at most {SMOOTHING_SECONDS} s apart, else 0",
+        help="average each prediction with N frames on each side (when causal, before it) where the picture does "
+        f"not change; by default {SMOOTHING_FRAMES} where frames are at most {SMOOTHING_SECONDS} s apart, else 0",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per frame and per video on stdout")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
@@ -88,11 +93,13 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.mp4",
         help="also write the video with the masks painted over it; with several videos, a folder for them",
     )
-    group.add_argument("--opacity", type=share, default=0.5, help="share of the class color in it, 0 to 1; 0.5")
+    group.add_argument(
+        "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
+    )
     group.add_argument(
         "--save-probabilities",
         action="store_true",
-        help="also write probabilities/NUMBER.npz: uint8 [K, h, w] in 255ths, at the decoder's stride",
+        help="also write probabilities/FRAME-INDEX.npz: uint8 [K, h, w] in 255ths, at the decoder's stride",
     )
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
@@ -125,6 +132,9 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     """Return the options that all videos share; smoothing and overlay depend on the video."""
     from ccnet3d.inference import RunOptions, Selection, parse_moment
 
+    class_names = [name.strip() for name in (arguments.classes or "").split(",") if name.strip()]
+    if arguments.classes is not None and not class_names:
+        raise UserError(f"--classes must be names of classes, such as Car,Pedestrian, got {arguments.classes!r}")
     return RunOptions(
         selection=Selection(
             parse_moment(arguments.start),
@@ -132,7 +142,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
             arguments.frame_stride,
         ),
         format=arguments.format,
-        class_names=[name.strip() for name in (arguments.classes or "").split(",") if name.strip()],
+        class_names=class_names,
         save_probabilities=arguments.save_probabilities,
         opacity=arguments.opacity,
         resume=arguments.resume,

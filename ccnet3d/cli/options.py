@@ -297,8 +297,8 @@ def choose_device(arguments: argparse.Namespace) -> str:
     if arguments.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        torch.zeros(1, device=arguments.device).cpu()
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts; "meta" has no data
         raise UserError(f"the device {arguments.device!r} cannot be used here: {error_line(error)}") from error
     return str(arguments.device)
 

@@ -65,28 +65,28 @@ def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: Labell
         _check_classes(run, dataset)
     indices = cache(_image_indices)
     run_of: dict[int, SavedMasks] = {}
-    number_of: dict[int, int] = {}
+    video_index: dict[int, int] = {}  # of each labeled frame, in the video of its run
     for index, frame in enumerate(dataset.frames):
         key = next((name for name in ("", *_names(frame)) if name in runs), None)
         if key is None:
             raise UserError(
                 f"{folder} has no masks of the sequence {frame.sequence}; expected in a folder of that name"
             )
-        run_of[index], number_of[index] = runs[key], frame.number - start
+        run_of[index], video_index[index] = runs[key], frame.number - start
         if _is_of_images(runs[key]):
-            number_of[index] = _index_of(frame, indices(frame.image.parent), runs[key])
+            video_index[index] = _index_of(frame, indices(frame.image.parent), runs[key])
     for name, run in runs.items():
         frames = [index for index in run_of if run_of[index] is run]
         if not frames:
             raise UserError(f"{folder / name} has masks of a sequence that is not in the split; remove it")
-        _check_frames(run, frames, number_of, dataset)
-    _check_order(number_of, dataset)
+        _check_frames(run, frames, video_index, dataset)
+    _check_order(video_index, dataset)
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         index, run = segment.start, run_of[segment.start]
-        for number, mask in run:
-            if number == number_of[index]:
-                _check(mask, dataset, index, f"the mask of frame {number} in {run.folder}")
+        for frame_index, mask in run:
+            if frame_index == video_index[index]:
+                _check(mask, dataset, index, f"the mask of frame {frame_index} in {run.folder}")
                 yield mask
                 index += 1
                 if index == segment.stop:
@@ -105,7 +105,9 @@ def _check_classes(run: SavedMasks, dataset: LabelledSequences) -> None:
         )
 
 
-def _check_frames(run: SavedMasks, frames: list[int], number_of: Mapping[int, int], dataset: LabelledSequences) -> None:
+def _check_frames(
+    run: SavedMasks, frames: list[int], video_index: Mapping[int, int], dataset: LabelledSequences
+) -> None:
     """Check that the labeled frames of a run are of one video, and that it has all their masks."""
     first, last = dataset.frames[frames[0]], dataset.frames[frames[-1]]
     if first.image.parent != last.image.parent if _is_of_images(run) else first.sequence != last.sequence:
@@ -114,18 +116,18 @@ def _check_frames(run: SavedMasks, frames: list[int], number_of: Mapping[int, in
             "folder that contains one run for each sequence, named as the sequence"
         )
     known = set(run.frame_indices)
-    if missing := [index for index in frames if number_of[index] not in known]:
+    if missing := [index for index in frames if video_index[index] not in known]:
         raise UserError(
             f"{len(missing)} of {len(frames)} labeled frames have no mask in {run.folder}, the first is "
-            f"{dataset.frames[missing[0]].image.name}, the video's frame {number_of[missing[0]]}"
+            f"{dataset.frames[missing[0]].image.name}, the video's frame {video_index[missing[0]]}"
         )
 
 
-def _check_order(number_of: Mapping[int, int], dataset: LabelledSequences) -> None:
-    """Check that the frames of each segment have increasing numbers in their run."""
+def _check_order(video_index: Mapping[int, int], dataset: LabelledSequences) -> None:
+    """Check that the frames of each segment have increasing frame indices in their run."""
     for segment in dataset.segments:
         for a, b in pairwise(segment):
-            if number_of[a] >= number_of[b]:
+            if video_index[a] >= video_index[b]:
                 raise UserError(
                     f"{dataset.frames[a].image.name} comes before {dataset.frames[b].image.name} in the split, but not "
                     "in the order of their names, in which ccnet3d-infer reads images; name the masks as the frames"
@@ -133,7 +135,7 @@ def _check_order(number_of: Mapping[int, int], dataset: LabelledSequences) -> No
 
 
 def _is_of_images(run: SavedMasks) -> bool:
-    """Return whether the run's frame numbers are indices in a folder of images."""
+    """Return whether the run's frame indices count the images of a folder."""
     return run.summary.get("settings", {}).get("decoder") == "pillow"
 
 

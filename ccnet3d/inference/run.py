@@ -71,7 +71,7 @@ class RunOptions:
 def segment_video(
     reader: VideoReader,
     segmenter: VideoSegmenter,
-    folder: Path,
+    folder: Path | str,
     options: RunOptions = RunOptions(),
     *,
     on_frame: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -107,7 +107,7 @@ def segment_video(
     >>> summary["frames"], summary["width"], summary["height"]
     (2, 480, 360)
     """
-    info = segmenter.info
+    folder, info = Path(folder), segmenter.info
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
     run = RunFolder(folder, FORMATS[options.format])

@@ -93,7 +93,7 @@ def _find(text: str) -> tuple[list[Path | str], bool]:
     """
     path = Path(text)
     try:
-        if text == STDIN:
+        if text == STDIN or "://" in text:  # a Path would lose a slash of the URL, which the reader's message names
             return [text], False
         if _is_pattern(text):
             kind = "pattern"

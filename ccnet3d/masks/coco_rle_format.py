@@ -139,8 +139,8 @@ def _decode(counts: str, height: int, width: int) -> np.ndarray:
     lengths = last - first + 1
     if lengths.max() > 7:  # 32 bits, as in the COCO API
         raise ValueError("a run length is out of range")
-    places = np.arange(len(codes)) - np.repeat(first, lengths)
-    runs = np.add.reduceat((codes & (_MORE - 1)) << (5 * places), first)
+    digits = np.arange(len(codes)) - np.repeat(first, lengths)
+    runs = np.add.reduceat((codes & (_MORE - 1)) << (5 * digits), first)
     runs -= np.where(codes[last] & _SIGN, np.left_shift(1, 5 * lengths), 0)
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()

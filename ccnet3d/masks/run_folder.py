@@ -158,6 +158,8 @@ class RunFolder:
             yield
         except OutputError:  # it names its file
             raise
+        except FileExistsError as error:  # from mkdir
+            raise UserError(f"the output folder {self.folder} is a file; give another name") from error
         except OSError as error:
             raise UserError(f"cannot use the output folder {self.folder}: {error.strerror}") from error
 

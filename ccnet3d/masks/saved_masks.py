@@ -62,7 +62,7 @@ class SavedMasks:
             yield index, mask
 
 
-def open_masks(folder: Path) -> SavedMasks:
+def open_masks(folder: Path | str) -> SavedMasks:
     """Open the output folder of a run.
 
     Args:
@@ -77,10 +77,11 @@ def open_masks(folder: Path) -> SavedMasks:
     ...     run = RunFolder(Path(folder))  # as ccnet3d-infer writes it
     ...     run.write_mask(0, np.array([[0, 1, 1]], np.uint8), [(128, 64, 128), (64, 0, 128)])
     ...     run.complete({"frames": 1, "classes": classes})
-    ...     for frame_index, mask in open_masks(Path(folder)):
+    ...     for frame_index, mask in open_masks(folder):
     ...         print(frame_index, mask.tolist())
     0 [[0, 1, 1]]
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give the output folder of ccnet3d-infer")
     summary = _read_summary(folder)

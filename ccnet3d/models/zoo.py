@@ -96,7 +96,7 @@ class ModelInfo:
             )
 
 
-def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtype = torch.float16) -> None:
+def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtype = torch.float16) -> None:
     """Write weights and info to one safetensors file, atomically.
 
     Args:
@@ -108,12 +108,11 @@ def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtyp
     Raises:
         OutputError: the file cannot be written.
 
-    >>> from pathlib import Path
     >>> from ccnet3d import CCNet3D, ModelConfig, ModelInfo, load_model, save_model
     >>> config = ModelConfig(num_classes=2, backbone="test_efficientnet", channels=16)
     >>> info = ModelInfo(config, ("road", "other"), ((128, 64, 128), (0, 0, 0)), clip_length=5, input_size=(48, 64))
-    >>> save_model(Path("model.safetensors"), CCNet3D(config), info)
-    >>> load_model(Path("model.safetensors"))[1] == info
+    >>> save_model("model.safetensors", CCNet3D(config), info)
+    >>> load_model("model.safetensors")[1] == info
     True
     """
     tensors = {
@@ -122,10 +121,10 @@ def save_model(path: Path, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtyp
         for name, tensor in model.state_dict().items()
     }
     header = json.dumps({"format": _FORMAT, **asdict(info)})
-    write_atomically(path, save(tensors, metadata={_METADATA_KEY: header}))
+    write_atomically(Path(path), save(tensors, metadata={_METADATA_KEY: header}))
 
 
-def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
+def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     """Load a model, in evaluation mode, in float32 on the CPU, together with its metadata.
 
     Args:
@@ -139,7 +138,7 @@ def load_model(path: Path | None = None) -> tuple[CCNet3D, ModelInfo]:
     >>> info.class_names[:3]
     ('Sky', 'Building', 'Pole')
     """
-    path = DEFAULT_WEIGHTS if path is None else path
+    path = DEFAULT_WEIGHTS if path is None else Path(path)
     if not path.is_file():
         raise UserError(f"there is no model file at {path}; give a .safetensors file that training wrote")
     try:

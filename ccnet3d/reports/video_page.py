@@ -124,47 +124,47 @@ def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
         UserError: the video has no frame for a mask, or a frame of another size.
     """
     pairs = iter(masks)
-    number, mask = next(pairs)
+    index, mask = next(pairs)
     count = 0
     for frame in reader:
         count += 1
-        if frame.index < number:
+        if frame.index < index:
             continue
-        if frame.index > number:
+        if frame.index > index:
             break
         if mask.shape != frame.image.shape[:2]:
             (height, width), (mask_height, mask_width) = frame.image.shape[:2], mask.shape
             raise UserError(
-                f"frame {number} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
+                f"frame {index} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
                 f"{mask_width}x{mask_height}; give the video that the masks were made from"
             )
         yield frame, mask
         upcoming = next(pairs, None)
         if upcoming is None:
             return
-        number, mask = upcoming
+        index, mask = upcoming
     raise UserError(
-        f"{reader.info.name} gave {count} frames and no frame {number}, for which {masks.folder} has a mask; "
+        f"{reader.info.name} gave {count} frames and no frame {index}, for which {masks.folder} has a mask; "
         "give the video that the masks were made from"
     )
 
 
-def clock(numbers: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
+def clock(frame_indices: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
     """Return when each frame is played, in seconds after the first one.
 
     Args:
-        numbers: indices of the frames in the video, ascending.
+        frame_indices: of the video, ascending.
         times: their presentation times; if one is missing or they do not increase, the frame rate decides.
         frames_per_second: frame rate of the video.
 
     >>> clock([2, 3, 7], [0.5, 0.75, 2.0], 30), clock([2, 3, 7], [0.5, None, 2.0], 10)
     ([0.0, 0.25, 1.5], [0.0, 0.1, 0.5])
     """
-    numbers, known = list(numbers), [time for time in times if time is not None]
-    if len(known) == len(numbers) and all(a < b for a, b in pairwise(known)):
+    indices, known = list(frame_indices), [time for time in times if time is not None]
+    if len(known) == len(indices) and all(a < b for a, b in pairwise(known)):
         return [round(time - known[0], 4) for time in known]
     rate = frames_per_second or _DEFAULT_FRAMES_PER_SECOND
-    return [round((number - numbers[0]) / rate, 4) for number in numbers]
+    return [round((index - indices[0]) / rate, 4) for index in indices]
 
 
 def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwrite: bool) -> None:

@@ -48,7 +48,9 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     path = Path(source)
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
-            raise VideoError(f"there is no file {path}")
+            if "://" in str(source):
+                raise VideoError(f"{source} is a URL; pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o masks/")
+            raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
         return ImageReader(str(source), None, images_by_pattern(str(source)))
     if path.is_dir():
         return ImageReader(path.name or str(path), path, images_in_folder(path))

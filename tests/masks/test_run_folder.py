@@ -79,6 +79,9 @@ def test_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"cannot use the output folder .*file/masks: Not a directory"):
         RunFolder(tmp_path / "file" / "masks").begin({}, resume=False, overwrite=False)
 
+    with pytest.raises(UserError, match=r"the output folder .*file is a file; give another name"):
+        RunFolder(tmp_path / "file").begin({}, resume=False, overwrite=False)
+
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "somewhere inside")
 

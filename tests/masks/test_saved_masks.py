@@ -92,7 +92,7 @@ def test_every_value_survives(tmp_path: Path) -> None:
 
 def test_without_frame_numbers_and_times(tmp_path: Path) -> None:
     save(tmp_path, invent(3), range(3), "png", frame_numbers=None, pts_seconds=[None, 0.5, None])
-    assert open_masks(tmp_path).frame_indices == (0, 1, 2)
+    assert open_masks(tmp_path).frame_indices == open_masks(str(tmp_path)).frame_indices == (0, 1, 2)
     assert open_masks(tmp_path).pts_seconds == (None, 0.5, None)
     save(tmp_path, invent(3), range(3), "png", pts_seconds=None)
     assert open_masks(tmp_path).pts_seconds == (None, None, None)

@@ -179,7 +179,7 @@ def test_an_ablation_names_what_is_missing_in_one_line(yard: Path, tmp_path: Pat
     for arguments, message in [
         ([shipped, "--data", yard, "--plot"], "--plot needs matplotlib; pip install 'ccnet3d[plot]'"),
         ([shipped, "--data", tmp_path / "nowhere"], "no data folder at"),
-        ([tmp_path / "other.toml", "--data", yard], "there is neither a file nor a recipe named"),
+        ([tmp_path / "other.toml", "--data", yard], "there is neither a file nor an ablation named"),
     ]:
         ablation = run("run_ablation.py", *arguments, "--out", tmp_path / "out", PYTHONPATH=blocked)
         assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)

@@ -30,7 +30,7 @@ def empty(*shape: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     size = tensor.numel() * tensor.element_size()
     if sys.platform == "linux" and tensor.device.type == "cpu" and size >= 2 * _HUGE_PAGE_BYTES:
         start = -(-tensor.data_ptr() // _PAGE_BYTES) * _PAGE_BYTES
-        # Advice only: the kernel's answer can change the speed, not the results.
+        # Advice only: whether the kernel follows it changes the speed, not the results.
         _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(tensor.data_ptr() + size - start), _MADV_HUGEPAGE)
     return tensor
 
