@@ -107,9 +107,7 @@ def scores_text(evaluation: Evaluation) -> str:
         shown = [score for score in metric.scores if score.over]
         for score in sorted(shown, key=lambda score: score.name.endswith("accuracy")):  # IoU first
             rows[score.label or score.title] = values[score.name]
-    return "\n".join(
-        f"{name:<16}{'     -' if value != value else f'{100 * value:6.2f}'}" for name, value in rows.items()
-    )
+    return "\n".join(f"{name:<16}{_percent(value)}" for name, value in rows.items())
 
 
 def differences_text(runs: Sequence[EvaluationSummary]) -> str:

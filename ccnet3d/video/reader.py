@@ -49,7 +49,9 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
             if "://" in str(source):
-                raise VideoError(f"{source} is a URL; pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o masks/")
+                raise VideoError(
+                    f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o masks/"
+                )
             raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
         return ImageReader(str(source), None, images_by_pattern(str(source)))
     if path.is_dir():

@@ -103,7 +103,7 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
     assert main([video, *out, *checkpoint, "--classes", " ,"]) == 2
     assert "--classes must be names of classes, such as Car,Pedestrian, got ' ,'" in capsys.readouterr().err
     assert main(["https://example.org/a.mp4", *out, *checkpoint]) == 2
-    assert "https://example.org/a.mp4 is a URL; pipe it: ffmpeg -i URL" in capsys.readouterr().err
+    assert "https://example.org/a.mp4 is a URL; give a file, or pipe it: ffmpeg -i URL" in capsys.readouterr().err
     file = tmp_path / "file"
     file.write_text("")
     assert main([video, "-o", str(file / "masks"), *checkpoint]) == 2
