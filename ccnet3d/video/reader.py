@@ -50,7 +50,7 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
         if _WILDCARDS.isdisjoint(str(source)):
             if "://" in str(source):
                 raise VideoError(
-                    f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o masks/"
+                    f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o out/"
                 )
             raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
         return ImageReader(str(source), None, images_by_pattern(str(source)))
