@@ -26,6 +26,21 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ARCHITECTURES: dict[str, ModelConfig] = {
     "ccnet3d_lite": ModelConfig(),
+    # A backbone with global context and few channels, which can start from Cityscapes; class evidence mixes the frames.
+    "ccnet3d_b0": ModelConfig(
+        backbone="efficientvit_b0",
+        context_levels=(2, 3),
+        channels=128,
+        loops=0,
+        evidence_loops=2,
+        evidence_level=1,
+        evidence_temperature=14.0,
+        skip_levels=(1, 0),
+        skip_channels=(96, 64),
+        auxiliary_level=2,
+        input_mean=_IMAGENET_MEAN,
+        input_std=_IMAGENET_STD,
+    ),
     # As in the paper: ResNet-101 dilated to stride 8, C = 512, classifier at stride 8, no skips.
     "ccnet3d_resnet101": ModelConfig(
         backbone="resnet101",

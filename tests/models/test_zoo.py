@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
+from ccnet3d.models import (
+    ARCHITECTURES,
+    CCNet3D,
+    ModelInfo,
+    feature_channels,
+    input_normalization,
+    load_model,
+    save_model,
+)
 from ccnet3d.models.zoo import DEFAULT_WEIGHTS
 from ccnet3d.video import draw_sample_frame
 
@@ -81,3 +89,26 @@ def test_default_weights() -> None:
         with_attention = model(clip)
         model.head.attention.gamma.zero_()
         assert (model(clip) - with_attention).abs().max() > 0.1
+
+
+def test_architecture_with_class_evidence(tmp_path: Path) -> None:
+    config = ARCHITECTURES["ccnet3d_b0"]
+    assert (config.backbone, config.channels, config.loops) == ("efficientvit_b0", 128, 0)
+    assert (config.evidence_loops, config.evidence_level, config.evidence_temperature) == (2, 1, 14.0)
+    # The input normalization is the one of the backbone's weights.
+    assert (config.input_mean, config.input_std) == input_normalization("efficientvit_b0")
+    model = CCNet3D(config).eval()
+    assert feature_channels(model.backbone) == [16, 32, 64, 128]
+    frames = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        levels = model.extract_features(frames)
+        assert [64 // level.shape[2] for level in levels] == [4, 8, 16, 32]
+        logits = model(frames[None])
+    assert logits.shape == (1, 2, 11, 64, 96)
+    names = tuple(f"class {index}" for index in range(11))
+    info = ModelInfo(config, names, ((0, 0, 0),) * 11, clip_length=5, input_size=(64, 96))
+    save_model(tmp_path / "model.safetensors", model, info, dtype=torch.float32)
+    loaded, loaded_info = load_model(tmp_path / "model.safetensors")
+    assert loaded_info == info
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(frames[None]), logits, rtol=0, atol=0)
