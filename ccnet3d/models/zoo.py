@@ -26,6 +26,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ARCHITECTURES: dict[str, ModelConfig] = {
     "ccnet3d_lite": ModelConfig(),
+    # The same with class evidence attention after the decoder.
+    "ccnet3d_lite_evidence": ModelConfig(evidence_loops=2),
     # A backbone with global context and few channels, which can start from Cityscapes; class evidence mixes the frames.
     "ccnet3d_b0": ModelConfig(
         backbone="efficientvit_b0",
