@@ -63,8 +63,9 @@ def simulate_clip(
 ) -> tuple[Tensor, Tensor]:
     """Make a clip of a moving camera from one labeled frame.
 
-    Scale, place and roll change evenly from the first frame to the last, with a little shake on top. Then each frame is
-    damaged by one of the corruptions with probability ``damage``, at a severity of its own.
+    Scale, position and roll change evenly from the first frame to the last, with a little shake on top. Then each frame is
+    damaged by one of the corruptions with probability ``damage``, at a random severity; a frame drawn for ``drop`` is
+    black half of the time.
 
     Args:
         frame: uint8 ``[3, H, W]``, RGB.
@@ -101,5 +102,6 @@ def _damaged(frame: Tensor, probability: float, random: np.random.Generator) -> 
     severity, seed = int(random.choice(SEVERITIES)), int(random.integers(2**31))
     if drawn >= probability:
         return frame
+    # That a frame is damaged is decided already; a milder "drop" would mostly leave it as it is.
     image = corrupt_frame(frame.permute(1, 2, 0).numpy(), name, 5 if name == "drop" else severity, (seed,))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: Pillow's arrays are read-only

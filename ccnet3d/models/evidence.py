@@ -141,7 +141,7 @@ class ClassEvidenceAttention(nn.Module):
         Returns:
             ``[B*T, K, H, W]``.
         """
-        with torch.autocast(logits.device.type, enabled=False):  # halved mantissas would flicker
+        with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round logits to 8 bits
             query, key, before = (
                 _to_clips(x, clip_length) for x in (*self._queries_and_keys(evidence), evidence.evidence)
             )
