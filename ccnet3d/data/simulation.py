@@ -63,9 +63,9 @@ def simulate_clip(
 ) -> tuple[Tensor, Tensor]:
     """Make a clip of a moving camera from one labeled frame.
 
-    Scale, position and roll change evenly from the first frame to the last, with a little shake on top. Then each frame is
-    damaged by one of the corruptions with probability ``damage``, at a random severity; a frame drawn for ``drop`` is
-    black half of the time.
+    Scale, position and roll change evenly from the first frame to the last, with a little shake on top. Then each
+    frame is corrupted with probability ``damage``, at a random severity; if ``drop`` is drawn, it is black half of the
+    time.
 
     Args:
         frame: uint8 ``[3, H, W]``, RGB.
