@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import feature_channels, input_normalization
-from ccnet3d.models.backbone_weights import load_backbone_weights
+from ccnet3d.models.backbone_weights import load_backbone_weights, load_head_weights
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
@@ -25,6 +25,7 @@ __all__ = [
     "fuse_batch_norms",
     "input_normalization",
     "load_backbone_weights",
+    "load_head_weights",
     "load_model",
     "save_model",
 ]

@@ -32,8 +32,10 @@ class ModelConfig:
     """Name of a timm model that supports ``features_only``."""
     output_stride: int = 32
     """Stride of the backbone's last level: 8, 16 or 32."""
+    head: str = "ccnet"
+    """``ccnet``: the paper's, or ``efficientvit``: narrow, with the layers of EfficientViT's segmentation head."""
     context_levels: tuple[int, ...] = (3, 4)
-    """Levels that feed the attention, concatenated at the size of the first of them."""
+    """Levels that feed the head, concatenated (``ccnet``) or added (``efficientvit``) at the size of the first."""
     channels: int = 160
     """C, channels of the attention."""
     reduction: int = 8
@@ -66,6 +68,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.num_classes < 2:
             raise UserError(f"num_classes must be at least 2, got {self.num_classes}")
+        if self.head not in ("ccnet", "efficientvit"):
+            raise UserError(f"head must be 'ccnet' or 'efficientvit', got {self.head!r}")
         if not self.context_levels:
             raise UserError("context_levels must name at least one backbone level, got none")
         if len(self.skip_levels) != len(self.skip_channels):

@@ -1,9 +1,10 @@
-"""Weights that a backbone starts from: timm's own, of installed packages, and of MIT HAN Lab's EfficientViT."""
+"""Weights that a backbone or a whole network starts from: timm's own, of installed packages, of EfficientViT."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ccnet3d.errors import UserError
+from ccnet3d.models.ccnet3d import CCNet3D
 
-__all__ = ["load_backbone_weights"]
+__all__ = ["load_backbone_weights", "load_head_weights"]
 
 _PUBLIC_WEIGHTS = {
     "efficientvit_b0": "efficientvit_seg_b0_cityscapes.pt of MIT HAN Lab (huggingface.co/han-cai/efficientvit-seg)",
@@ -66,6 +68,38 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
             f"another shape, for example {missing[0]!r}; {_advice(name)}"
         )
     backbone.load_state_dict({key: found[key] for key in expected})
+
+
+def load_head_weights(model: CCNet3D, source: str, classes: Sequence[int]) -> None:
+    """Load the segmentation head of MIT HAN Lab's EfficientViT, and of its classifier the classes that are asked for.
+
+    Args:
+        model: with ``head="efficientvit"``, of 32 channels and the levels of strides 8, 16 and 32.
+        source: as for :func:`load_backbone_weights`.
+        classes: for each class of the model, the class of the file that its scores start from.
+
+    Raises:
+        UserError: the file does not exist or does not contain this head, or a class does not exist in it.
+    """
+    renamed = _rename_efficientvit_head(_read_state(source, model.config.backbone))
+    head = model.head.state_dict()
+    weight, bias = renamed.pop("classifier.weight", None), renamed.pop("classifier.bias", None)
+    found = {key: tensor for key, tensor in renamed.items() if key in head and head[key].shape == tensor.shape}
+    missing = [key for key in head if key not in found and not key.startswith("attention.")]
+    if missing or weight is None or bias is None or weight.shape[1:] != model.classifier.weight.shape[1:]:
+        raise UserError(
+            f"{source} does not contain the segmentation head of this model ({missing[0] if missing else 'classifier'})"
+            f"; {_advice(model.config.backbone)}, or leave model.head_classes empty"
+        )
+    if len(classes) != model.config.num_classes or not set(classes) <= set(range(len(weight))):
+        raise UserError(
+            f"model.head_classes must name a class from 0 to {len(weight) - 1} of {source} for each of the "
+            f"{model.config.num_classes} classes, got {list(classes)}"
+        )
+    model.head.load_state_dict(found, strict=False)
+    with torch.no_grad():
+        model.classifier.weight.copy_(weight[list(classes)])
+        model.classifier.bias.copy_(bias[list(classes)])  # type: ignore[union-attr]
 
 
 def _extractor_names(key: str) -> tuple[str, ...]:
@@ -162,4 +196,29 @@ def _rename_efficientvit(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[f"stem.res{number - 1}.{parameter}" if number else f"stem.in_conv.{parameter}"] = tensor
         elif match := re.fullmatch(r"backbone\.stages\.(\d+)\.op_list\.(.+)", key):
             renamed[f"stages.{match[1]}.blocks.{match[2]}"] = tensor
+    return renamed
+
+
+_HEAD_LAYERS = {
+    "input_ops.2": ("project.0", 0),
+    "input_ops.1.op_list.0": ("project.1", 0),
+    "input_ops.0.op_list.0": ("project.2", 0),
+    "middle.op_list.0.main.inverted_conv": ("mix", 0),
+    "middle.op_list.0.main.depth_conv": ("mix", 3),
+    "middle.op_list.0.main.point_conv": ("mix", 6),
+    "output_ops.0.op_list.0": ("expand", 0),
+}
+"""Layers of EfficientViT's head, which counts levels from the coarsest, as part of ours and number in it."""
+
+
+def _rename_efficientvit_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for key, tensor in state.items():
+        if match := re.fullmatch(r"head\.(.+)\.(conv|norm)\.(\w+)", key):
+            layer, kind, parameter = match.groups()
+            if layer in _HEAD_LAYERS:
+                part, number = _HEAD_LAYERS[layer]
+                renamed[f"{part}.{number + (kind == 'norm')}.{parameter}"] = tensor
+            elif layer == "output_ops.0.op_list.1":
+                renamed[f"classifier.{parameter}"] = tensor
     return renamed

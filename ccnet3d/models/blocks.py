@@ -1,4 +1,4 @@
-"""The blocks after the backbone: criss-cross head and decoder with skip connections.
+"""The blocks after the backbone: two heads, either with criss-cross attention, and a decoder with skip connections.
 
 Axes: N = B*T frames, C channels, H height, W width. Only the attention uses the time axis.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ccnet3d.attention import RecurrentCrissCrossAttention
 
-__all__ = ["CrissCrossHead", "SkipDecoder", "conv_bn_relu", "resize_like"]
+__all__ = ["CrissCrossHead", "FusionHead", "SkipDecoder", "conv_bn_relu", "resize_like"]
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -25,6 +25,13 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Se
     )
 
 
+def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
     """Resize ``[N, C, h, w]`` bilinearly to the height and width of ``like``."""
     if x.shape[-2:] == like.shape[-2:]:
@@ -32,26 +39,38 @@ def resize_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-class CrissCrossHead(nn.Module):
-    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with the head's input.
+class _Head(nn.Module):
+    """What maps the backbone's context levels to the decoder's input, in four steps of which only one mixes frames.
 
-    Paper: arXiv 1811.11721, section 3.1; dropout as in its code. With 0 loops the head has no attention and none of its
-    parameters, as a baseline for comparison.
+    ``join`` and ``reduce`` prepare each frame, ``attend`` applies the attention to clips, ``finish`` completes each
+    frame. With 0 loops there is no attention and none of its parameters, as a baseline for comparison.
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, *, reduction: int, loops: int, initial_gamma: float, dropout: float
-    ) -> None:
+    reduce: nn.Module
+    """``[N, in, H, W]`` from :meth:`join` to ``[N, C, H, W]``, the attention's input."""
+    out_channels: int
+
+    def __init__(self, channels: int, *, reduction: int, loops: int, initial_gamma: float) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(in_channels, channels, 3)
         self.attention = (
             RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma) if loops else None
         )
-        self.refine = conv_bn_relu(channels, channels, 3)
-        self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
 
-    def forward(self, features: Tensor, clip_length: int) -> Tensor:
-        """Map ``[B*T, in, H, W]`` to ``[B*T, C, H, W]``, with T = ``clip_length`` frames per clip."""
+    def join(self, levels: Sequence[Tensor]) -> Tensor:
+        """Map the context levels ``[N, C_l, H_l, W_l]`` to one tensor ``[N, in, H, W]``, the size of the first."""
+        raise NotImplementedError
+
+    def finish(self, features: Tensor, attended: Tensor) -> Tensor:
+        """Map the output of :meth:`join` and of the attention ``[N, C, H, W]`` to ``[N, out, H, W]``."""
+        raise NotImplementedError
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts that contain convolutions."""
+        raise NotImplementedError
+
+    def forward(self, levels: Sequence[Tensor], clip_length: int) -> Tensor:
+        """Map ``[B*T, C_l, H_l, W_l]`` to ``[B*T, out, H, W]``, with T = ``clip_length`` frames per clip."""
+        features = self.join(levels)
         return self.finish(features, self.attend(self.reduce(features), clip_length))
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
@@ -62,9 +81,88 @@ class CrissCrossHead(nn.Module):
         clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
         return self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
 
+
+class CrissCrossHead(_Head):
+    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with the head's input.
+
+    Paper: arXiv 1811.11721, section 3.1; dropout as in its code. The levels are concatenated.
+    """
+
+    def __init__(
+        self,
+        level_channels: Sequence[int],
+        channels: int,
+        *,
+        reduction: int,
+        loops: int,
+        initial_gamma: float,
+        dropout: float,
+    ) -> None:
+        super().__init__(channels, reduction=reduction, loops=loops, initial_gamma=initial_gamma)
+        in_channels = sum(level_channels)
+        self.reduce = conv_bn_relu(in_channels, channels, 3)
+        self.refine = conv_bn_relu(channels, channels, 3)
+        self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
+        self.out_channels = channels
+
+    def join(self, levels: Sequence[Tensor]) -> Tensor:
+        """Concatenate the levels at the size of the first."""
+        return torch.cat([resize_like(level, levels[0]) for level in levels], dim=1)
+
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
         """Refine and fuse with the input, per frame: ``[N, in, H, W]`` and ``[N, C, H, W]`` to ``[N, C, H, W]``."""
         return self.fuse(torch.cat([features, self.refine(attended)], dim=1))
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts that contain convolutions."""
+        return [self.reduce, self.refine, self.fuse]
+
+
+class FusionHead(_Head):
+    """EfficientViT's segmentation head: projected levels are added, mixed by an inverted bottleneck and expanded.
+
+    Paper: Cai et al., EfficientViT, ICCV 2023, arXiv 2205.14756, section 3.2; layers, widths and batch norms are those
+    of its code for B0, so that its weights fit. The criss-cross attention, if there is one, is applied to the sum.
+    """
+
+    def __init__(
+        self,
+        level_channels: Sequence[int],
+        channels: int,
+        *,
+        reduction: int,
+        loops: int,
+        initial_gamma: float,
+        dropout: float,
+    ) -> None:
+        super().__init__(channels, reduction=reduction, loops=loops, initial_gamma=initial_gamma)
+        self.project = nn.ModuleList(_conv_bn(in_channels, channels, 1) for in_channels in level_channels)
+        self.reduce = nn.Identity()
+        self.out_channels = 4 * channels
+        self.mix = nn.Sequential(
+            *_conv_bn(channels, 4 * channels, 1),
+            nn.Hardswish(inplace=True),
+            *_conv_bn(4 * channels, 4 * channels, 3, groups=4 * channels),
+            nn.Hardswish(inplace=True),
+            *_conv_bn(4 * channels, channels, 1),
+        )
+        self.expand = nn.Sequential(
+            *_conv_bn(channels, 4 * channels, 1), nn.Hardswish(inplace=True), nn.Dropout2d(dropout)
+        )
+
+    def join(self, levels: Sequence[Tensor]) -> Tensor:
+        """Add the projected levels at the size of the first."""
+        first, *others = (project(level) for project, level in zip(self.project, levels, strict=True))
+        return sum((resize_like(other, first) for other in others), first)
+
+    def finish(self, features: Tensor, attended: Tensor) -> Tensor:
+        """Mix and expand, per frame: ``[N, C, H, W]`` to ``[N, 4 C, H, W]``; the input of the attention is not used."""
+        del features
+        return self.expand(attended + self.mix(attended))
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts that contain convolutions."""
+        return [*self.project, self.mix, self.expand]
 
 
 class SkipDecoder(nn.Module):

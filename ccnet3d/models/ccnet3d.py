@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from ccnet3d.errors import UserError
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import build_backbone, feature_channels
-from ccnet3d.models.blocks import CrissCrossHead, SkipDecoder, conv_bn_relu, resize_like
+from ccnet3d.models.blocks import CrissCrossHead, FusionHead, SkipDecoder, conv_bn_relu, resize_like
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 
 __all__ = ["CCNet3D", "DecodedFrames", "FrameFeatures", "TrainingOutputs"]
@@ -27,7 +27,7 @@ class FrameFeatures(NamedTuple):
     """What is known of N frames without their clips; the first axis of each tensor is N."""
 
     context: Tensor
-    """``[N, C_in, H, W]``, the concatenated context levels."""
+    """``[N, C_in, H, W]``, the context levels, concatenated or added."""
     reduced: Tensor
     """``[N, C, H, W]``, the input of the attention."""
     skips: tuple[Tensor, ...]
@@ -109,8 +109,8 @@ class CCNet3D(nn.Module):
                 f"{config.backbone} has levels 0 to {len(level_channels) - 1}, the configuration uses "
                 f"{sorted(used)}; choose other levels"
             )
-        self.head = CrissCrossHead(
-            sum(level_channels[level] for level in config.context_levels),
+        self.head = {"ccnet": CrissCrossHead, "efficientvit": FusionHead}[config.head](
+            [level_channels[level] for level in config.context_levels],
             config.channels,
             reduction=config.reduction,
             loops=config.loops,
@@ -118,9 +118,16 @@ class CCNet3D(nn.Module):
             dropout=config.dropout,
         )
         self.decoder = SkipDecoder(
-            config.channels, [level_channels[i] for i in config.skip_levels], config.skip_channels
+            self.head.out_channels, [level_channels[i] for i in config.skip_levels], config.skip_channels
         )
-        self.classifier = nn.Conv2d(self.decoder.out_channels, config.num_classes, 1)
+        # EfficientViT's classifier reads the head, so that trained weights fit; finer levels only add to its logits.
+        separate = config.head == "efficientvit" and config.skip_levels
+        read = self.head if separate else self.decoder
+        self.classifier = nn.Conv2d(read.out_channels, config.num_classes, 1)
+        self.detail = nn.Conv2d(self.decoder.out_channels, config.num_classes, 1) if separate else None
+        if self.detail is not None:
+            nn.init.zeros_(self.detail.weight)
+            nn.init.zeros_(self.detail.bias)  # type: ignore[arg-type]
         self.evidence = (
             ClassEvidenceAttention(
                 level_channels[config.evidence_level],
@@ -166,8 +173,7 @@ class CCNet3D(nn.Module):
         Args:
             levels: ``[N, C_l, H_l, W_l]`` from :meth:`extract_features`.
         """
-        context = [levels[level] for level in self.config.context_levels]
-        joined = torch.cat([resize_like(level, context[0]) for level in context], dim=1)
+        joined = self.head.join([levels[level] for level in self.config.context_levels])
         return FrameFeatures(
             joined,
             self.head.reduce(joined),
@@ -219,7 +225,10 @@ class CCNet3D(nn.Module):
     def frame_logits(self, features: FrameFeatures, attended: Tensor) -> Tensor:
         """Return class logits ``[N, K, h, w]`` at the decoder's stride from features and the attention's output."""
         fused = self.head.finish(features.context, attended)
-        return self.classifier(self.decoder(fused, features.skips))
+        decoded = self.decoder(fused, features.skips)
+        if self.detail is None:
+            return self.classifier(decoded)
+        return resize_like(self.classifier(fused), decoded) + self.detail(decoded)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Return the class logits of every pixel of a clip.

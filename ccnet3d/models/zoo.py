@@ -28,17 +28,18 @@ ARCHITECTURES: dict[str, ModelConfig] = {
     "ccnet3d_lite": ModelConfig(),
     # The same with class evidence attention after the decoder.
     "ccnet3d_lite_evidence": ModelConfig(evidence_loops=2),
-    # A backbone with global context and few channels, which can start from Cityscapes; class evidence mixes the frames.
+    # EfficientViT-B0 with its own head: the whole network can start from Cityscapes. Class evidence mixes the frames.
     "ccnet3d_b0": ModelConfig(
         backbone="efficientvit_b0",
-        context_levels=(2, 3),
-        channels=128,
+        head="efficientvit",
+        context_levels=(1, 2, 3),
+        channels=32,
         loops=0,
         evidence_loops=2,
         evidence_level=1,
         evidence_temperature=14.0,
-        skip_levels=(1, 0),
-        skip_channels=(96, 64),
+        skip_levels=(0,),
+        skip_channels=(32,),
         auxiliary_level=2,
         input_mean=_IMAGENET_MEAN,
         input_std=_IMAGENET_STD,

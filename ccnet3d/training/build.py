@@ -9,7 +9,7 @@ import torch
 
 from ccnet3d.data import DatasetSpec
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, load_backbone_weights, load_model
+from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, load_backbone_weights, load_head_weights, load_model
 from ccnet3d.training.recipe import ModelRecipe, Recipe
 
 __all__ = ["build_model", "describe_model"]
@@ -30,6 +30,8 @@ def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
         model = CCNet3D(config)
         if recipe.backbone_weights:
             load_backbone_weights(model.backbone, config.backbone, recipe.backbone_weights)
+        if recipe.head_classes:
+            load_head_weights(model, recipe.backbone_weights, recipe.head_classes)
         if recipe.initial_weights:
             _load_initial_weights(model, recipe.initial_weights)
     except ValueError as error:

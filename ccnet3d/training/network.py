@@ -108,7 +108,7 @@ def _checkpoint_activations(model: CCNet3D) -> None:
     Wrapping a block in a module would rename its weights in checkpoints, so its ``forward`` is replaced instead.
     """
     head, decoder = model.head, model.decoder
-    blocks = [head.reduce, head.refine, head.fuse, model.auxiliary, *decoder.narrow, *decoder.merge]
+    blocks = [*head.blocks(), model.auxiliary, *decoder.narrow, *decoder.merge]
     for block in [*_blocks(model.backbone), *blocks]:
         block.forward = _recomputed(block)
 

@@ -34,6 +34,9 @@ class ModelRecipe:
     """Fields of ``ModelConfig`` that differ from the architecture's."""
     backbone_weights: str = ""
     """ImageNet weights: a file, ``package:NAME``, ``hub`` (timm's) or empty for random ones."""
+    head_classes: tuple[int, ...] = ()
+    """Starts head and classifier from ``backbone_weights``, too, which then is a file of EfficientViT's segmentation
+    model: for each class, the class of the file that it starts from. Empty to start them from random weights."""
     initial_weights: str = ""
     """A trained model file of this architecture to start from, ``default`` for the weights in the package; empty to
     start from the backbone's weights only. An attention (of either kind) or embeddings that only one of the two models
