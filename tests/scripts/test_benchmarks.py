@@ -66,3 +66,17 @@ def test_training_benchmark(tmp_path: Path) -> None:
     assert all(row["share_of_product_rate"] > 0 and "seconds" not in row for row in rows)
     # Longer clips have longer crosses; everything else costs the same per frame.
     assert rows[0]["gflops_a_frame"] < rows[1]["gflops_a_frame"] < 1.1 * rows[0]["gflops_a_frame"]
+
+
+def test_gpu_check_on_a_cpu(yard: Path, tmp_path: Path) -> None:
+    """Everything but NCCL, synchronized batch norms and fp16, which need a GPU."""
+    overrides = [item for override in SMALL for item in ("--set", override)]
+    options = ["--matrix", "64", "--threads", "1", "--device", "cpu", "--data", yard, "--out", tmp_path / "runs"]
+    check = run("check_gpu.py", "camvid_lite", *overrides, *options)
+    assert check.returncode == 0, check.stderr
+    results = json.loads((tmp_path / "runs" / "check.json").read_text())
+    assert {"speed", "fp32", "bf16", "parallel", "recipe run"} < set(results)
+    assert results["parallel"]["alone"] == pytest.approx(results["parallel"]["together"], rel=1e-4)
+    assert results["parallel"]["alone"][-1] < results["parallel"]["alone"][0]
+    assert results["recipe run"]["epochs"] == 2
+    assert 0 < results["recipe run"]["val_miou"] <= 1
