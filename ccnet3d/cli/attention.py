@@ -52,7 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="the picture (default: attention.png)",
     )
     parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
-    parser.add_argument("--checkpoint", type=Path, help="model file (default: the weights in the package)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="model file, or the name of weights in the package; the default weights if not given",
+    )
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip (default: the model's)")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size (default: the model's)")
     add_device_options(parser)

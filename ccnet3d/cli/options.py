@@ -243,7 +243,12 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
 
 def add_model_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for which model runs, and how."""
-    parser.add_argument("--checkpoint", type=Path, help="model file; the weights in the package by default")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="model file, or the name of weights in the package; the default weights if not given",
+    )
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip; the model's by default")
     parser.add_argument(

@@ -8,7 +8,7 @@ from ccnet3d.models.backbone_weights import load_backbone_weights, load_head_wei
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
-from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model
+from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,4 +28,5 @@ __all__ = [
     "load_head_weights",
     "load_model",
     "save_model",
+    "shipped_weights",
 ]

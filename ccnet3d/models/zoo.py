@@ -19,7 +19,15 @@ from ccnet3d.files import write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
 
-__all__ = ["ARCHITECTURES", "DEFAULT_WEIGHTS", "ModelInfo", "fingerprint", "load_model", "save_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULT_WEIGHTS",
+    "ModelInfo",
+    "fingerprint",
+    "load_model",
+    "save_model",
+    "shipped_weights",
+]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,8 +67,10 @@ ARCHITECTURES: dict[str, ModelConfig] = {
 }
 """Architectures by the name that recipes use."""
 
-DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "ccnet3d_lite_camvid.safetensors"
-"""The model file in the package, which :func:`load_model` loads by default."""
+DEFAULT_WEIGHTS = "ccnet3d_lite_camvid"
+"""Name of the weights in the package that :func:`load_model` loads by default."""
+
+_WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 
 _METADATA_KEY = "ccnet3d"
 _FORMAT = 1
@@ -142,11 +152,20 @@ def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torc
     write_atomically(Path(path), save(tensors, metadata={_METADATA_KEY: header}))
 
 
+def shipped_weights() -> dict[str, Path]:
+    """Return the model files in the package by their names, which :func:`load_model` accepts.
+
+    >>> "ccnet3d_lite_camvid" in shipped_weights()
+    True
+    """
+    return {file.stem: file for file in sorted(_WEIGHTS_FOLDER.glob("*.safetensors"))}
+
+
 def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     """Load a model, in evaluation mode, in float32 on the CPU, together with its metadata.
 
     Args:
-        path: a file written by :func:`save_model`; the default weights in the package if None.
+        path: a file written by :func:`save_model`, or the name of weights in the package; the default ones if None.
 
     Raises:
         UserError: the file does not exist, is not a ccnet3d model file, or its weights do not match its metadata.
@@ -156,9 +175,15 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     >>> info.class_names[:3]
     ('Sky', 'Building', 'Pole')
     """
-    path = DEFAULT_WEIGHTS if path is None else Path(path)
+    path = Path(DEFAULT_WEIGHTS if path is None else path)
     if not path.is_file():
-        raise UserError(f"there is no model file at {path}; give a .safetensors file that training wrote")
+        shipped = shipped_weights()
+        if str(path) not in shipped:
+            raise UserError(
+                f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
+                f"weights in the package: {', '.join(shipped)}"
+            )
+        path = shipped[str(path)]
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -56,7 +55,7 @@ def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> Mo
 
 def _load_initial_weights(model: CCNet3D, weights: str) -> None:
     """Load trained weights; only one of the two models may have an attention or embeddings."""
-    trained, _ = load_model(None if weights == "default" else Path(weights))
+    trained, _ = load_model(None if weights == "default" else weights)
     try:
         missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
         different = [

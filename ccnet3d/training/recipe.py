@@ -38,9 +38,10 @@ class ModelRecipe:
     """Starts head and classifier from ``backbone_weights``, too, which then is a file of EfficientViT's segmentation
     model: for each class, the class of the file that it starts from. Empty to start them from random weights."""
     initial_weights: str = ""
-    """A trained model file of this architecture to start from, ``default`` for the weights in the package; empty to
-    start from the backbone's weights only. An attention (of either kind) or embeddings that only one of the two models
-    has are initialized or dropped, and an ``initial_gamma`` among the overrides replaces the trained gamma."""
+    """A trained model file of this architecture to start from, or the name of weights in the package, ``default`` for
+    the default ones; empty to start from the backbone's weights only. An attention (of either kind) or embeddings that
+    only one of the two models has are initialized or dropped, and an ``initial_gamma`` among the overrides replaces the
+    trained gamma."""
     trained: tuple[str, ...] = ()
     """Parts of the network that are trained (``backbone``, ``head``, ``decoder``, ``classifier``, ``evidence``, ...);
     the others keep their weights and batch norm statistics. Empty for all."""
@@ -71,7 +72,8 @@ class UnlabelledRecipe:
     sources: tuple[str, ...] = ()
     """Video files, folders of videos, or folders of frames; ``ccnet3d-train --unlabelled`` replaces them."""
     teachers: tuple[str, ...] = ("default",)
-    """Model files, ``default`` for the weights in the package. The class probabilities of several are averaged."""
+    """Model files or names of weights in the package, ``default`` for the default ones. The class probabilities of
+    several are averaged."""
     smoothing: int = 2
     """Frames on each side with which a teacher's logits are averaged where the picture stands still."""
     threshold: float = 0.8

@@ -18,7 +18,7 @@ from ccnet3d.models import (
     load_model,
     save_model,
 )
-from ccnet3d.models.zoo import DEFAULT_WEIGHTS
+from ccnet3d.models.zoo import DEFAULT_WEIGHTS, shipped_weights
 from ccnet3d.video import draw_sample_frame
 
 
@@ -58,7 +58,9 @@ def test_half_precision_storage_rounds_weights_only_once(tiny_checkpoint: Path, 
 
 
 def test_files_that_are_not_models(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(UserError, match="no model file at .*absent"):
+    with pytest.raises(
+        UserError, match="no model file at .*absent.*or the name of weights in the package: .*ccnet3d_lite_camvid"
+    ):
         load_model(tmp_path / "absent.safetensors")
     for content in (b"", b"not safetensors at all", tiny_checkpoint.read_bytes()[:-1000]):
         (tmp_path / "broken.safetensors").write_bytes(content)
@@ -77,7 +79,9 @@ def test_info_must_match_the_model(tiny_info: ModelInfo) -> None:
 
 
 def test_default_weights() -> None:
-    assert DEFAULT_WEIGHTS.stat().st_size < 30_000_000
+    files = shipped_weights()
+    assert DEFAULT_WEIGHTS in files
+    assert sum(file.stat().st_size for file in files.values()) < 30_000_000
     model, info = load_model()
     assert len(info.class_names) == 11
     assert info.input_size == (480, 640)
