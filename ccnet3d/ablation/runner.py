@@ -73,7 +73,8 @@ class AblationConfig:
     variants: tuple[Variant, ...]
     """The others are compared with the first."""
     overrides: tuple[str, ...] = ()
-    """Overrides for all variants."""
+    """Overrides for all variants. ``{seed}`` stands for the seed, here and in those of a variant: a second stage can
+    start from the first stage with its own seed."""
     seeds: tuple[int, ...] = (0,)
     """Each variant runs once per seed."""
     windows: tuple[int, ...] = (8, 16)
@@ -156,7 +157,8 @@ def read_ablation(path: Path) -> tuple[AblationConfig, list[AblationRun]]:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     runs = []
     for seed, variant in itertools.product(config.seeds, config.variants):
-        overrides = [*config.overrides, *variant.overrides, f"seed={seed}"]
+        common = (*config.overrides, *variant.overrides)
+        overrides = [*(override.replace("{seed}", str(seed)) for override in common), f"seed={seed}"]
         try:
             runs.append(AblationRun(variant.name, seed, read_recipe(recipe, overrides)))
         except UserError as error:

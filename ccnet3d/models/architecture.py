@@ -47,7 +47,7 @@ class ModelConfig:
     evidence_loops: int = 0
     """R of the attention over class evidence after the decoder: 2 reaches every position of a frame; 0 omits it."""
     evidence_level: int = 2
-    """Level whose features and grid the class evidence attention uses; stride 8 is the only one that was tried."""
+    """Level whose features and grid the class evidence attention uses: stride 8 or 16."""
     evidence_temperature: float = 10.0
     """Weight of the embeddings' cosine in its scores before training."""
     skip_levels: tuple[int, ...] = (2, 1, 0)

@@ -1,6 +1,6 @@
 """Criss-cross attention over class evidence: the scores of single frames, revised with the rest of the clip.
 
-Axes: N = B*T frames, C feature channels, K classes, E embedding channels, h and w the attention's grid (stride 8).
+Axes: N = B*T frames, C feature channels, K classes, E embedding channels, h and w the grid (stride 8 or 16).
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ class ClassEvidenceAttention(nn.Module):
     """Criss-cross attention that revises the class scores of every position by those of its cross, R times.
 
     The score of a position u and a key i on its cross is ``temperature * <e_u, e_i> + position_weight * <p_u, p_i> +
-    r_i``: e are unit embeddings of features and logits, p sines and cosines of height and width, r a reliability
-    computed for each key. Values are the class logits; the attention weights are the same in all loops. The change of
-    the evidence is resized and added to the logits.
+    frame_weight * [u and i are of one frame] + r_i``: e are unit embeddings of features and logits, p sines and cosines
+    of height and width, r a reliability computed for each key. Values are the class logits; the attention weights are
+    the same in all loops. The change of the evidence is resized and added to the logits.
+
+    Of the T + H + W - 2 positions of a cross only T - 1 are in other frames, so without ``frame_weight``, which starts
+    below 0, they hardly count.
 
     This has the form of mean-field inference in a CRF (Kraehenbuehl and Koltun, NeurIPS 2011) on the criss-cross graph,
     without a compatibility matrix. It differs from CCNet (arXiv 1811.11721, section 3) in its place, after the decoder
@@ -102,6 +105,7 @@ class ClassEvidenceAttention(nn.Module):
         )
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.position_weight = nn.Parameter(torch.tensor(0.0))
+        self.frame_weight = nn.Parameter(torch.tensor(-1.0))
         self.gamma = nn.Parameter(torch.tensor(1.0))
         nn.init.dirac_(self.embedding.weight)  # before training the embedding is its input
         nn.init.zeros_(self.embedding.bias)  # type: ignore[arg-type]
@@ -143,7 +147,7 @@ class ClassEvidenceAttention(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round logits to 8 bits
             query, key, before = (
-                _to_clips(x, clip_length) for x in (*self._queries_and_keys(evidence), evidence.evidence)
+                _to_clips(x, clip_length) for x in (*self._queries_and_keys(evidence, clip_length), evidence.evidence)
             )
             values = before
             for _ in range(self.loops):
@@ -151,14 +155,16 @@ class ClassEvidenceAttention(nn.Module):
         change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
         return logits + F.interpolate(self.gamma * change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
-    def _queries_and_keys(self, evidence: ClassEvidence) -> tuple[Tensor, Tensor]:
-        """``[N, E + P + 1, h, w]`` each, whose products are the scores."""
+    def _queries_and_keys(self, evidence: ClassEvidence, clip_length: int) -> tuple[Tensor, Tensor]:
+        """``[N, E + P + T + 1, h, w]`` each, whose products are the scores."""
         embedding, reliability = evidence.embedding, evidence.reliability
         positions = _positions(embedding).expand(len(embedding), -1, -1, -1)
-        query = torch.cat(
-            [self.log_temperature.exp() * embedding, self.position_weight * positions, torch.ones_like(reliability)], 1
-        )
-        return query, torch.cat([embedding, positions, reliability], dim=1)
+        frames = _frames(embedding, clip_length)
+        ones = torch.ones_like(reliability)
+        weights = (self.log_temperature.exp(), self.position_weight, self.frame_weight)
+        parts = (embedding, positions, frames)
+        query = [weight * part for weight, part in zip(weights, parts, strict=True)]
+        return torch.cat([*query, ones], dim=1), torch.cat([*parts, reliability], dim=1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -176,6 +182,12 @@ def _positions(like: Tensor) -> Tensor:
         shape = (len(waves), length, 1) if axis == -2 else (len(waves), 1, length)
         channels.append(waves.view(shape).expand(-1, *like.shape[-2:]))
     return torch.cat(channels)[None] / math.sqrt(2 * len(_FREQUENCIES))
+
+
+def _frames(like: Tensor, clip_length: int) -> Tensor:
+    """``[B*T, T, h, w]``: which frame of its clip, one-hot, so that products are 1 within a frame and 0 between two."""
+    one_hot = torch.eye(clip_length, device=like.device, dtype=like.dtype).repeat(len(like) // clip_length, 1)
+    return one_hot[:, :, None, None].expand(-1, -1, *like.shape[-2:])
 
 
 def _to_clips(x: Tensor, clip_length: int) -> Tensor:

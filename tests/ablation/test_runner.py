@@ -265,19 +265,37 @@ def test_shipped_ablations(path: Path) -> None:
     assert len(config.seeds) >= 3
     assert len(runs) == len(config.variants) * len(config.seeds)
     recipes = [run.recipe for run in runs]
-    assert len({recipe.epochs for recipe in recipes}) == 1
-    assert {recipe.data.frames_per_batch for recipe in recipes} <= {10, 14, 15}
+    assert len({recipe.epochs for recipe in recipes if recipe.optimizer.learning_rate}) == 1
+    assert {recipe.data.frames_per_batch for recipe in recipes} <= {9, 10, 14, 15}
     differing = {
         "clip_length": {"data.clip_lengths", "inference_clip_length", "data.frames_per_batch"},
         "loops": {"model.overrides.loops"},
+        "evidence_clip_length": {"data.clip_lengths", "inference_clip_length", "data.frames_per_batch"},
+        # Without loops, nothing is trained.
+        "evidence_loops": {
+            "model.overrides.evidence_loops", "model.trained", "optimizer.learning_rate", "epochs", "evaluate_every",
+        },
+        "evidence_placement": {
+            "model.overrides.loops", "model.overrides.evidence_loops", "model.trained", "optimizer.evidence_factor",
+        },
         "weighting": {"class_balance_offset", "model.overrides.initial_gamma"},
         "ccl": {
             "losses.category_consistent.weight",
             "losses.category_consistent.form",
             "model.overrides.embedding_channels",
         },
-    }[path.stem.removesuffix("_short")]
+    }[path.stem.removesuffix("_short")]  # fmt: skip
     assert {o.partition("=")[0] for variant in config.variants for o in variant.overrides} == differing
+
+
+def test_the_seed_in_an_override(ablation: Path) -> None:
+    """A second stage starts from the first stage with its own seed."""
+    start = 'overrides = ["model.initial_weights=runs/first-{seed}/model.safetensors", '
+    ablation.write_text(ABLATION.replace("overrides = [", start, 1))
+    _, runs = read_ablation(ablation)
+    assert {(run.seed, run.recipe.model.initial_weights) for run in runs} == {
+        (seed, f"runs/first-{seed}/model.safetensors") for seed in (0, 7)
+    }
 
 
 def test_machine_names_cores_and_torch() -> None:

@@ -120,6 +120,7 @@ def test_scores_follow_the_formula() -> None:
     module = ClassEvidenceAttention(3, CLASSES, loops=1, temperature=3.0).double()
     with torch.no_grad():
         module.position_weight.fill_(0.7)
+        module.frame_weight.fill_(-1.3)
         module.gamma.fill_(0.5)
     shape = (2, 3, 4)
     unit = F.normalize(torch.randn(2, 5, 3, 4).double(), dim=1)
@@ -141,6 +142,7 @@ def test_scores_follow_the_formula() -> None:
         scores = torch.stack([
             module.log_temperature.exp() * unit[u[0], :, u[1], u[2]] @ unit[i[0], :, i[1], i[2]]
             + module.position_weight * sum(a * b for a, b in zip(waves[u[1:]], waves[i[1:]], strict=True))
+            + module.frame_weight * (u[0] == i[0])
             + reliability[i[0], 0, i[1], i[2]]
             for i in cross
         ])  # fmt: skip
