@@ -146,25 +146,29 @@ class ClassEvidenceAttention(nn.Module):
             ``[B*T, K, H, W]``.
         """
         with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round logits to 8 bits
-            query, key, before = (
-                _to_clips(x, clip_length) for x in (*self._queries_and_keys(evidence, clip_length), evidence.evidence)
-            )
-            values = before
+            query, key = self.queries_and_keys(evidence, clip_length)
+            values = before = _to_clips(evidence.evidence, clip_length)
             for _ in range(self.loops):
                 values = criss_cross_attention(query, key, values)
         change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
         return logits + F.interpolate(self.gamma * change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
-    def _queries_and_keys(self, evidence: ClassEvidence, clip_length: int) -> tuple[Tensor, Tensor]:
-        """``[N, E + P + T + 1, h, w]`` each, whose products are the scores."""
+    def queries_and_keys(self, evidence: ClassEvidence, clip_length: int) -> tuple[Tensor, Tensor]:
+        """Return the queries and keys of every loop, ``[B, T, h, w, D]`` each, whose products are the scores.
+
+        Args:
+            evidence: of B*T frames, those of a clip one after the other, from :meth:`embed`.
+            clip_length: T.
+        """
         embedding, reliability = evidence.embedding, evidence.reliability
         positions = _positions(embedding).expand(len(embedding), -1, -1, -1)
-        frames = _frames(embedding, clip_length)
-        ones = torch.ones_like(reliability)
+        parts = (embedding, positions, _frames(embedding, clip_length))
         weights = (self.log_temperature.exp(), self.position_weight, self.frame_weight)
-        parts = (embedding, positions, frames)
         query = [weight * part for weight, part in zip(weights, parts, strict=True)]
-        return torch.cat([*query, ones], dim=1), torch.cat([*parts, reliability], dim=1)
+        return (
+            _to_clips(torch.cat([*query, torch.ones_like(reliability)], dim=1), clip_length),
+            _to_clips(torch.cat([*parts, reliability], dim=1), clip_length),
+        )
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

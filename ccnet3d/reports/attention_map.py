@@ -67,6 +67,8 @@ def compute_attention_map(
 ) -> AttentionMap:
     """Run a model on the clip around a frame and follow the attention of one pixel.
 
+    Of a model with both kinds of attention, the one over class evidence, after the decoder, is followed.
+
     Args:
         model: in evaluation mode.
         reader: the open video.
@@ -80,7 +82,7 @@ def compute_attention_map(
         UserError: a frame or a pixel that the video does not have, frames of different sizes, or a model without
             attention.
     """
-    if model.head.attention is None:
+    if model.head.attention is None and model.evidence is None:
         raise UserError("the model has no attention to show (loops = 0); give weights of a model with attention")
     count = len(reader)
     if not 0 <= frame_index < count:
@@ -100,14 +102,23 @@ def compute_attention_map(
             "give a frame whose clip has one size, or a shorter clip"
         )
     resized = [resize_frame(torch.from_numpy(image).permute(2, 0, 1), input_size) for image in images]
-    with torch.no_grad():
-        levels = model.extract_features(torch.stack(resized).to(model.input_mean.device).float().div(255))
-        reduced = model.frame_features(levels).reduced  # [T, C, h, w]
-    pairs = queries_and_keys(model.head.attention, reduced.transpose(0, 1)[None], loops)
-    rows, columns = reduced.shape[-2:]
+    pairs = _queries_and_keys(model, torch.stack(resized).to(model.input_mean.device).float().div(255), loops)
+    rows, columns = pairs[0][0].shape[2:4]
     position = (frame_index - frame_indices.start, y * rows // height, x * columns // width)
     maps = [attention_influence(pairs[:count], position) for count in range(1, loops + 1)]
     return AttentionMap(images, frame_indices, point, position, torch.stack(maps).float().cpu())
+
+
+@torch.no_grad()
+def _queries_and_keys(model: CCNet3D, frames: Tensor, loops: int) -> list[tuple[Tensor, Tensor]]:
+    """Return query and key ``[1, T, h, w, D]`` of each loop, for frames ``[T, 3, H, W]`` of one clip."""
+    features = model.frame_features(model.extract_features(frames))
+    if model.evidence is not None:
+        decoded = model.decode(features, model.attend(features.reduced, len(frames)))
+        assert decoded.evidence is not None
+        return [model.evidence.queries_and_keys(decoded.evidence, len(frames))] * loops
+    assert model.head.attention is not None
+    return queries_and_keys(model.head.attention, features.reduced.transpose(0, 1)[None], loops)
 
 
 def check_plotting() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MakeVideo
+from conftest import TINY, MakeVideo
 from PIL import Image
 from torch import Tensor
 
@@ -56,6 +57,29 @@ def test_the_map_is_the_attention_of_the_models_features(
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-7)
         assert float(mine.sum()) == pytest.approx(1, abs=1e-5)
         assert not mine[~reach(view.position, (3, 4, 6))[count - 1]].any()
+
+
+def test_the_map_of_attention_over_class_evidence(make_video: MakeVideo) -> None:
+    """What other cells contribute to the revised evidence of one: the gradient of its logits, with gamma 1."""
+    torch.manual_seed(0)
+    model = CCNet3D(dataclasses.replace(TINY, loops=0, evidence_loops=2)).eval()
+    with open_video(make_video(frames=3, height=48, width=64)) as reader:
+        view = compute_attention_map(model, reader, 1, (40, 30), clip_length=3, input_size=(64, 96), loops=2)
+        frames = [torch.from_numpy(frame.image).permute(2, 0, 1) for frame in reader]
+    clip = torch.stack([resize_frame(frame, (64, 96)).float() / 255 for frame in frames])
+    with torch.no_grad():
+        features = model.frame_features(model.extract_features(clip))
+        decoded = model.decode(features, features.reduced)
+    assert decoded.evidence is not None
+    rows, columns = decoded.evidence.evidence.shape[-2:]
+    t, h, w = view.position
+    assert (t, h, w) == (1, 30 * rows // 48, 40 * columns // 64)
+    evidence = decoded.evidence.evidence.clone().requires_grad_()
+    revised = model.evidence(torch.zeros(3, 3, rows, columns), decoded.evidence._replace(evidence=evidence), 3)
+    (gradient,) = torch.autograd.grad(revised[t, 0, h, w], evidence)
+    expected = gradient[:, 0]
+    expected[t, h, w] += 1  # the change is relative to the evidence itself
+    torch.testing.assert_close(view.influence[1], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_invalid_frames_and_points(make_video: MakeVideo, tiny_model: CCNet3D) -> None:
