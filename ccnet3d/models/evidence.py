@@ -26,7 +26,7 @@ class ClassEvidence(NamedTuple):
     embedding: Tensor
     """``[N, E, h, w]``, unit length: what a position looks like and which classes it may be."""
     reliability: Tensor
-    """``[N, 1, h, w]``, added to every score of the position as a key; learned, 0 before training."""
+    """``[N, 1, h, w]``, added to every score of the position as a key; smooth, learned, 0 before training."""
     evidence: Tensor
     """``[N, K, h, w]``, logits averaged over the cells of the grid."""
 
@@ -81,9 +81,11 @@ class ClassEvidenceAttention(nn.Module):
         num_classes: K.
         loops: R, at least 1.
         temperature: initial weight of the embeddings' cosine; learned.
+        reliability_cells: side, odd, of the square over which reliability is averaged. It is meant for damage, which
+            covers areas; judging single cells favors large classes over thin ones.
 
     Raises:
-        ValueError: ``loops`` is less than 1.
+        ValueError: ``loops`` is less than 1, or ``reliability_cells`` is not an odd number.
 
     >>> module = ClassEvidenceAttention(feature_channels=8, num_classes=3)
     >>> features, logits = torch.randn(5, 8, 6, 8), torch.randn(5, 3, 24, 32)  # one clip of T = 5 frames
@@ -91,10 +93,21 @@ class ClassEvidenceAttention(nn.Module):
     torch.Size([5, 3, 24, 32])
     """
 
-    def __init__(self, feature_channels: int, num_classes: int, *, loops: int = 2, temperature: float = 10.0) -> None:
+    def __init__(
+        self,
+        feature_channels: int,
+        num_classes: int,
+        *,
+        loops: int = 2,
+        temperature: float = 10.0,
+        reliability_cells: int = 9,
+    ) -> None:
         super().__init__()
         if loops < 1:
             raise ValueError(f"loops must be at least 1, got {loops}")
+        if reliability_cells < 1 or reliability_cells % 2 == 0:
+            raise ValueError(f"reliability_cells must be an odd number, got {reliability_cells}")
+        self.smooth = nn.AvgPool2d(reliability_cells, 1, reliability_cells // 2, count_include_pad=False)
         self.loops = loops
         channels = feature_channels + num_classes
         self.feature_norm = _RunningNorm(feature_channels)
@@ -128,11 +141,8 @@ class ClassEvidenceAttention(nn.Module):
         described = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1) / math.sqrt(2)
         probabilities = evidence.softmax(1)
         doubt = torch.cat([probabilities.amax(1, keepdim=True), features.square().mean(1, keepdim=True).log1p()], dim=1)
-        return ClassEvidence(
-            F.normalize(self.embedding(described), dim=1),
-            self.reliability(torch.cat([described, doubt], dim=1)),
-            evidence,
-        )
+        reliability = self.smooth(self.reliability(torch.cat([described, doubt], dim=1)))
+        return ClassEvidence(F.normalize(self.embedding(described), dim=1), reliability, evidence)
 
     def forward(self, logits: Tensor, evidence: ClassEvidence, clip_length: int) -> Tensor:
         """Revise the logits of whole clips.

@@ -44,6 +44,7 @@ ARCHITECTURES: dict[str, ModelConfig] = {
         channels=32,
         loops=0,
         evidence_loops=2,
+        evidence_level=1,
         evidence_temperature=14.0,
         skip_levels=(0,),
         skip_channels=(32,),

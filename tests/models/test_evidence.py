@@ -79,7 +79,8 @@ def differing_coordinates(shape: tuple[int, int, int], source: Tensor) -> Tensor
 def accuracy_by_distance(loops: int, shape: tuple[int, int, int]) -> list[float]:
     """One position knows the class of all; accuracy elsewhere, by the number of coordinates that differ from it."""
     torch.manual_seed(0)
-    module = ClassEvidenceAttention(2, CLASSES, loops=loops, temperature=1.0)
+    # A single cell must be able to say that it is the one to listen to.
+    module = ClassEvidenceAttention(2, CLASSES, loops=loops, temperature=1.0, reliability_cells=1)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.03)
     hits: dict[int, list[float]] = {n: [] for n in range(4)}
     for step in range(160):
@@ -152,9 +153,11 @@ def test_scores_follow_the_formula() -> None:
         torch.testing.assert_close(out[u[0], :, u[1], u[2]], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_loops_must_be_positive() -> None:
+def test_refused_arguments() -> None:
     with pytest.raises(ValueError, match="loops must be at least 1, got 0"):
         ClassEvidenceAttention(3, 4, loops=0)
+    with pytest.raises(ValueError, match="reliability_cells must be an odd number, got 4"):
+        ClassEvidenceAttention(3, 4, reliability_cells=4)
 
 
 def test_the_norm_runs_over_the_first_batches_evenly() -> None:

@@ -98,7 +98,7 @@ def test_default_weights() -> None:
 def test_architecture_with_class_evidence(tmp_path: Path) -> None:
     config = ARCHITECTURES["ccnet3d_b0"]
     assert (config.backbone, config.channels, config.loops) == ("efficientvit_b0", 32, 0)
-    assert (config.evidence_loops, config.evidence_level, config.evidence_temperature) == (2, 2, 14.0)
+    assert (config.evidence_loops, config.evidence_level, config.evidence_temperature) == (2, 1, 14.0)
     # The input normalization is the one of the backbone's weights.
     assert (config.input_mean, config.input_std) == input_normalization("efficientvit_b0")
     model = CCNet3D(config).eval()
