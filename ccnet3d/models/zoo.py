@@ -67,7 +67,7 @@ ARCHITECTURES: dict[str, ModelConfig] = {
 }
 """Architectures by the name that recipes use."""
 
-DEFAULT_WEIGHTS = "ccnet3d_lite_camvid"
+DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
 """Name of the weights in the package that :func:`load_model` loads by default."""
 
 _WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"

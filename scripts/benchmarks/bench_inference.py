@@ -52,6 +52,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--command-frames", type=positive, default=3000, help="frames of the video for the command")
     parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
+    parser.add_argument(
+        "--deeplab-size", type=input_size, metavar="HxW", help="DeepLab's size; the working size by default"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=positive)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to this file")
@@ -94,10 +97,13 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
 
 
 def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the cost per mask at the working size, relative to torchvision's deeplabv3_mobilenet_v3_large."""
+    """Return the cost per mask relative to deeplabv3_mobilenet_v3_large of torchvision; both get frames of their size."""
     model, info = load_model()
     size = arguments.input_size or info.input_size
-    frames = [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
+    ours, others = (
+        [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
+        for size in (size, arguments.deeplab_size or size)
+    )
     num_classes = len(info.class_names)
     other = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes).eval()
     other.to(arguments.device, memory_format=torch.channels_last)
@@ -105,11 +111,11 @@ def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace)
     std = torch.tensor([0.229, 0.224, 0.225], device=arguments.device).view(3, 1, 1)
 
     def run_ours(segmenter: VideoSegmenter) -> None:
-        drain(segmenter.segment(frames))
+        drain(segmenter.segment(ours))
 
     @torch.inference_mode()
     def run_other(dtype: torch.dtype) -> None:
-        for frame in frames:
+        for frame in others:
             image = torch.from_numpy(frame).to(arguments.device).permute(2, 0, 1).float().div_(255)
             batch = ((image - mean) / std)[None].contiguous(memory_format=torch.channels_last)
             with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):

@@ -84,15 +84,23 @@ def test_default_weights() -> None:
     assert sum(file.stat().st_size for file in files.values()) < 30_000_000
     model, info = load_model()
     assert len(info.class_names) == 11
-    assert info.input_size == (480, 640)
+    assert info.input_size == (640, 848)
     assert info.recipe["seed"] == 0
-    # The model uses its attention: without it the prediction differs.
+    # The model uses its attention: without it the prediction differs, and it depends on the other frames.
     frames = np.stack([draw_sample_frame(index) for index in range(2)])
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
     with torch.no_grad():
         with_attention = model(clip)
-        model.head.attention.gamma.zero_()
+        assert (model(clip[:, :1]) - with_attention[:, :1]).abs().max() > 0.1
+        model.evidence.gamma.zero_()
         assert (model(clip) - with_attention).abs().max() > 0.1
+
+
+def test_weights_are_loaded_by_name() -> None:
+    model, info = load_model("ccnet3d_lite_camvid")
+    assert info.input_size == (480, 640)
+    assert model.head.attention is not None
+    assert load_model()[1] == load_model(DEFAULT_WEIGHTS)[1]
 
 
 def test_architecture_with_class_evidence(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from PIL import Image
 from script_runner import run
@@ -20,6 +22,7 @@ from tiny_run import SMALL
 
 from ccnet3d.cli import ablate, train
 from ccnet3d.cli.options import error_line
+from ccnet3d.models import CCNet3D, load_model, save_model
 
 
 @pytest.mark.parametrize("without_video", [False, True], ids=["", "without av and decord"])
@@ -185,3 +188,29 @@ def test_an_ablation_names_what_is_missing_in_one_line(yard: Path, tmp_path: Pat
         assert (ablation.returncode, ablation.stderr.count("\n")) == (2, 1)
         assert f"ccnet3d-ablate: error: {message}" in ablation.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_mean_of_models(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Each weight is the mean of the models' weights, and an existing file is not replaced."""
+    model, info = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    save_model(tmp_path / "other.safetensors", model, info)
+    out = tmp_path / "mean" / "model.safetensors"
+    done = run("average_models.py", tiny_checkpoint, tmp_path / "other.safetensors", "-o", out)
+    assert done.returncode == 0, done.stderr
+    before = load_model(tiny_checkpoint)[0].state_dict()
+    for name, tensor in load_model(out)[0].named_parameters():
+        torch.testing.assert_close(tensor, before[name] + 0.5, rtol=2e-3, atol=2e-3)
+    again = run("average_models.py", tiny_checkpoint, tmp_path / "other.safetensors", "-o", out)
+    assert again.returncode == 2
+    assert "exists; give another file to write" in again.stderr
+    save_model(tmp_path / "two.safetensors", CCNet3D(replace(info.model, channels=8)), replace(
+        info, model=replace(info.model, channels=8)
+    ))  # fmt: skip
+    mixed = run(
+        "average_models.py", tiny_checkpoint, tmp_path / "two.safetensors", "-o", tmp_path / "mixed.safetensors"
+    )
+    assert mixed.returncode == 2
+    assert "another architecture or other classes" in mixed.stderr
