@@ -32,6 +32,10 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, groups: int 
     )
 
 
+def _attention(channels: int, loops: int, reduction: int, initial_gamma: float) -> RecurrentCrissCrossAttention | None:
+    return RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma) if loops else None
+
+
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
     """Resize ``[N, C, h, w]`` bilinearly to the height and width of ``like``."""
     if x.shape[-2:] == like.shape[-2:]:
@@ -48,13 +52,8 @@ class _Head(nn.Module):
 
     reduce: nn.Module
     """``[N, in, H, W]`` from :meth:`join` to ``[N, C, H, W]``, the attention's input."""
+    attention: RecurrentCrissCrossAttention | None
     out_channels: int
-
-    def __init__(self, channels: int, *, reduction: int, loops: int, initial_gamma: float) -> None:
-        super().__init__()
-        self.attention = (
-            RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma) if loops else None
-        )
 
     def join(self, levels: Sequence[Tensor]) -> Tensor:
         """Map the context levels ``[N, C_l, H_l, W_l]`` to one tensor ``[N, in, H, W]``, the size of the first."""
@@ -98,9 +97,10 @@ class CrissCrossHead(_Head):
         initial_gamma: float,
         dropout: float,
     ) -> None:
-        super().__init__(channels, reduction=reduction, loops=loops, initial_gamma=initial_gamma)
+        super().__init__()
         in_channels = sum(level_channels)
         self.reduce = conv_bn_relu(in_channels, channels, 3)
+        self.attention = _attention(channels, loops, reduction, initial_gamma)
         self.refine = conv_bn_relu(channels, channels, 3)
         self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
         self.out_channels = channels
@@ -135,7 +135,8 @@ class FusionHead(_Head):
         initial_gamma: float,
         dropout: float,
     ) -> None:
-        super().__init__(channels, reduction=reduction, loops=loops, initial_gamma=initial_gamma)
+        super().__init__()
+        self.attention = _attention(channels, loops, reduction, initial_gamma)
         self.project = nn.ModuleList(_conv_bn(in_channels, channels, 1) for in_channels in level_channels)
         self.reduce = nn.Identity()
         self.out_channels = 4 * channels

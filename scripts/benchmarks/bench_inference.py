@@ -97,7 +97,7 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
 
 
 def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the cost per mask relative to deeplabv3_mobilenet_v3_large of torchvision; both get frames of their size."""
+    """Return the cost per mask relative to torchvision's DeepLabV3-MobileNet; both get frames of their own size."""
     model, info = load_model()
     size = arguments.input_size or info.input_size
     ours, others = (
