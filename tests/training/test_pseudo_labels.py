@@ -364,8 +364,8 @@ def test_a_threshold_that_leaves_no_label(make_video: MakeVideo, teacher: Path, 
 
 def adapt(tmp_path: Path, teacher: Path, *arguments: str) -> int:
     overrides = [
-        *SMALL, "model.architecture=ccnet3d_lite", "model.initial_weights=", f"data.unlabelled.teachers=['{teacher}']", "data.workers=0",
-        "data.unlabelled.threshold=0.4",
+        *SMALL, "model.architecture=ccnet3d_lite", "model.initial_weights=", "data.workers=0",
+        f"data.unlabelled.teachers=['{teacher}']", "data.unlabelled.threshold=0.4",
     ]  # fmt: skip
     sets = [item for override in overrides for item in ("--set", override)]
     return train.main(["adapt", *arguments, "--out", str(tmp_path / "run"), "--threads", "1", *sets])
