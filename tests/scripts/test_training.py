@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -214,3 +214,31 @@ def test_the_mean_of_models(tiny_checkpoint: Path, tmp_path: Path) -> None:
     )
     assert mixed.returncode == 2
     assert "another architecture or other classes" in mixed.stderr
+
+
+def test_a_mean_with_the_start_of_training(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A quarter of the start and three quarters of the trained weights, and only with a recipe that names the start."""
+    start, info = load_model(tiny_checkpoint)
+    model, _ = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    overrides = {key: value for key, value in asdict(info.model).items() if key != "num_classes"}
+    recipe = {"model": {"overrides": overrides, "initial_weights": str(tiny_checkpoint)}}
+    trained, out = tmp_path / "trained.safetensors", tmp_path / "mixed.safetensors"
+    save_model(trained, model, replace(info, recipe=recipe))
+    done = run("average_models.py", trained, "--start-share", "0.25", "-o", out)
+    assert done.returncode == 0, done.stderr
+    before = start.state_dict()
+    for name, tensor in load_model(out)[0].named_parameters():
+        torch.testing.assert_close(tensor, before[name] + 0.75, rtol=2e-3, atol=2e-3)
+    for number, (changed, share, message) in enumerate([
+        ({"model": {"overrides": overrides}}, "0.25", "was trained from random weights"),
+        ({}, "0.25", "does not say what its training started from"),
+        (recipe, "1", "--start-share must be at least 0 and below 1, got 1.0"),
+    ]):  # fmt: skip
+        file = tmp_path / f"{number}.safetensors"
+        save_model(file, model, replace(info, recipe=changed))
+        refused = run("average_models.py", file, "--start-share", share, "-o", tmp_path / "refused.safetensors")
+        assert refused.returncode == 2
+        assert message in refused.stderr
