@@ -5,6 +5,7 @@ Axes: N = B*T frames, C channels, H height, W width. Only the attention uses the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ccnet3d.attention import RecurrentCrissCrossAttention
 
-__all__ = ["CrissCrossHead", "FusionHead", "SkipDecoder", "conv_bn_relu", "resize_like"]
+__all__ = ["CrissCrossHead", "FusionHead", "SkipDecoder", "average_like", "conv_bn_relu", "resize_like"]
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -37,10 +38,34 @@ def _attention(channels: int, loops: int, reduction: int, initial_gamma: float) 
 
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
-    """Resize ``[N, C, h, w]`` bilinearly to the height and width of ``like``."""
-    if x.shape[-2:] == like.shape[-2:]:
+    """Resize a level ``[N, C, h, w]`` bilinearly to the height and width of a finer one of the same frames.
+
+    Where sides are not multiples of the stride, the last cells of a coarse level reach beyond the frame: 27 columns of
+    stride 32 cover 864 pixels of 848. The level is enlarged by the ratio of the strides, a power of 2, and cropped;
+    squeezing it into the size of ``like`` would shift its contents by up to half a cell.
+    """
+    height, width = like.shape[-2:]
+    if x.shape[-2:] == (height, width):
         return x
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    down, right = _stride_ratios(like, x)
+    if x.shape[-2] * down < height or x.shape[-1] * right < width:  # a backbone that leaves out incomplete cells
+        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    enlarged = F.interpolate(x, scale_factor=(down, right), mode="bilinear", align_corners=False)
+    return enlarged[..., :height, :width]
+
+
+def average_like(x: Tensor, like: Tensor) -> Tensor:
+    """Average ``[N, C, h, w]`` over the cells of a coarser level of the same frames; see :func:`resize_like`."""
+    down, right = _stride_ratios(x, like)
+    if (-(-x.shape[-2] // down), -(-x.shape[-1] // right)) == tuple(like.shape[-2:]):
+        return F.avg_pool2d(x, (down, right), ceil_mode=True)
+    return F.interpolate(x, size=like.shape[-2:], mode="area")
+
+
+def _stride_ratios(fine: Tensor, coarse: Tensor) -> tuple[int, int]:
+    """Return the ratios of the strides of two levels along height and width, powers of 2."""
+    down, right = (2 ** round(math.log2(a / b)) for a, b in zip(fine.shape[-2:], coarse.shape[-2:], strict=True))
+    return down, right
 
 
 class _Head(nn.Module):

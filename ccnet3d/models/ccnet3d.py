@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -272,5 +271,4 @@ class CCNet3D(nn.Module):
     @staticmethod
     def _upsample(logits: Tensor, clip: Tensor) -> Tensor:
         """Resize ``[B*T, K, h, w]`` to ``[B, T, K, H, W]``, the clip's size."""
-        full = F.interpolate(logits, size=clip.shape[-2:], mode="bilinear", align_corners=False)
-        return full.unflatten(0, clip.shape[:2])
+        return resize_like(logits, clip).unflatten(0, clip.shape[:2])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccnet3d.attention import criss_cross_attention
+from ccnet3d.models.blocks import average_like, resize_like
 
 __all__ = ["ClassEvidence", "ClassEvidenceAttention"]
 
@@ -136,7 +137,7 @@ class ClassEvidenceAttention(nn.Module):
             return self._embed(_at_least_float32(features), _at_least_float32(logits))
 
     def _embed(self, features: Tensor, logits: Tensor) -> ClassEvidence:
-        evidence = F.interpolate(logits, size=features.shape[-2:], mode="area")
+        evidence = average_like(logits, features)
         parts = (self.feature_norm(features), self.evidence_norm(evidence))
         described = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1) / math.sqrt(2)
         probabilities = evidence.softmax(1)
@@ -161,7 +162,7 @@ class ClassEvidenceAttention(nn.Module):
             for _ in range(self.loops):
                 values = criss_cross_attention(query, key, values)
         change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
-        return logits + F.interpolate(self.gamma * change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        return logits + resize_like(self.gamma * change, logits)
 
     def queries_and_keys(self, evidence: ClassEvidence, clip_length: int) -> tuple[Tensor, Tensor]:
         """Return the queries and keys of every loop, ``[B, T, h, w, D]`` each, whose products are the scores.
