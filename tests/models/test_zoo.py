@@ -84,7 +84,7 @@ def test_default_weights() -> None:
     assert sum(file.stat().st_size for file in files.values()) < 30_000_000
     model, info = load_model()
     assert len(info.class_names) == 11
-    assert info.input_size == (640, 848)
+    assert info.input_size == (608, 800)
     assert info.recipe["seed"] == 0
     # The model uses its attention: without it the prediction differs, and it depends on the other frames.
     frames = np.stack([draw_sample_frame(index) for index in range(2)])
