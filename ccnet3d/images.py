@@ -105,7 +105,8 @@ def read_ids(path: Path, *, kind: str = "image", palette_only: bool = False, hin
                     f"{path} is not a mask: it is an image of mode {image.mode}, expected a palette image (P)"
                 )
             if image.mode not in _ID_MODES:
-                raise UserError(f"{path} is a color image, expected class ids in a gray or palette image{hint}")
+                what = "a color image" if image.mode != "F" else "an image of mode F"
+                raise UserError(f"{path} is {what}, expected class ids in a gray or palette image{hint}")
             step = _gray_step(image)
             ImageOps.exif_transpose(image, in_place=True)
             ids = np.array(image)
