@@ -99,7 +99,7 @@ def _listed_pairs(layout: LayoutSpec, root: Path, names: Sequence[str]) -> tuple
             pairs.append((image, labels.of(image) or labels.expected(image)))
         else:
             missing.append(name)
-    return pairs, _counted(missing, f"of {len(names)} listed frames", "missing")
+    return pairs, _counted(missing, f"missing of the {len(names)} listed frames")
 
 
 def _sequence_pairs(layout: LayoutSpec, root: Path, sequences: Iterable[str]) -> tuple[_Pairs, list[str]]:
@@ -121,8 +121,8 @@ def _sequence_pairs(layout: LayoutSpec, root: Path, sequences: Iterable[str]) ->
         pairs += labeled
         alone += [image for image, label in found.items() if label is None and image not in used]
         unused += [label for label in labels.paths if label not in used and label not in found]
-    left_out = _counted([path.relative_to(root).as_posix() for path in alone], "images", "without a label")
-    left_out += _counted([path.relative_to(root).as_posix() for path in unused], "labels", "without an image")
+    left_out = _counted([path.relative_to(root).as_posix() for path in alone], "images without a label")
+    left_out += _counted([path.relative_to(root).as_posix() for path in unused], "labels without an image")
     return pairs, left_out
 
 
@@ -149,10 +149,10 @@ class _Labels:
         return self.labels / image.relative_to(self.images).with_name(f"{image.stem}{self.suffix}.png")
 
 
-def _counted(names: Sequence[str], what: str, state: str) -> list[str]:
+def _counted(names: Sequence[str], what: str) -> list[str]:
     """Return a line with the number of files and the first names, none for no files."""
     more = ", ..." if len(names) > 3 else ""
-    return [f"{len(names)} {what} {state}: {', '.join(names[:3])}{more}"] if names else []
+    return [f"{what}: {len(names)} ({', '.join(names[:3])}{more})"] if names else []
 
 
 def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, int]:

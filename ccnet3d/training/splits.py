@@ -154,8 +154,10 @@ def _class_warnings(spec: DatasetSpec, pixel_counts: Tensor) -> list[str]:
         return []
     cause = ""
     if len(absent) == len(names) - 1 and has_pixels[0] and has_pixels[IGNORE_INDEX] and 255 in spec.void_ids:
-        cause = "; labels have only the ids 0 and 255, which is void: if 255 marks a class, write the id of the class"
+        cause = (
+            "; the labels have only the ids 0 and 255, and 255 is void: if it marks a class, write the id of the class"
+        )
     elif absent == [names[0]]:
         cause = "; no label has the id 0: if your ids count from 1, subtract 1"
     listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    return [f"train split: no pixel has the class {listed}, so it cannot be learned{cause}"]
+    return [f"train split: classes without a pixel: {listed}{cause}"]
