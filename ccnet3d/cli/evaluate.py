@@ -70,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="DIR",
-        help="score --predictions against these labels instead of a data folder: PNGs of class ids, in one folder or "
-        "in one folder per sequence; needs --classes",
+        help="score --predictions against these labels instead of a data folder: images of class ids (PNG, BMP or "
+        "TIFF), in one folder or in one folder per sequence; needs --classes",
     )
     data.add_argument(
         "--classes",
