@@ -73,6 +73,7 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
         saved = json.loads(state["recipe"])
         progress = Progress(int(state["step"]), bool(state["evaluated"]))
         states = {name: state["parts"][name] for name in parts}
+        trained_on = dict(state.get("data", data))  # absent in checkpoints of earlier versions
     except Exception as error:  # depending on the damage, torch.load raises almost anything
         raise UserError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
     expected = json.loads(json.dumps(asdict(recipe)))
@@ -81,7 +82,6 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
-    trained_on = state.get("data", data)  # absent in checkpoints of earlier versions
     if differing := sorted(key for key in {*trained_on, *data} if trained_on.get(key) != data.get(key)):
         raise UserError(
             f"{path} belongs to other data: files or classes of {', '.join(differing)} differ; give the data that the "
