@@ -12,19 +12,37 @@ from typing import Any, TypeVar
 
 from ccnet3d.errors import UserError
 
-__all__ = ["apply_overrides", "from_table", "read_toml"]
+__all__ = ["apply_overrides", "from_table", "read_lines", "read_toml"]
 
 Config = TypeVar("Config")
 
 
+def read_lines(path: Path, kind: str) -> list[str]:
+    """Return the lines of a UTF-8 text file, with or without a byte-order mark, except blank ones.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"cannot read the {kind} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the {kind} {path} is not a text file in UTF-8: {error}") from error
+
+
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file, with or without a byte-order mark.
 
     Raises:
         UserError: there is no such file, or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -32,6 +32,7 @@ from ccnet3d.cli.options import (
     run_command,
     share,
 )
+from ccnet3d.config import read_lines
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="DIR",
-        help="score --predictions against these labels instead of a data folder: PNGs of class ids, in one folder or "
-        "in one folder per sequence; needs --classes",
+        help="score --predictions against these labels instead of a data folder: images of class ids (PNG, BMP or "
+        "TIFF), in one folder or in one folder per sequence; needs --classes",
     )
     data.add_argument(
         "--classes",
@@ -193,7 +194,7 @@ def class_names(text: str) -> list[str]:
         return list(numbered(int(text)))
     if not Path(text).is_file():
         raise UserError(f"--classes must be a number or a text file with one class name per line, got {text!r}")
-    return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(Path(text), "list of classes")]
 
 
 def chosen_scores(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -236,8 +237,8 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
 
     check(arguments)
     dataset = open_dataset(arguments)
-    if dataset.missing and among.is_main_process:
-        print(f"{PROGRAM}: warning: {dataset.missing} frames of the split are missing", file=sys.stderr)
+    for line in dataset.left_out if among.is_main_process else ():
+        print(f"{PROGRAM}: warning: {line}", file=sys.stderr)
     settings = {"split": "labels" if arguments.labels else arguments.split}
     if arguments.flow:
         settings["flow"] = Path(arguments.flow).name

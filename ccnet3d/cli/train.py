@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
         trainer = Trainer(recipe, source, out, device, processes=processes)
         if processes.is_main_process:
             print(describe(trainer), flush=True)
+            for warning in trainer.warnings:
+                print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         model = trainer.run(resume=arguments.resume)
     except RunStoppedError as stopped:
         if processes.is_main_process:
@@ -116,11 +118,10 @@ def describe(trainer: Trainer) -> str:
     """Return a line about what is about to run."""
     pseudo = f" and {len(trainer.pseudo_set)} pseudo-labeled frames" if trainer.pseudo_set is not None else ""
     kind = "training" if trainer.val_set is not None else "pseudo-labeled"
-    missing = f" ({trainer.train_set.missing} of the split are missing)" if trainer.train_set.missing else ""
     processes = trainer.processes.world_size
     where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
     return (
-        f"{len(trainer.train_set)} {kind} frames{missing}{pseudo}, {trainer.total_steps} steps on {where}; "
+        f"{len(trainer.train_set)} {kind} frames{pseudo}, {trainer.total_steps} steps on {where}; "
         f"writing to {trainer.out}"
     )
 

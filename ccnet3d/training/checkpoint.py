@@ -34,15 +34,25 @@ class Progress(NamedTuple):
     """False if an evaluation is due after that step and has not been completed."""
 
 
-def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mapping[str, Stateful]) -> None:
+def save_checkpoint(
+    path: Path, recipe: Recipe, data: Mapping[str, str], progress: Progress, parts: Mapping[str, Stateful]
+) -> None:
     """Write the state of a run, atomically; tensors and plain types only.
 
     It has no random states: each step seeds its own from its index.
+
+    Args:
+        path: the file.
+        recipe: of the run.
+        data: fingerprint of each split.
+        progress: how much is done.
+        parts: of the run, by name.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # given a path, torch would write its name
         torch.save(
             {
                 "recipe": json.dumps(asdict(recipe)),
+                "data": dict(data),
                 **progress._asdict(),
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             },
@@ -50,11 +60,11 @@ def save_checkpoint(path: Path, recipe: Recipe, progress: Progress, parts: Mappi
         )
 
 
-def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -> Progress:
-    """Restore the parts of a run and return its progress.
+def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: Mapping[str, Stateful]) -> Progress:
+    """Restore the parts of a run and return its progress. For the arguments see :func:`save_checkpoint`.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one of another recipe.
+        UserError: no checkpoint, a damaged one, or one of another recipe or other data.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path} to resume from; start without --resume")
@@ -63,6 +73,7 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
         saved = json.loads(state["recipe"])
         progress = Progress(int(state["step"]), bool(state["evaluated"]))
         states = {name: state["parts"][name] for name in parts}
+        trained_on = dict(state.get("data", data))  # absent in checkpoints of earlier versions
     except Exception as error:  # depending on the damage, torch.load raises almost anything
         raise UserError(f"{path} is not a readable checkpoint ({error}); start without --resume") from error
     expected = json.loads(json.dumps(asdict(recipe)))
@@ -70,6 +81,11 @@ def load_checkpoint(path: Path, recipe: Recipe, parts: Mapping[str, Stateful]) -
         differing = sorted(key for key in {*saved, *expected} if saved.get(key) != expected.get(key))
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
+        )
+    if differing := sorted(key for key in {*trained_on, *data} if trained_on.get(key) != data.get(key)):
+        raise UserError(
+            f"{path} belongs to other data: files or classes of {', '.join(differing)} differ; give the data that the "
+            "run began with, or another --out"
         )
     try:
         for name, part in parts.items():

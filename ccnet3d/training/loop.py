@@ -62,6 +62,9 @@ class Trainer:
         device: where the model trains.
         processes: the processes that train together; a single one by default.
 
+    Attributes:
+        warnings: lines about what may be wrong with the data, such as a class without a training pixel.
+
     Raises:
         UserError: data or weights that do not exist or do not fit the recipe.
     """
@@ -84,6 +87,8 @@ class Trainer:
             raise UserError("PyTorch has no synchronized batch norm for CPUs; set compute.sync_batch_norm=false")
         splits = open_splits(recipe, source, out, device, self.processes)
         self.train_set, self.val_set, self.pseudo_set, pixel_counts = splits
+        self.data_fingerprints = splits.fingerprints()
+        self.warnings = splits.warnings()
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self._batches(0)  # fails early if a batch cannot be split evenly
@@ -124,7 +129,9 @@ class Trainer:
             raise UserError(
                 f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
             )
-        progress = load_checkpoint(self._checkpoint, self.recipe, self._state()) if resume else Progress()
+        progress = Progress()
+        if resume:
+            progress = load_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, self._state())
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
@@ -207,6 +214,9 @@ class Trainer:
         """Return the parts of the run that a checkpoint contains."""
         return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "scaler": self.scaler}
 
+    def _save_checkpoint(self, progress: Progress) -> None:
+        save_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, progress, self._state())
+
     def _batches(self, start: int) -> ClipBatches:
         data = self.recipe.data
         pseudo = (0, 0.0)
@@ -276,13 +286,13 @@ class Trainer:
         finished = progress.step == self.total_steps and (progress.evaluated or log is None)
         if self.processes.any(stop.received is not None and not finished):
             if log:
-                save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+                self._save_checkpoint(progress)
             raise RunStoppedError(
                 stop.received or signal.SIGTERM,
                 f"{progress.step} of {self.total_steps} steps are done and in {self._checkpoint}",
             )
         if log and self._checkpoint_due(progress.step):
-            save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+            self._save_checkpoint(progress)
 
     def _evaluation_due(self, step: int) -> bool:
         return step == self.total_steps or step % (self.recipe.evaluate_every * self.steps_per_epoch) == 0

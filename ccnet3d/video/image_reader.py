@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from ccnet3d.constants import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ccnet3d.errors import UserError
+from ccnet3d.images import is_image_name, read_rgb
 from ccnet3d.video.types import (
     VideoError,
     VideoFrame,
@@ -63,7 +64,7 @@ def images_by_pattern(pattern: str) -> list[Path]:
 
 def _choose(paths: list[Path], what: str) -> list[Path]:
     visible = sorted((path for path in paths if not path.name.startswith(".")), key=_natural_key)
-    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in visible if is_image_name(path.name)]
     if images:
         return images
     videos = [path for path in visible if path.suffix.lower() in VIDEO_SUFFIXES]
@@ -73,20 +74,10 @@ def _choose(paths: list[Path], what: str) -> list[Path]:
 
 
 def _load_rgb(path: Path) -> np.ndarray:
-    """Read an image upright, uint8 ``[H, W, 3]``; transparency is dropped, 16 bits are scaled to 8.
-
-    Raises:
-        VideoError: the file cannot be read.
-    """
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "I;16", "I;16L", "I;16B"):  # 16 bits of gray; convert() would clip them
-                gray = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
-                return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        raise VideoError(f"{path} cannot be read as an image ({ffmpeg_reason(error)})") from error
+        return read_rgb(path)
+    except UserError as error:
+        raise VideoError(str(error)) from error
 
 
 class ImageReader(VideoReader):
