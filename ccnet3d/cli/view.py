@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
+from ccnet3d.cli.paths import user_path
 
 if TYPE_CHECKING:
     from ccnet3d.reports import Matched
@@ -24,9 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Write a page for viewing the masks of a video: one HTML file that any browser opens.",
     )
-    parser.add_argument("masks", type=Path, help="the output folder of ccnet3d-infer")
+    parser.add_argument("masks", type=user_path, help="the output folder of ccnet3d-infer")
     parser.add_argument("video", help="the video that the masks were made from")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help="the page")
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE.html", help="the page")
     parser.add_argument("--title", help="the page's title; the name of the video by default")
     parser.add_argument(
         "--width",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.video.file_kinds import FileKinds, is_image, match_pattern, sort_files
 from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
 from ccnet3d.video.reader import open_video
@@ -10,6 +11,7 @@ from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
+    "FileKinds",
     "GrayVideoWriter",
     "VideoError",
     "VideoFrame",
@@ -18,7 +20,10 @@ __all__ = [
     "VideoWriter",
     "draw_sample_frame",
     "images_in_folder",
+    "is_image",
+    "match_pattern",
     "open_video",
     "read_gray_video",
+    "sort_files",
     "write_sample_video",
 ]
