@@ -166,6 +166,8 @@ def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
         kind = "standard input, which can be read only once," if job.source == STDIN else f"the pattern {job.name}"
         raise UserError(f"{kind} cannot be labeled; give a video file or a folder of frames")
     with open_video(job.source) as reader:
+        if reader.info.path is None:
+            raise UserError(f"{job.name} is a pipe, which can be read only once; give a video file")
         next(iter(reader))
     files = images_in_folder(job.source) if job.source.is_dir() else [job.source]
     for path in files:

@@ -51,6 +51,8 @@ class PipeHead(io.RawIOBase):
     """
 
     def __init__(self, source: BinaryIO, name: str) -> None:
+        if getattr(source, "isatty", bool)():
+            raise VideoError(f"{name} is a terminal; pipe a video into it, or give a file")
         self._source, self._head = source, b""
         self._stopped = threading.Event()
         self._read_some = getattr(source, "read1", source.read)  # what has arrived, without waiting for more
