@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
-from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.paths import expand_home, user_path
 
 if TYPE_CHECKING:
     from ccnet3d.reports import Matched

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,9 +116,13 @@ def test_ignored_signals_stay_ignored() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
 def test_signals_end_child_processes_as_usual() -> None:
     def command() -> None:
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.pause()
+            os.write(writing, b"ready")
+            time.sleep(30)
+            os._exit(1)
+        os.read(reading, 5)
         os.kill(child, signal.SIGTERM)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
 

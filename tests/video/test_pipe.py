@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,8 @@ def fed(path: Path, data: bytes) -> Iterator[None]:
     """Write data into a FIFO from a thread, as a shell's ``cat video > fifo &``."""
 
     def write() -> None:
-        try:
+        with suppress(BrokenPipeError):
             path.write_bytes(data)
-        except BrokenPipeError:
-            pass
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
