@@ -24,6 +24,7 @@ from ccnet3d.cli.options import (
     share,
 )
 from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.cli.streams import print_message
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="VIDEO",
         help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
-        "- for standard input. Each of several videos gets its own folder in the output",
+        "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
     )
     parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the masks")
     parser.add_argument(
@@ -217,7 +218,7 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
 
 
 def print_warning(text: str) -> None:
-    print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+    print_message(f"{PROGRAM}: warning: {text}")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.paths import user_path
-from ccnet3d.cli.streams import StoppedBySignal, open_streams, stop_on_signals
+from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.resources import dataset_file
 
@@ -105,7 +105,7 @@ def print_user_error(name: str, error: UserError, *, debug: bool, source: str = 
     if debug:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
-    print(f"{name}: error: {f'{source}: ' if source else ''}{text}", file=sys.stderr)
+    print_message(f"{name}: error: {f'{source}: ' if source else ''}{text}")
 
 
 def print_now(text: str) -> None:
@@ -158,10 +158,10 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 141
     except KeyboardInterrupt as stopped:
-        print(f"{name}: interrupted{hint}", file=sys.stderr)
+        print_message(f"{name}: interrupted{hint}")
         return stopped.exit_code if isinstance(stopped, StoppedBySignal) else 130
     except RunStoppedError as stopped:
-        print(f"{name}: stopped: {stopped}{hint}", file=sys.stderr)
+        print_message(f"{name}: stopped: {stopped}{hint}")
         return stopped.exit_code
     except Exception:
         traceback.print_exc()

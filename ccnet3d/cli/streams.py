@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
-__all__ = ["StoppedBySignal", "open_streams", "stop_on_signals"]
+__all__ = ["StoppedBySignal", "open_streams", "print_message", "stop_on_signals"]
 
 _STOP_SIGNALS = ("SIGTERM", "SIGHUP")  # of job schedulers and containers; of a closed terminal
 
@@ -40,11 +41,21 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest descriptor, which is this one
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the life of the process
+        sys.stdout = _nowhere()
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        sys.stderr = _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has; else a name could end a finished run
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: PTH123 - for the life of the process
+
+
+def print_message(text: str) -> None:
+    """Print a line on stderr, unless its reader is gone: an error message must not fail for its own reason."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 @contextmanager

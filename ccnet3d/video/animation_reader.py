@@ -77,6 +77,8 @@ def _frame(image: Image.Image, index: int, path: Path) -> VideoFrame:
     try:
         image.seek(index)
         pixels = np.array(image.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise VideoError(f"frame {index} of {path} cannot be decoded ({ffmpeg_reason(error)})") from error
     milliseconds = image.info.get("timestamp")

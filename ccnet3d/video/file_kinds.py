@@ -49,10 +49,10 @@ def sort_files(paths: Iterable[Path]) -> FileKinds:
     for path in paths:
         if path.name.startswith("."):
             continue
-        if path.is_dir():
-            kinds.others.append(path)
-        elif is_image(path):
+        if is_image(path):
             kinds.images.append(path)
+        elif path.is_dir():
+            kinds.others.append(path)
         elif _is_video(path):
             kinds.videos.append(path)
         else:

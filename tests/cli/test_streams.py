@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import MakeVideo
 from PIL import Image
+from video.corpus import X264, encode, ffmpeg
 
 from ccnet3d.cli.infer import main
 from ccnet3d.cli.options import run_command
@@ -147,6 +149,26 @@ def test_too_little_memory_is_one_line(error: Exception, capsys) -> None:
     assert capsys.readouterr().err == (
         f"tool: error: out of memory ({reason}); close other programs, or use smaller inputs\n"
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_named_pipe_gives_the_masks_of_the_file(make_video: MakeVideo, infer, tmp_path: Path) -> None:
+    video, fifo = make_video("a.mkv", frames=9), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(video.read_bytes()), daemon=True)
+    writer.start()
+    assert infer(fifo, "-o", tmp_path / "pipe") == 0
+    writer.join(timeout=30)
+    assert infer(video, "-o", tmp_path / "file") == 0
+    assert [path.name for path in sorted((tmp_path / "pipe").glob("*.png"))] == [f"{n:06d}.png" for n in range(9)]
+    assert np.array_equal(masks(tmp_path / "pipe"), masks(tmp_path / "file"))
+
+
+def test_overlay_keeps_the_pixel_aspect(infer, tmp_path: Path) -> None:
+    video = encode(tmp_path / "dv.mp4", "-vf", "setsar=16/11", *X264, frames=2)
+    assert infer(video, "-o", tmp_path / "masks:1", "--overlay", tmp_path / "over:1.mp4") == 0
+    _, messages = ffmpeg("-i", tmp_path / "over:1.mp4", level="info", check=False)
+    assert "[SAR 16:11 " in messages
 
 
 def test_absent_device_is_one_short_line(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
