@@ -66,10 +66,10 @@ class VideoInfo:
     expected_frames: int | None
     """Number of frames according to the source, None if unknown."""
     decoder: str
-    pixel_aspect: Fraction = Fraction(1)
-    """Width of a pixel divided by its height, in upright frames; complete once the first frame was read."""
     warnings: list[str] = field(default_factory=list)
     """Problems of the last iteration, as text for the user; complete once it has ended."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel divided by its height, in upright frames; known once the first frame was read."""
 
 
 class VideoReader(ABC):
