@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,37 @@ def is_system_name(name: str) -> bool:
     return name.startswith(_SYSTEM_NAMES)
 
 
-def is_image_name(name: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
+def is_image_name(name: str, suffixes: Collection[str] | None = None) -> bool:
     """Return whether a file of this name is data: an extension in ``suffixes``, in any case, and no system file.
+
+    Without ``suffixes``, the extensions are those of the images that Pillow reads.
 
     >>> [is_image_name(name) for name in ("0001.png", "0001.PNG", "._0001.png", "Thumbs.db")]
     [True, True, False, False]
     """
-    return not is_system_name(name) and Path(name).suffix.lower() in suffixes
+    if is_system_name(name):
+        return False
+    suffix = Path(name).suffix.lower()
+    if suffixes is not None:
+        return suffix in suffixes
+    return suffix in IMAGE_SUFFIXES or suffix in _pillow_suffixes()
 
 
-def find_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+@cache
+def _pillow_suffixes() -> frozenset[str]:
+    """Return the extensions of the images that Pillow reads, not those of documents and scientific data."""
+    Image.init()
+    return frozenset(
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")
+    )
+
+
+def find_images(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
     """Return the images in a folder and the folders below it, sorted; hidden folders are left out.
+
+    ``suffixes`` are as in :func:`is_image_name`.
 
     Raises:
         UserError: a folder cannot be read.

@@ -136,7 +136,7 @@ def test_damage_is_one_error(tmp_path: Path, suffix: str) -> None:
 
 
 def test_which_names_are_data(tmp_path: Path) -> None:
-    kept = ["1.png", "2.PNG", "3.JpEg", "deep/er/4.tif", "sequence.png.d/5.png"]
+    kept = ["1.png", "2.PNG", "3.JpEg", "6.tga", "deep/er/4.tif", "sequence.png.d/5.png"]
     left = ["._1.png", ".ipynb_checkpoints/1-checkpoint.png", "Thumbs.db", "@eaDir/1.png", "__MACOSX/1.png"]
     for name in kept + left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

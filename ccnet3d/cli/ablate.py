@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
     data_source,
     run_command,
 )
+from ccnet3d.cli.paths import user_path
 from ccnet3d.errors import UserError
 from ccnet3d.resources import ablation_file
 
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_options(parser, training=True)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="folder of the runs and the table; runs/ablations/NAME-OF-THE-FILE by default",
     )

@@ -16,6 +16,7 @@ from ccnet3d.cli.options import (
     positive,
     run_command,
 )
+from ccnet3d.cli.paths import expand_home, user_path
 
 PROGRAM = "ccnet3d-attention"
 
@@ -30,7 +31,7 @@ def point(text: str) -> tuple[int, int]:
 
 def png_file(text: str) -> Path:
     """Parse the path of a PNG file."""
-    path = Path(text)
+    path = user_path(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
     return path
@@ -38,7 +39,9 @@ def png_file(text: str) -> Path:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("video", help="a video, a folder of images or a pattern such as 'frames/*.png'")
+    parser.add_argument(
+        "video", type=expand_home, help="a video, a folder of images or a pattern such as 'frames/*.png'"
+    )
     parser.add_argument("--point", type=point, required=True, metavar="X,Y", help="the pixel, from the upper left")
     parser.add_argument(
         "--frame", type=non_negative, required=True, metavar="N", help="index of the pixel's frame, from 0"
@@ -54,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=user_path,
         help="model file, or the name of weights in the package; the default weights if not given",
     )
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip (default: the model's)")

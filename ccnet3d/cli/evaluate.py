@@ -32,6 +32,7 @@ from ccnet3d.cli.options import (
     run_command,
     share,
 )
+from ccnet3d.cli.paths import user_path
 from ccnet3d.config import read_lines
 from ccnet3d.errors import UserError
 
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--split", default="val", help="split to score (default: val)")
     data.add_argument(
         "--predictions",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="score these masks instead of a model: the output of ccnet3d-infer for the split's video, a folder of "
         "such outputs named as the sequences, or images of class ids (PNG, gray or palette) named as the frames, in "
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--labels",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="score --predictions against these labels instead of a data folder: images of class ids (PNG, BMP or "
         "TIFF), in one folder or in one folder per sequence; needs --classes",
@@ -105,16 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="write the scores and the counts of every frame to this file; with --corrupt, the scores of every row",
     )
     output.add_argument(
-        "--report", type=Path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
+        "--report", type=user_path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
     )
     output.add_argument(
         "--compare",
-        type=Path,
+        type=user_path,
         nargs="+",
         metavar="RUN",
         help="compare earlier evaluations of the same frames: files of --json or folders of --report",

@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
     default_data_folder,
     run_command,
 )
+from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4; may be repeated",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
+        "--out", type=user_path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     add_device_options(parser)

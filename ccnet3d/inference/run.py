@@ -119,7 +119,7 @@ def segment_video(
         run.remove_work()
         return summary
     run.format.check(classes)
-    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES)
+    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES, reader.stop)
     with closing(frames), RunWriter(run, classes, reader.info, on_frame) as writer:
         first = next(frames)  # a video without a frame raises here, before anything is written
         saved = writer.begin(

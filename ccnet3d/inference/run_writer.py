@@ -174,7 +174,7 @@ def _open_overlay(overlay: Path, video: VideoInfo, *, replace: bool) -> VideoWri
             raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
         if overlay.exists() and not replace:
             raise UserError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
-        writer = VideoWriter(overlay, video.frames_per_second)
+        writer = VideoWriter(overlay, video.frames_per_second, video.pixel_aspect)
         remove_unfinished(overlay.parent, overlay.name)
     except OSError as error:
         raise OutputError(error.errno, error.strerror, str(overlay)) from error

@@ -26,7 +26,7 @@ from ccnet3d.inference import STDIN, Job, Selection, VideoSegmenter, plan_jobs, 
 from ccnet3d.masks import encode_mask, encode_png
 from ccnet3d.models import ModelInfo, fingerprint, load_model
 from ccnet3d.training.recipe import UnlabelledRecipe
-from ccnet3d.video import VideoFrame, images_in_folder, open_video
+from ccnet3d.video import VideoFrame, images_in_folder, is_pipe, open_video
 
 __all__ = ["PSEUDO_LABELS_NAME", "label_videos", "open_pseudo_labels"]
 
@@ -162,6 +162,8 @@ def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
     Raises:
         UserError: it is not a video, or contains a held-out frame.
     """
+    if isinstance(job.source, Path) and is_pipe(job.source):
+        raise UserError(f"{job.name} is a pipe, which can be read only once; give a video file or a folder of frames")
     if not isinstance(job.source, Path):
         kind = "standard input, which can be read only once," if job.source == STDIN else f"the pattern {job.name}"
         raise UserError(f"{kind} cannot be labeled; give a video file or a folder of frames")

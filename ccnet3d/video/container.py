@@ -6,17 +6,16 @@ detected from errors, from flags of packets and frames, and from counts.
 
 from __future__ import annotations
 
-import io
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ccnet3d.video.integrity import starts_with_media_data
 from ccnet3d.video.types import VideoError, ffmpeg_reason
 
-__all__ = ["PipeHead", "RgbConverter", "claimed_frames", "import_av", "open_container"]
+__all__ = ["RgbConverter", "claimed_frames", "ffmpeg_url", "import_av", "open_container", "still_suffixes"]
 
 _ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph needs one, but the times are not used
 
@@ -34,36 +33,15 @@ def import_av() -> Any:
     return av
 
 
-class PipeHead(io.RawIOBase):
-    """A binary stream that can be read once and whose first bytes have been checked.
+def ffmpeg_url(path: Path) -> str:
+    """Return a path as FFmpeg opens it, whatever its name; without a protocol, it would take that of ``http:a.mp4``."""
+    return f"file:{path}"
 
-    Raises:
-        VideoError: the stream is empty, or cannot be decoded without seeking.
-    """
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
-        self._source, self._head = source, b""
-        while len(self._head) < 4096:
-            more = source.read(4096 - len(self._head))
-            if not more:
-                break
-            self._head += more
-        if not self._head:
-            raise VideoError(f"{name} is empty; pipe a video into it")
-        if starts_with_media_data(self._head):
-            raise VideoError(
-                f"{name} is an mp4 with its index at the end, which cannot be read from a pipe; "
-                "give the file itself, or rewrite it: ffmpeg -i in.mp4 -c copy -movflags +faststart out.mp4"
-            )
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        head, self._head = self._head, b""
-        if 0 <= size < len(head):
-            head, self._head = head[:size], head[size:]
-        return head or self._source.read(size)
+@cache
+def still_suffixes() -> frozenset[str]:
+    """Return the extensions of still images according to FFmpeg, in lower case."""
+    return frozenset(f".{extension}" for extension in import_av().ContainerFormat("image2", "w").extensions)
 
 
 def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
@@ -75,15 +53,20 @@ def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
     av = import_av()
     try:
         # Metadata that is not UTF-8 must not make a video unreadable.
-        target = str(source) if isinstance(source, Path) else source
+        target = ffmpeg_url(source) if isinstance(source, Path) else source
         container = av.open(target, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
         raise VideoError(f"{name} cannot be read as a video ({ffmpeg_reason(error)}); give a video file") from error
     kind = container.format.name
-    # FFmpeg also opens still images, and renders plain text as a terminal.
-    if kind in ("image2", "tty") or (kind.endswith("_pipe") and kind != "webp_pipe"):
+    # FFmpeg also opens still images, and renders plain text as a terminal. Its formats *_pipe are one image or several,
+    # such as raw MJPEG.
+    still = kind.endswith("_pipe") and isinstance(source, Path) and source.suffix.lower() in still_suffixes()
+    if kind in ("image2", "tty") or still:
         container.close()
-        raise VideoError(f"{name} is not a video but a still image or text (format {kind}); give a video file")
+        raise VideoError(
+            f"{name} is not a video but a still image or text (format {kind}); give a video file, or a folder or a "
+            "quoted pattern of images"
+        )
     cover = av.stream.Disposition.attached_pic
     moving = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not moving:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ccnet3d.video.container import ffmpeg_url
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import broken_at, missing_bytes
 from ccnet3d.video.playback import index_packets
@@ -85,7 +86,7 @@ class DecordReader(VideoReader):
     def _open(self) -> int:
         """Open the file at its first frame; return the number of frames that decord finds."""
         try:
-            self._reader = _import_decord().VideoReader(str(self._path))
+            self._reader = _import_decord().VideoReader(ffmpeg_url(self._path))
         except Exception as error:  # decord raises its own error, RuntimeError and more
             raise VideoError(f"decord cannot read {self._path} ({_reason(error)}); try --decoder av") from error
         keep_over_forks(self._reader)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container
+from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check
 from ccnet3d.video.packet_index import PacketIndex
+from ccnet3d.video.pipe import PipeHead
 from ccnet3d.video.playback import Playback, index_packets, seconds
 from ccnet3d.video.types import NoLengthError, VideoError, VideoFrame, VideoInfo, VideoReader, check_indices
 
@@ -86,6 +88,7 @@ class AvReader(VideoReader):
         owner = os.getpid()
         try:
             for index, frame in playback:
+                self._note_pixel_aspect(playback, frame)
                 converted = playback.to_video_frame(index, frame)
                 if converted is not None:
                     yield converted
@@ -95,6 +98,11 @@ class AvReader(VideoReader):
             self.info.warnings += playback.report()
         finally:
             playback.close()
+
+    def _note_pixel_aspect(self, playback: Playback, frame: Any) -> None:
+        """Store the shape of a pixel of the upright frame."""
+        aspect = playback.stream.sample_aspect_ratio or Fraction(1)
+        self.info.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
 
     def __len__(self) -> int:
         packets = self._packet_index("length")
@@ -160,6 +168,10 @@ class AvReader(VideoReader):
         if self._packets is None:
             self._packets = index_packets(self._path, self._name)
         return self._packets
+
+    def stop(self) -> None:
+        if isinstance(self._source, PipeHead):
+            self._source.stop()
 
     def close(self) -> None:
         self._closed = True

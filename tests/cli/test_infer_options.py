@@ -190,7 +190,10 @@ def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp
     assert not (tmp_path / "no").exists()
 
 
-def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_by_a_signal(
+    make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     video, out = make_video(frames=300), tmp_path / "masks"
     command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
     # Background jobs of a shell ignore Ctrl-C, and so do their children.
@@ -201,9 +204,9 @@ def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoi
     while len(list(out.glob("*.png"))) < 3:
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
     assert not (out / "summary.json").exists()
     assert list(out.glob("*.partial")) == list(out.glob(".*.partial")) == []
