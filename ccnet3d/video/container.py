@@ -7,6 +7,7 @@ detected from errors, from flags of packets and frames, and from counts.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ import numpy as np
 from ccnet3d.video.integrity import starts_with_media_data
 from ccnet3d.video.types import VideoError, ffmpeg_reason
 
-__all__ = ["PipeHead", "RgbConverter", "claimed_frames", "import_av", "open_container"]
+__all__ = ["PipeHead", "RgbConverter", "claimed_frames", "import_av", "open_container", "read_packets"]
 
 _ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph needs one, but the times are not used
 
@@ -93,7 +94,18 @@ def open_container(source: Path | BinaryIO, name: str) -> tuple[Any, Any]:
         container.close()
         raise VideoError(f"{name} contains a video with an unknown codec; convert it with ffmpeg")
     moving[0].thread_type = "AUTO"
+    moving[0].codec_context.options = {"err_detect": "explode"}
     return container, moving[0]
+
+
+def read_packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream from the current position, the last of them empty."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:  # PyAV knows the streams of the start only; FFmpeg has found another one
+            continue
 
 
 def claimed_frames(container: Any, stream: Any) -> int | None:

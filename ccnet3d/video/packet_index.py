@@ -22,12 +22,12 @@ def is_ranked(container: str, codec: str) -> bool:
     return codec in ONE_TO_ONE_CODECS and not _TIMED_CONTAINERS.isdisjoint(container.split(","))
 
 
-def is_hidden(codec: str, head: bytes) -> bool:
-    """Return whether a packet that starts with ``head`` contains only a frame that is not shown, or nothing."""
-    if not head:
+def is_hidden(codec: str, packet: bytes | memoryview) -> bool:
+    """Return whether a packet contains only a frame that is not shown, or nothing."""
+    if not packet:
         return True
     if codec == "vp8":  # RFC 6386, section 9.1: the fifth bit is show_frame
-        return not head[0] >> 4 & 1
+        return not packet[0] >> 4 & 1
     return False  # muxers join hidden frames of VP9 and AV1 with a shown one
 
 

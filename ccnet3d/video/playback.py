@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container
+from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container, read_packets
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
+from ccnet3d.video.packet_decoder import PacketDecoder
 from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, PacketIndex, is_hidden, is_ranked
 from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
 
@@ -39,18 +40,19 @@ class Playback:
         rate, reordered = self.stream.average_rate, self.stream.codec_context.has_b_frames
         # AVI has a constant rate and no presentation times; those that FFmpeg invents for B-frames are out of order.
         self._constant_rate = float(rate) if rate and reordered and self.container.format.name == "avi" else None
+        self._decoder = PacketDecoder(self.stream)
         self._rgb = RgbConverter()
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
         self.indexer = FrameIndexer(is_ranked(self.container.format.name, self._canonical))
-        self._failed = self._discarded = self._corrupt_packets = self._empty = 0
-        self._reason = self._read_error = ""
+        self._discarded = self._corrupt_packets = self._empty = self._bad_checksums = 0
+        self._read_error = ""
         self._damaged: list[int] = []
         self._unconverted: list[int] = []
         self._sizes: list[tuple[int, int, int]] = []  # first frame, width, height
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yield frame indices and PyAV frames."""
-        packets, checksums = self.container.demux(self.stream), Ffv1Check(self._canonical)
+        packets, checksums = read_packets(self.container, self.stream), Ffv1Check(self._canonical)
         while True:
             try:
                 packet = next(packets, None)
@@ -62,24 +64,21 @@ class Playback:
                 self._empty += packet.dts is not None
                 continue
             self._corrupt_packets += bool(packet.is_corrupt)
+            shows_frame = False
             if packet.is_discard:  # an edit list excludes it
                 self._discarded += 1
-            elif not is_hidden(self._canonical, bytes(memoryview(packet)[:1])):
+            elif not is_hidden(self._canonical, memoryview(packet)):
                 self.indexer.send(packet.pts)
+                shows_frame = True
             if checksums.is_bad(memoryview(packet), packet.is_keyframe):
-                self._failed, self._reason = self._failed + 1, "a checksum of FFV1 is wrong"
+                self._bad_checksums += 1
             else:
-                yield from self._decode(packet)
+                yield from self._decode(packet, shows_frame)
         yield from self._decode(None)
         self.indexer.finish()
 
-    def _decode(self, packet: Any) -> Iterator[tuple[int, Any]]:
-        try:
-            frames = self.stream.codec_context.decode(packet)
-        except self._ffmpeg_error as error:
-            self._failed, self._reason = self._failed + 1, ffmpeg_reason(error)
-            return  # the next packet may be sound
-        for frame in frames:
+    def _decode(self, packet: Any, shows_frame: bool = False) -> Iterator[tuple[int, Any]]:
+        for frame in self._decoder.decode(packet, shows_frame=shows_frame):
             index = self.indexer.show(frame.pts)
             if index is not None:
                 yield index, frame
@@ -108,17 +107,19 @@ class Playback:
             VideoError: there was no frame.
         """
         indexer, name = self.indexer, self._name
+        failed = self._decoder.failed + self._bad_checksums
+        why = "a checksum of FFV1 is wrong" if self._bad_checksums else self._decoder.reason
         count = indexer.shown - len(self._unconverted)
         if count == 0:
-            if self._failed or self._read_error or indexer.sent:
-                reason = self._reason or self._read_error or "the decoder returns none"
+            if failed or self._read_error or indexer.sent:
+                reason = why or self._read_error or "the decoder returns none"
                 raise VideoError(f"no frame of {name} can be decoded ({reason}); the file is damaged")
             raise VideoError(f"{name} contains no decodable frame; give a video with frames")
         found = []
         if self._read_error:
             found.append(f"reading stopped before the end of the file, after {count} frames: {self._read_error}")
-        if self._failed:
-            found.append(f"{self._failed} packets could not be decoded and their frames are lost: {self._reason}")
+        if failed:
+            found.append(f"{failed} packets could not be decoded and their frames are lost: {why}")
         if lost := sorted(indexer.lost + self._unconverted):
             found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
         if indexer.misplaced:
@@ -176,8 +177,8 @@ def index_packets(path: Path, name: str) -> PacketIndex:
     keyframes: list[int] = []
     corrupt, read_error, checksums = 0, "", Ffv1Check(codec)
     try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or is_hidden(codec, bytes(memoryview(packet)[:1])):
+        for packet in read_packets(container, stream):
+            if packet.size == 0 or is_hidden(codec, memoryview(packet)):
                 continue
             corrupt += bool(packet.is_corrupt) or checksums.is_bad(memoryview(packet), packet.is_keyframe)
             if packet.is_keyframe and packet.pts is not None:

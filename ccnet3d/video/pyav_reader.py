@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container
+from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container, read_packets
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check
 from ccnet3d.video.packet_index import PacketIndex
@@ -256,7 +256,7 @@ def _decode_from(container: Any, stream: Any, keyframe: int) -> Iterator[Any]:
         FFmpegError: a packet cannot be decoded.
     """
     checksums = Ffv1Check(stream.codec_context.codec.canonical_name)
-    for packet in container.demux(stream):
+    for packet in read_packets(container, stream):
         if packet.size == 0:
             continue
         if checksums.is_bad(memoryview(packet), packet.is_keyframe):
