@@ -28,14 +28,17 @@ class Playback:
     Args:
         source: a file, or a stream that can be read once.
         name: the name for messages.
+        index: the stream's index in the file.
         opened: the container and stream of ``source`` if already open.
     """
 
-    def __init__(self, source: Path | BinaryIO, name: str, opened: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self, source: Path | BinaryIO, name: str, index: int | None = None, opened: tuple[Any, Any] | None = None
+    ) -> None:
         self._source, self._name = source, name
         self._opened_by = os.getpid()
         keep_over_forks(self)
-        self.container, self.stream = opened or open_container(source, name)
+        self.container, self.stream = opened or open_container(source, name, index)
         self._canonical = self.stream.codec_context.codec.canonical_name
         rate, reordered = self.stream.average_rate, self.stream.codec_context.has_b_frames
         # AVI has a constant rate and no presentation times; those that FFmpeg invents for B-frames are out of order.
@@ -164,13 +167,13 @@ class Playback:
             self.container.close()
 
 
-def index_packets(path: Path, name: str) -> PacketIndex:
-    """Index the packets of a file without decoding it.
+def index_packets(path: Path, name: str, index: int | None = None) -> PacketIndex:
+    """Index the packets of a file's stream without decoding it.
 
     Raises:
         VideoError: the file cannot be opened.
     """
-    container, stream = open_container(path, name)
+    container, stream = open_container(path, name, index)
     # Read before closing, because PyAV's stream is a view of the container.
     codec, kind, tick = stream.codec_context.codec.canonical_name, container.format.name, float(stream.time_base)
     pts: list[int | None] = []

@@ -17,7 +17,7 @@ __all__ = ["open_video"]
 _WILDCARDS = frozenset("*?[")
 
 
-def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoReader:
+def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int | None = None) -> VideoReader:
     """Open a video.
 
     Args:
@@ -25,6 +25,8 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
             (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
+        stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
+            with the default flag, then the largest, then the first.
 
     Raises:
         VideoError: the source does not exist, is empty or not a video, or the decoder is not installed or does not
@@ -44,8 +46,10 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     if not isinstance(source, str | Path):
         if decoder == "decord":
             raise VideoError("decord cannot read from a pipe; use --decoder av, or give a file")
-        return AvReader(source)
+        return AvReader(source, stream)
     path = Path(source)
+    if stream is not None and path.is_dir():
+        raise VideoError(f"{path} is a folder of images, which has no streams to choose from; leave out --stream")
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
             if "://" in str(source):
@@ -60,4 +64,8 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
         raise VideoError(f"{path} cannot be read: you have no permission; run: chmod u+r {path}")
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(f"{path} is empty; give a video file")
-    return DecordReader(path) if decoder == "decord" else AvReader(path)
+    if decoder == "decord":
+        if stream is not None:
+            raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")
+        return DecordReader(path)
+    return AvReader(path, stream)
