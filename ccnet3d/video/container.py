@@ -24,6 +24,7 @@ __all__ = [
     "RgbConverter",
     "claimed_frames",
     "display_matrix",
+    "frame_rate",
     "import_av",
     "open_container",
     "other_streams",
@@ -171,6 +172,15 @@ def read_packets(container: Any, stream: Any) -> Iterator[Any]:
             return
         except IndexError:  # PyAV knows the streams of the start only; FFmpeg has found another one
             continue
+
+
+def frame_rate(stream: Any) -> float | None:
+    """Return a stream's average frame rate in frames per second, None if unknown."""
+    average, base = stream.average_rate, stream.base_rate
+    if not average:
+        return None
+    # The base rate has a tick for every frame; raw DV has its time base as average rate, 60,000 per second.
+    return float(base if base and average > 2 * base else average)
 
 
 def claimed_frames(container: Any, stream: Any) -> int | None:

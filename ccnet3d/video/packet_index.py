@@ -23,12 +23,34 @@ def is_ranked(container: str, codec: str) -> bool:
 
 
 def is_hidden(codec: str, packet: bytes | memoryview) -> bool:
-    """Return whether a packet contains only a frame that is not shown, or nothing."""
+    """Return whether a packet contains only frames that are not shown, or nothing."""
     if not packet:
         return True
     if codec == "vp8":  # RFC 6386, section 9.1: the fifth bit is show_frame
         return not packet[0] >> 4 & 1
-    return False  # muxers join hidden frames of VP9 and AV1 with a shown one
+    if codec == "vp9":
+        return not any(_vp9_shows(packet[start]) for start in _vp9_frames(packet))
+    return False  # a packet of AV1 always shows a frame
+
+
+def _vp9_frames(packet: bytes | memoryview) -> list[int]:
+    """Return where the frames of a packet start: several in a superframe (VP9 bitstream specification, annex B)."""
+    last = packet[-1]
+    count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    index = len(packet) - 2 - count * width
+    if last & 0xE0 != 0xC0 or index < 0 or packet[index] != last:
+        return [0]
+    starts = [0]
+    for number in range(count - 1):
+        at = index + 1 + number * width
+        starts.append(starts[-1] + int.from_bytes(packet[at : at + width], "little"))
+    return [start for start in starts if start < index]
+
+
+def _vp9_shows(head: int) -> bool:
+    """Return whether a frame with this first byte is shown (section 6.2; profile 3 has one more bit)."""
+    bits = head << 1 if head & 0x30 == 0x30 else head
+    return bool(bits & 0x08 or bits & 0x02)  # show_existing_frame, show_frame
 
 
 class FrameIndexer:

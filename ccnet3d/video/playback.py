@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ccnet3d.video.avi_slots import AviSlots
 from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container, read_packets
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
@@ -40,14 +41,14 @@ class Playback:
         keep_over_forks(self)
         self.container, self.stream = opened or open_container(source, name, index)
         self._canonical = self.stream.codec_context.codec.canonical_name
-        rate, reordered = self.stream.average_rate, self.stream.codec_context.has_b_frames
-        # AVI has a constant rate and no presentation times; those that FFmpeg invents for B-frames are out of order.
-        self._constant_rate = float(rate) if rate and reordered and self.container.format.name == "avi" else None
+        self._slots: AviSlots | None = None
+        if self.container.format.name == "avi" and self.stream.average_rate == 1 / self.stream.time_base:
+            self._slots = AviSlots(reordered=self.stream.codec_context.has_b_frames)
         self._decoder = PacketDecoder(self.stream)
         self._rgb = RgbConverter()
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
         self.indexer = FrameIndexer(is_ranked(self.container.format.name, self._canonical))
-        self._discarded = self._corrupt_packets = self._empty = self._bad_checksums = 0
+        self._discarded = self._hidden = self._corrupt_packets = self._empty = self._bad_checksums = 0
         self._read_error = ""
         self._damaged: list[int] = []
         self._unconverted: list[int] = []
@@ -66,11 +67,15 @@ class Playback:
             if packet.size == 0:  # a repeated frame, or the end
                 self._empty += packet.dts is not None
                 continue
+            if self._slots:
+                self._empty += self._slots.skip_to(packet.dts)
             self._corrupt_packets += bool(packet.is_corrupt)
             shows_frame = False
             if packet.is_discard:  # an edit list excludes it
                 self._discarded += 1
-            elif not is_hidden(self._canonical, memoryview(packet)):
+            elif is_hidden(self._canonical, memoryview(packet)):
+                self._hidden += 1
+            else:
                 self.indexer.send(packet.pts)
                 shows_frame = True
             if checksums.is_bad(memoryview(packet), packet.is_keyframe):
@@ -83,6 +88,8 @@ class Playback:
     def _decode(self, packet: Any, shows_frame: bool = False) -> Iterator[tuple[int, Any]]:
         for frame in self._decoder.decode(packet, shows_frame=shows_frame):
             index = self.indexer.show(frame.pts)
+            if self._slots:
+                frame.pts = self._slots.place(frame)
             if index is not None:
                 yield index, frame
 
@@ -98,10 +105,7 @@ class Playback:
             self._damaged.append(index)
         if not self._sizes or self._sizes[-1][1:] != (image.shape[1], image.shape[0]):
             self._sizes.append((index, image.shape[1], image.shape[0]))
-        return VideoFrame(index, self._seconds(index, frame), image, damaged)
-
-    def _seconds(self, index: int, frame: Any) -> float | None:
-        return index / self._constant_rate if self._constant_rate else seconds(frame, self.stream)
+        return VideoFrame(index, seconds(frame, self.stream), image, damaged)
 
     def report(self) -> list[str]:
         """Return warnings, after all frames were decoded.
@@ -149,7 +153,7 @@ class Playback:
     def _check_length(self, count: int, lost: int) -> list[str]:
         """Return warnings about missing frames, because a truncated file can end early without an error."""
         found = []
-        expected = claimed_frames(self.container, self.stream) or 0
+        expected = (claimed_frames(self.container, self.stream) or 0) - self._hidden
         if "mp4" not in self.container.format.name.split(","):
             expected -= self._discarded + self._empty
         if count + lost + self.indexer.misplaced < expected:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container, other_streams, read_packets
+from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, frame_rate, import_av, open_container, other_streams, read_packets
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check
 from ccnet3d.video.packet_index import PacketIndex
@@ -37,13 +37,12 @@ class AvReader(VideoReader):
         name = str(source) if isinstance(source, Path) else _stream_name(source)
         self._source = source if isinstance(source, Path) else PipeHead(source, name)
         container, opened = open_container(self._source, name, stream)  # type: ignore[arg-type]
-        rate = opened.average_rate
         self._stream_index = opened.index
         self._several = other_streams(container, opened) if stream is None else []
         self.info = VideoInfo(
             self._path.name if self._path else name,
             self._path,
-            float(rate) if rate else None,
+            frame_rate(opened),
             claimed_frames(container, opened),
             "av",
             stream,
