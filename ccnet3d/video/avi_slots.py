@@ -35,7 +35,7 @@ class AviSlots:
     def place(self, frame: Any) -> int | None:
         """Return a frame's time in slots, in the order in which frames leave the decoder."""
         if not self._reordered:
-            return frame.pts  # type: ignore[no-any-return]
+            return frame.pts
         if frame.dts is None:  # released by the end
             time = self._first if self._last is None else self._last + 1
         else:

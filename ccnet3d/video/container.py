@@ -29,11 +29,26 @@ __all__ = [
     "open_container",
     "other_streams",
     "read_packets",
+    "unknown_matrix",
     "upright_filters",
     "video_streams",
 ]
 
 _ANY_TIME_BASE = Fraction(1, 1000)  # a filter graph needs one, but the times are not used
+
+# Matrix coefficients (ITU-T H.273, section 8.3) that FFmpeg's scaler converts, and names of others.
+_KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
+_UNKNOWN_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE ST 2085",
+    12: "derived from the primaries",
+    13: "derived from the primaries, constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
 
 
 def import_av() -> Any:
@@ -230,6 +245,14 @@ class RgbConverter:
             last = added
         graph.configure()
         return graph
+
+
+def unknown_matrix(frame: Any) -> str:
+    """Return the number and name of a frame's color matrix if FFmpeg has no conversion for it, else nothing."""
+    number = int(frame.colorspace)
+    if number in _KNOWN_MATRICES:
+        return ""
+    return f"{number} ({_UNKNOWN_MATRICES[number]})" if number in _UNKNOWN_MATRICES else str(number)
 
 
 def display_matrix(frame: Any) -> tuple[int, ...]:

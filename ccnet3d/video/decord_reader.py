@@ -147,7 +147,9 @@ def _check_simple(path: Path) -> None:
     container, stream = open_container(path, str(path))
     try:
         if len(streams := video_streams(container)) > 1:
-            raise VideoError(f"{path} has {len(streams)} video streams, of which decord may take another; use --decoder av")
+            raise VideoError(
+                f"{path} has {len(streams)} video streams, of which decord may take another; use --decoder av"
+            )
         frame = next(iter(container.decode(stream)), None)
         filters = [] if frame is None else upright_filters(display_matrix(frame))
     except import_av().error.FFmpegError:

@@ -60,7 +60,7 @@ class PacketDecoder:
             shows_frame: whether the packet should yield a frame.
         """
         if packet is not None:
-            packet.opaque = _Number(self._sent)
+            packet.opaque = _Number(self._sent, starts=packet.is_keyframe and shows_frame)
             if not self._threaded:
                 self._start_candidate(packet)
             if self._threaded or self._candidate is not None:
@@ -106,7 +106,7 @@ class PacketDecoder:
             yield from self._advance_candidate(packet)
 
     def _start_candidate(self, packet: Any) -> None:
-        if self._candidate is None and _THREADS != 1 and packet.is_keyframe and self._sent >= self._next_candidate:
+        if self._candidate is None and _THREADS != 1 and packet.opaque.starts and self._sent >= self._next_candidate:
             self._forget_before(self._sent)
             self._candidate, self._takeover = self._new_context(several=True), self._sent
 
@@ -128,7 +128,7 @@ class PacketDecoder:
     def _keep(self, packet: Any, shows_frame: bool) -> None:
         if self._kept_bytes > _KEPT_BYTES:  # no keyframe for long: frames may be lost after an error
             self._forget_before(self._sent)
-        if self._kept or packet.is_keyframe or self._sent == 0:
+        if self._kept or packet.opaque.starts or self._sent == 0:
             self._kept.append(packet)
             self._kept_bytes += packet.size
         if shows_frame:
@@ -142,7 +142,7 @@ class PacketDecoder:
         self._returned.add((number, frame.pts))
         self._waiting.discard(number)
         if frame.key_frame:  # the packet of an interlaced frame may be that of its second field
-            starts = [kept.opaque.value for kept in self._kept if kept.is_keyframe and kept.opaque.value <= number]
+            starts = [kept.opaque.value for kept in self._kept if kept.opaque.starts and kept.opaque.value <= number]
             self._forget_before(max(starts, default=0 if self._kept else number))
         return True
 
@@ -171,8 +171,9 @@ class PacketDecoder:
 class _Number:
     """The number of a packet. PyAV identifies these objects by their addresses, so every packet has its own."""
 
-    def __init__(self, value: int) -> None:
+    def __init__(self, value: int, *, starts: bool) -> None:
         self.value = value
+        self.starts = starts  # whether decoding may start here
 
 
 def _number(frame: Any) -> int:

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ccnet3d.video.avi_slots import AviSlots
-from ccnet3d.video.container import RgbConverter, claimed_frames, import_av, open_container, read_packets
+from ccnet3d.video.container import (
+    RgbConverter,
+    claimed_frames,
+    import_av,
+    open_container,
+    read_packets,
+    unknown_matrix,
+)
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
 from ccnet3d.video.packet_decoder import PacketDecoder
-from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, PacketIndex, is_hidden, is_ranked
+from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, HiddenPackets, PacketIndex, is_ranked
 from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
 
 __all__ = ["Playback", "index_packets", "seconds"]
@@ -45,11 +52,12 @@ class Playback:
         if self.container.format.name == "avi" and self.stream.average_rate == 1 / self.stream.time_base:
             self._slots = AviSlots(reordered=self.stream.codec_context.has_b_frames)
         self._decoder = PacketDecoder(self.stream)
+        self._hidden_packets = HiddenPackets(self._canonical, self.stream.codec_context.extradata)
         self._rgb = RgbConverter()
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
         self.indexer = FrameIndexer(is_ranked(self.container.format.name, self._canonical))
         self._discarded = self._hidden = self._corrupt_packets = self._empty = self._bad_checksums = 0
-        self._read_error = ""
+        self._read_error = self._matrix = ""
         self._damaged: list[int] = []
         self._unconverted: list[int] = []
         self._sizes: list[tuple[int, int, int]] = []  # first frame, width, height
@@ -73,7 +81,7 @@ class Playback:
             shows_frame = False
             if packet.is_discard:  # an edit list excludes it
                 self._discarded += 1
-            elif is_hidden(self._canonical, memoryview(packet)):
+            elif self._hidden_packets.is_hidden(memoryview(packet)):
                 self._hidden += 1
             else:
                 self.indexer.send(packet.pts)
@@ -99,6 +107,7 @@ class Playback:
             image = self._rgb(frame)
         except (self._ffmpeg_error, ValueError):
             self._unconverted.append(index)
+            self._matrix = unknown_matrix(frame)
             return None
         damaged = bool(frame.is_corrupt)
         if damaged:
@@ -117,7 +126,13 @@ class Playback:
         failed = self._decoder.failed + self._bad_checksums
         why = "a checksum of FFV1 is wrong" if self._bad_checksums else self._decoder.reason
         count = indexer.shown - len(self._unconverted)
+        matrix = (
+            f"FFmpeg cannot convert colors with the matrix {self._matrix}; if the file has a wrong tag, replace it: "
+            "ffmpeg -i IN -c copy -bsf:v h264_metadata=matrix_coefficients=1 OUT (hevc_metadata for HEVC)"
+        )
         if count == 0:
+            if self._matrix:
+                raise VideoError(f"no frame of {name} can be converted to RGB: {matrix}")
             if failed or self._read_error or indexer.sent:
                 reason = why or self._read_error or "the decoder returns none"
                 raise VideoError(f"no frame of {name} can be decoded ({reason}); the file is damaged")
@@ -127,6 +142,8 @@ class Playback:
             found.append(f"reading stopped before the end of the file, after {count} frames: {self._read_error}")
         if failed:
             found.append(f"{failed} packets could not be decoded and their frames are lost: {why}")
+        if self._matrix:
+            found.append(matrix)
         if lost := sorted(indexer.lost + self._unconverted):
             found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
         if indexer.misplaced:
@@ -183,9 +200,10 @@ def index_packets(path: Path, name: str, index: int | None = None) -> PacketInde
     pts: list[int | None] = []
     keyframes: list[int] = []
     corrupt, read_error, checksums = 0, "", Ffv1Check(codec)
+    hidden = HiddenPackets(codec, stream.codec_context.extradata)
     try:
         for packet in read_packets(container, stream):
-            if packet.size == 0 or is_hidden(codec, memoryview(packet)):
+            if packet.size == 0 or hidden.is_hidden(memoryview(packet)):
                 continue
             corrupt += bool(packet.is_corrupt) or checksums.is_bad(memoryview(packet), packet.is_keyframe)
             if packet.is_keyframe and packet.pts is not None:

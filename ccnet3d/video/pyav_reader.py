@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, frame_rate, import_av, open_container, other_streams, read_packets
+from ccnet3d.video.container import (
+    PipeHead,
+    RgbConverter,
+    claimed_frames,
+    frame_rate,
+    import_av,
+    open_container,
+    other_streams,
+    read_packets,
+)
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check
 from ccnet3d.video.packet_index import PacketIndex
