@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     masks = open_masks(arguments.masks)
     # What is not a path may be a pattern of file names.
     video = Path(arguments.video) if Path(arguments.video).exists() else arguments.video
-    with closing(open_video(video)) as reader:
+    stream = masks.summary.get("settings", {}).get("stream")  # as chosen in the run
+    with closing(open_video(video, stream=stream)) as reader:
         pictures = write_video_page(
             masks,
             reader,

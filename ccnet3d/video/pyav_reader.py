@@ -87,7 +87,7 @@ class AvReader(VideoReader):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
-        self.info.warnings.clear()
+        self.info.warnings[:] = self._several
         if self._path is None:
             if self._pipe is None:
                 raise VideoError(f"{self._name} has already been read; a pipe can be read once")
@@ -107,7 +107,7 @@ class AvReader(VideoReader):
                 self._check_open()
                 if os.getpid() != owner:
                     raise VideoError(f"{self._name} was being read when the process forked; start a new iteration")
-            self.info.warnings += self._several + playback.report()
+            self.info.warnings += playback.report()
         finally:
             playback.close()
 

@@ -90,7 +90,8 @@ def test_choice_of_a_stream(tmp_path: Path) -> None:
         assert [read_code(frame.image) for frame in reader] == list(range(FRAMES))  # the one with the default flag
         (warning,) = reader.info.warnings
         assert warning == (
-            "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read; choose another one with --stream"
+            "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read; "
+            "choose another one with --stream"
         )
         assert reader.info.stream is None
     with open_video(path, stream=0) as reader:
