@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from ccnet3d.video.container import import_av
@@ -158,7 +159,8 @@ class PacketDecoder:
         # PyAV copies the parameters of a stream only to a stream of an output, here one without a file.
         owner = import_av().open(io.BytesIO(), "w", format="null")
         context = owner.add_stream_from_template(self._stream, opaque=True).codec_context
-        context.codec_tag = self._stream.codec_context.codec_tag
+        with suppress(UnicodeDecodeError):  # a tag outside ASCII, which PyAV cannot copy
+            context.codec_tag = self._stream.codec_context.codec_tag
         context.copy_opaque = True
         if several:
             context.thread_type, context.thread_count = "AUTO", _THREADS
