@@ -150,6 +150,7 @@ def _check_simple(path: Path) -> None:
             raise VideoError(
                 f"{path} has {len(streams)} video streams, of which decord may take another; use --decoder av"
             )
+        stream.codec_context.thread_count = 1  # threads would have to be freed before a fork
         frame = next(iter(container.decode(stream)), None)
         filters = [] if frame is None else upright_filters(display_matrix(frame))
     except import_av().error.FFmpegError:

@@ -142,7 +142,8 @@ class PacketDecoder:
             return False
         self._returned.add((number, frame.pts))
         self._waiting.discard(number)
-        if frame.key_frame:  # the packet of an interlaced frame may be that of its second field
+        if frame.key_frame and self._candidate is None:  # a candidate is behind, and returns the same frames again
+            # The packet of an interlaced frame may be that of its second field.
             starts = [kept.opaque.value for kept in self._kept if kept.opaque.starts and kept.opaque.value <= number]
             self._forget_before(max(starts, default=0 if self._kept else number))
         return True
@@ -161,6 +162,7 @@ class PacketDecoder:
         context = owner.add_stream_from_template(self._stream, opaque=True).codec_context
         with suppress(UnicodeDecodeError):  # a tag outside ASCII, which PyAV cannot copy
             context.codec_tag = self._stream.codec_context.codec_tag
+        owner.close()  # ends its reference cycle: a forked child must not free a decoder whose threads it lacks
         context.copy_opaque = True
         if several:
             context.thread_type, context.thread_count = "AUTO", _THREADS
