@@ -62,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="library that decodes the video; auto is av (PyAV)",
     )
+    parser.add_argument(
+        "--stream",
+        type=int,
+        metavar="N",
+        help="which video stream of the file, by its index as ffprobe shows it (default: the one that ffmpeg chooses)",
+    )
     model = parser.add_argument_group("model")
     add_model_options(model)
     model.add_argument(
@@ -196,7 +202,7 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
     source = _standard_input() if job.source == STDIN else job.source
     hidden = True if arguments.quiet or arguments.json else None  # None: on a terminal only
     with (
-        open_video(source, arguments.decoder) as reader,
+        open_video(source, arguments.decoder, arguments.stream) as reader,
         tqdm(total=reader.info.expected_frames, unit="frame", disable=hidden, desc=reader.info.name) as bar,
     ):
 

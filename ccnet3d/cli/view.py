@@ -62,7 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         return tqdm(pairs, total=len(masks), unit="frame", disable=hidden)
 
     masks = open_masks(arguments.masks)
-    with closing(open_video(arguments.video)) as reader:
+    stream = masks.summary.get("settings", {}).get("stream")  # as chosen in the run
+    with closing(open_video(arguments.video, stream=stream)) as reader:
         pictures = write_video_page(
             masks,
             reader,

@@ -168,6 +168,7 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
         "video": reader.info.name,
         "video_bytes": path.stat().st_size if path and path.is_file() else None,
         "decoder": reader.info.decoder,
+        **({} if reader.info.stream is None else {"stream": reader.info.stream}),
         "frames": {"start": selection.start, "end": selection.end, "stride": selection.stride},
         "format": options.format,
         "classes": list(options.class_names),

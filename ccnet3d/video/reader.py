@@ -21,7 +21,7 @@ _HEAD = 32
 _NO_DECORD = "decord cannot read from a pipe; use --decoder av, or give a file"
 
 
-def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoReader:
+def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int | None = None) -> VideoReader:
     """Open a video.
 
     Args:
@@ -30,6 +30,8 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
             pipe.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
+        stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
+            with the default flag, then the largest, then the first.
 
     Raises:
         VideoError: the source does not exist, is empty or not a video, or the decoder is not installed or does not
@@ -49,8 +51,10 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     if not isinstance(source, str | Path):
         if decoder == "decord":
             raise VideoError(_NO_DECORD)
-        return AvReader(source)
+        return AvReader(source, stream)
     path = Path(source)
+    if stream is not None and path.is_dir():
+        raise VideoError(_no_streams(path))
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
             if "://" in str(source):
@@ -58,6 +62,8 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
                     f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o out/"
                 )
             raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
+        if stream is not None:
+            raise VideoError(_no_streams(source))
         return ImageReader(str(source), None, images_by_pattern(str(source)))
     if path.is_dir():
         return ImageReader(path.name or str(path), path, images_in_folder(path))
@@ -66,7 +72,7 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     if is_pipe(path):
         if decoder == "decord":
             raise VideoError(_NO_DECORD)
-        return _PipeReader(path)
+        return _PipeReader(path, stream)
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -75,17 +81,27 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
     if not head:
         raise VideoError(f"{path} is empty; give a video file")
     if is_animated_webp(head):
+        if stream is not None:
+            raise VideoError(_no_streams(path))
         return AnimationReader(path)
-    return DecordReader(path) if decoder == "decord" else AvReader(path)
+    if decoder == "decord":
+        if stream is not None:
+            raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")
+        return DecordReader(path)
+    return AvReader(path, stream)
+
+
+def _no_streams(source: Path | str) -> str:
+    return f"{source} consists of images, which have no streams to choose from; leave out --stream"
 
 
 class _PipeReader(AvReader):
     """A named pipe, opened once: ``<(command)``, ``/dev/stdin`` and FIFOs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stream: int | None) -> None:
         self._opened = open_pipe(path)
         try:
-            super().__init__(self._opened)
+            super().__init__(self._opened, stream)
         except BaseException:
             self._opened.close()
             raise

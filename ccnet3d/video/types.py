@@ -66,6 +66,8 @@ class VideoInfo:
     expected_frames: int | None
     """Number of frames according to the source, None if unknown."""
     decoder: str
+    stream: int | None = None
+    """Index of the video stream in the file if it was chosen by the caller, else None."""
     warnings: list[str] = field(default_factory=list)
     """Problems of the last iteration, as text for the user; complete once it has ended."""
     pixel_aspect: Fraction = Fraction(1)

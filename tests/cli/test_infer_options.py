@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
 from PIL import Image
+from video.corpus import two_streams
 
 from ccnet3d.cli.infer import main
+from ccnet3d.cli.view import main as view
 from ccnet3d.masks import open_masks
 
 
@@ -222,6 +224,21 @@ def test_missing_video_among_several(make_video: MakeVideo, infer, tmp_path: Pat
     infer(*videos, "-o", tmp_path / "masks", "-q", code=2)
     assert f"there is no file {videos[0]}" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["b"]
+
+
+def test_stream(infer, tmp_path: Path, capsys) -> None:
+    """The smaller of two streams, and a page of it; another stream does not continue the run."""
+    video, out = tmp_path / "two.mkv", tmp_path / "masks"
+    two_streams(video)
+    infer(video, "-o", out, "--end", 2, "--stream", 0, "-q")
+    assert capsys.readouterr().err == ""
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["width"], summary["height"], summary["settings"]["stream"]) == (128, 96, 0)
+    infer(video, "-o", out, "--end", 2, "--resume", code=2)
+    assert "stream" in capsys.readouterr().err
+    assert view([str(out), str(video), "-o", str(tmp_path / "view.html"), "-q"]) == 0
+    infer(video, "-o", tmp_path / "chosen", "--end", 2, "-q")
+    assert "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read" in capsys.readouterr().err
 
 
 def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path) -> None:
