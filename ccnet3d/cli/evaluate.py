@@ -109,7 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="write the scores and the counts of every frame to this file; with --corrupt, the scores of every row",
     )
     output.add_argument(
-        "--report", type=Path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write an HTML report, CSV and JSON files to this folder; replaces an earlier report, and no other files",
     )
     output.add_argument(
         "--compare",
@@ -176,6 +179,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--no-images is for the page of --report; add --report")
     if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
         raise UserError(f"--report writes a folder, and {arguments.report} is a file; give another name")
+    if arguments.report:
+        from ccnet3d.reports import check_report_folder
+
+        check_report_folder(arguments.report)
 
 
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:

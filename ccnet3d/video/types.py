@@ -67,6 +67,8 @@ class VideoInfo:
     decoder: str
     warnings: list[str] = field(default_factory=list)
     """Problems of the last iteration, as text for the user; complete once it has ended."""
+    images: tuple[Path, ...] = ()
+    """The files of a folder or pattern of images, by frame index; empty for a video."""
 
 
 class VideoReader(ABC):
