@@ -18,6 +18,7 @@ __all__ = [
     "Journal",
     "check_files",
     "claimed_folder",
+    "has_lock",
     "is_regular",
     "lock_folder",
     "relative_name",
@@ -68,6 +69,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     finally:
         _unlock(folder / _LOCK_NAME, descriptor)
         _remove_empty(missing)
+
+
+def has_lock(folder: Path) -> bool:
+    """Return whether a run writes to a folder, or was killed while it did."""
+    return os.path.lexists(folder / _LOCK_NAME)
 
 
 def _lock(folder: Path) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import remove_unfinished, timeless_entry, write_atomically
-from ccnet3d.journal import Journal, lock_folder, relative_name, remove_named, replaceable
+from ccnet3d.journal import Journal, has_lock, lock_folder, relative_name, remove_named, replaceable
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import MaskFormat, MaskSequence, Palette
 from ccnet3d.masks.palette import decode_mask, encode_mask
@@ -172,7 +172,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Remove what a run left that was killed when its summary was written."""
-        if self.is_interrupted():
+        if self.is_interrupted() or has_lock(self.folder):
             with lock_folder(self.folder):
                 self._check_parts()
                 self._journal = Journal(self.folder / _JOURNAL_NAME)
