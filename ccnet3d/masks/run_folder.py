@@ -281,7 +281,7 @@ def check_settings(folder: Path, earlier: Mapping[str, Any], settings: Mapping[s
         if key == "source" and key not in earlier:  # of an earlier version
             continue
         before, after = json.dumps(earlier.get(key)), json.dumps(now.get(key))
-        if before != after and key == "source":
+        if before != after and key in ("source", "video_bytes"):
             raise UserError(
                 f"{now.get('video')} has changed since the run in {folder} began; give the files of that run, or "
                 "--overwrite"

@@ -195,11 +195,11 @@ def test_images_keep_their_names(tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_
 def test_a_file_that_appears_while_a_run_lasts_is_not_replaced(
     tiny_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, tmp_path: Path
 ) -> None:
-    out, over = tmp_path / "masks", tmp_path / "over.mp4"
+    video, out, over = make_video(frames=30), tmp_path / "masks", tmp_path / "over.mp4"
     segmenter = VideoSegmenter(tiny_model, tiny_info)
 
     def plant(path: Path) -> Callable[[object], None]:
-        return lambda _: path.write_bytes(b"mine") and None if not path.exists() else None
+        return lambda _: None if path.exists() else (path.write_bytes(b"mine"), None)[1]
 
     for path, options in (
         (out / "000005.png", RunOptions()),
@@ -208,13 +208,13 @@ def test_a_file_that_appears_while_a_run_lasts_is_not_replaced(
         (over, RunOptions(overlay=over)),
     ):
         with (
-            open_video(make_video(frames=30)) as reader,
+            open_video(video) as reader,
             pytest.raises(ValueError, match=f"{path.name} exists, and is a file that ccnet3d did not write there"),
         ):
             segment_video(reader, segmenter, out, options, on_frame=plant(path))
         assert path.read_bytes() == b"mine"
         path.unlink()
-        with open_video(make_video(frames=30)) as reader:
+        with open_video(video) as reader:
             segment_video(reader, segmenter, out, RunOptions(**{**options.__dict__, "resume": True}))
         shutil.rmtree(out)
         over.unlink(missing_ok=True)
@@ -241,12 +241,11 @@ def test_a_second_run_is_told_that_the_first_one_works(
 
 
 def test_pipes_have_no_fingerprint(make_video: MakeVideo) -> None:
-    with make_video(frames=2).open("rb") as stream, open_video(stream) as reader:
+    with make_video("clip.mkv", frames=2).open("rb") as stream, open_video(stream) as reader:
         assert fingerprint_files(reader.info) is None
 
 
-def test_frames_are_read_once(frames: Path, tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path) -> None:
-    """Names that match the frames do not depend on which frames are lost."""
+def test_lost_images_shift_no_names(frames: Path, tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path) -> None:
     (frames / "000001.png").write_bytes(b"no image")
     with open_video(frames) as reader:
         segment_video(reader, VideoSegmenter(tiny_model, tiny_info), tmp_path / "out", RunOptions(format="cvat"))

@@ -166,7 +166,7 @@ def test_pixels_without_a_class_get_no_label_in_cvat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "#a", " a", "a\u2028", ""])
-def test_class_names_that_cvat_cannot_read(tmp_path: Path, name: str) -> None:
+def test_class_names_that_cvat_cannot_read(name: str) -> None:
     with pytest.raises(UserError, match="list of labels has no place for the class name"):
         CVAT.check(MaskClasses((name, "b c"), ((1, 1, 1), (2, 2, 2)), (0, 1)))
     CVAT.check(MaskClasses(("Fußweg, links", "b c"), ((1, 1, 1), (2, 2, 2)), (0, 1)))
