@@ -46,13 +46,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process or thread has the folder, or it cannot be used.
 
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as parent:
-    ...     with lock_folder(Path(parent) / "out"), lock_folder(Path(parent) / "out"):
-    ...         pass
+    >>> with lock_folder(Path("out")), lock_folder(Path("out")):
+    ...     pass
     Traceback (most recent call last):
         ...
-    ccnet3d.errors.UserError: another run is writing to .../out; wait until it ends, or give another folder
+    ccnet3d.errors.UserError: another run is writing to out; wait until it ends, or give another folder
     """
     missing: list[Path] = []
     try:
@@ -106,6 +104,8 @@ def _lock(folder: Path) -> int:
 
 def _unlock(path: Path, descriptor: int) -> None:
     """Remove the lock file while it is locked, so that nobody has locked a removed one without noticing."""
+    if descriptor not in _held:  # in a fork
+        return
     _held.discard(descriptor)
     with suppress(OSError):  # Windows removes no open file
         path.unlink()
@@ -166,19 +166,24 @@ class Journal:
         self.names: frozenset[str] = frozenset()
         """Of files that were claimed before the journal was opened."""
         self.exists = False
+        self._torn: int | None = None  # length of the file without a last name that was cut off
         try:
             descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise UserError(f"cannot read the journal {path}: {error.strerror}") from error
-        with os.fdopen(descriptor, "rb") as file:
-            try:
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("not a file")
+            with open(descriptor, "rb", closefd=False) as file:
                 self._parse(file.read())
-            except (OSError, ValueError, RecursionError) as error:
-                raise UserError(
-                    f"cannot read {path}: it is not a journal of this version of ccnet3d ({error}); give another folder"
-                ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"cannot read {path}: it is not a journal of this version of ccnet3d ({error}); give another folder"
+            ) from error
+        finally:
+            os.close(descriptor)
         self.exists = True
 
     def _parse(self, data: bytes) -> None:
@@ -188,9 +193,6 @@ class Journal:
             raise ValueError("expected an object and names")
         self.header, self.names = header, frozenset(names)
         self._torn = len(whole) if len(whole) < len(data) else None
-
-    _torn: int | None = None
-    """Length of the file without a last name that was cut off."""
 
     def begin(self, header: Mapping[str, Any], names: Collection[str] = ()) -> None:
         """Replace the journal by one with this header and these names."""

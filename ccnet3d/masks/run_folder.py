@@ -105,10 +105,9 @@ class RunFolder:
                 check_settings(self.folder, journal.header.get("settings") or {}, settings)
             else:
                 self._check_earlier(journal, overwrite=overwrite)
-            names = journal.names | (
-                summarized_names(self.folder) if overwrite or journal.header.get("replacing") else set()
-            )
-            self._check_free(names, overlay, frames)
+            replacing = overwrite or bool(journal.header.get("replacing"))
+            names = journal.names | (summarized_names(self.folder) if replacing else set())
+            self._check_free(names, overlay, frames, probabilities=settings.get("probabilities", True))
             self._remove_unfinished(names, overlay)
             self.folder.mkdir(parents=True, exist_ok=True)
             when_checked()
@@ -217,15 +216,19 @@ class RunFolder:
                 "replace them"
             )
 
-    def _check_free(self, names: Container[str], overlay: Path | None, frames: Container[int]) -> None:
+    def _check_free(
+        self, names: Container[str], overlay: Path | None, frames: Container[int], *, probabilities: bool
+    ) -> None:
         """Check that what the run will write is free or named; later each file is checked again."""
         single = [self.folder / SUMMARY_NAME, *([self.format.path(self.folder)] if self.format.file_name else [])]
         for path in [*single, *([overlay] if overlay else [])]:
             replaceable(path, named=self._name(path) in names)
-        for folder, suffix in ((self.masks, "png"), (self.probabilities, "npz")):
-            for path, index in numbered_files(folder, suffix):
-                if index in frames:
-                    replaceable(path, named=self._name(path) in names)
+        numbered = [*numbered_files(self.masks, "png")]
+        if probabilities:
+            numbered += numbered_files(self.probabilities, "npz")
+        for path, index in numbered:
+            if index in frames:
+                replaceable(path, named=self._name(path) in names)
 
     def _name(self, path: Path) -> str:
         return relative_name(self.folder, path)
