@@ -109,10 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write the scores and the counts of every frame to this file; with --corrupt, the scores of every row",
     )
     output.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="write an HTML report, CSV and JSON files to this folder; replaces an earlier report, and no other files",
+        "--report", type=Path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
     )
     output.add_argument(
         "--compare",
@@ -179,10 +176,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--no-images is for the page of --report; add --report")
     if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
         raise UserError(f"--report writes a folder, and {arguments.report} is a file; give another name")
-    if arguments.report:
-        from ccnet3d.reports import check_report_folder
-
-        check_report_folder(arguments.report)
 
 
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
@@ -284,8 +277,10 @@ def run_comparison(arguments: argparse.Namespace) -> None:
 
 def run_evaluation(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing, gather, processes
-    from ccnet3d.reports import WorstFrames
+    from ccnet3d.reports import WorstFrames, check_report_folder
 
+    if arguments.report:
+        check_report_folder(arguments.report)
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")

@@ -86,7 +86,7 @@ def evaluation() -> Evaluation:
 def test_files_contain_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     written(tmp_path, {"run": evaluation})
     assert {path.name for path in tmp_path.iterdir()} == {
-        "report.html", "scores.csv", "scores.json", "frames.csv", "evaluation.json",
+        "report.html", "scores.csv", "scores.json", "frames.csv", "evaluation.json", ".ccnet3d-files.jsonl",
     }  # fmt: skip
     again = Evaluation.load(tmp_path / "evaluation.json")
     assert torch.equal(again.confusions, evaluation.confusions)
@@ -168,7 +168,8 @@ def test_worst_frames(evaluation: Evaluation, tmp_path: Path) -> None:
 def test_comparison(tmp_path: Path) -> None:
     runs = {"old": random_evaluation(3), "new": random_evaluation(4, skill=6), "other": random_evaluation(5)}
     page = written(tmp_path, runs)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "scores.csv", "scores.json", "frames.csv"}
+    names = {"report.html", "scores.csv", "scores.json", "frames.csv", ".ccnet3d-files.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     rows = {(row["run"], row["score"]): row for row in read_csv(tmp_path / "scores.csv")}
     new = rows["new", "miou"]
     assert float(new["difference"]) == pytest.approx(runs["new"].miou - runs["old"].miou)
