@@ -16,8 +16,10 @@ from masks.test_files_of_others import snapshot
 from PIL import Image
 
 from ccnet3d.cli.infer import main
+from ccnet3d.errors import UserError
 from ccnet3d.inference import RunOptions, VideoSegmenter, segment_video
-from ccnet3d.inference.source_files import fingerprint_files, image_names
+from ccnet3d.inference.source_files import fingerprint_files
+from ccnet3d.masks import FORMATS
 from ccnet3d.models import CCNet3D, ModelInfo
 from ccnet3d.video import open_video
 
@@ -181,15 +183,15 @@ def test_images_keep_their_names(tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_
     assert names(f"{folder}/*.png", "b", options) == ["b 10", "z", "ä"]
     draw(tmp_path / "many", ["left/1.png", "right/1.png"])
     assert names(f"{tmp_path}/many/*/*.png", "c", options) == ["left/1", "right/1"]
-    draw(folder, ["z.jpg"])
-    with open_video(folder) as reader, pytest.raises(ValueError, match="and 2 of these are named z; choose another"):
-        segment_video(reader, segmenter, tmp_path / "d", options)
-    assert not (tmp_path / "d").exists()
+    with pytest.raises(
+        UserError, match="identifies images by their names without extension, and 2 of these are named z"
+    ):
+        FORMATS["cvat"].check_images(["a.png", "z.png", "z.jpg"])
     pytest.importorskip("pycocotools")
     with open_video(folder) as reader:
-        segment_video(reader, segmenter, tmp_path / "e", RunOptions(format="coco-rle"))
-        images = json.loads((tmp_path / "e" / "coco.json").read_text())["images"]
-        assert [image["file_name"] for image in images] == image_names(reader.info)
+        segment_video(reader, segmenter, tmp_path / "d", RunOptions(format="coco-rle"))
+        images = json.loads((tmp_path / "d" / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["b 2.jpg", "b 10.png", "z.png", "ä.png"]
 
 
 def test_a_file_that_appears_while_a_run_lasts_is_not_replaced(
