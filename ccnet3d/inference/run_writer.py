@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ccnet3d.errors import UserError
+from ccnet3d.errors import OutputError, UserError
 from ccnet3d.inference.source_files import image_names
 from ccnet3d.journal import relative_name
 from ccnet3d.masks import MaskClasses, MaskSequence, RunFolder, paint
@@ -96,7 +96,7 @@ class RunWriter:
             UserError: the folder or the overlay cannot be used.
         """
         video = self._video
-        if overlay and video.path and overlay.exists() and video.path.exists() and overlay.samefile(video.path):
+        if overlay and video.path and _are_same(overlay, video.path):
             raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
         writer = VideoWriter(overlay, video.frames_per_second) if overlay else None
 
@@ -205,3 +205,10 @@ class RunWriter:
                 for i in self._classes.shown
             ],
         }
+
+
+def _are_same(overlay: Path, video: Path) -> bool:
+    try:
+        return overlay.exists() and video.exists() and overlay.samefile(video)
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, str(overlay)) from error
