@@ -59,7 +59,7 @@ def summarized_names(folder: Path) -> set[str]:
         indices: Container[object] = range(frames)
     else:
         indices = {number for number in numbers if isinstance(number, int)} if isinstance(numbers, list) else ()
-    names = {SUMMARY_NAME, str(summary.get("overlay_file"))}
+    names = {SUMMARY_NAME, *(name for name in [summary.get("overlay_file")] if isinstance(name, str))}
     numbered = []
     if mask_format is PNG:
         numbered += [*numbered_files(folder, "png")]

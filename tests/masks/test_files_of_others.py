@@ -263,13 +263,16 @@ def test_runs_of_earlier_versions(tmp_path: Path) -> None:
     """A complete one is replaced by what its summary says; an interrupted one left no list of its files."""
     for index in range(3):
         RunFolder(tmp_path).write_mask(index, invent(2, 2), PALETTE)
-    (tmp_path / "000007.png").write_bytes(b"mine")
+    for name in ("000007.png", "None", "over.mp4"):
+        (tmp_path / name).write_bytes(b"mine")
     (tmp_path / "summary.json").write_text(json.dumps({"frames": 3, "classes": []}))
     run = RunFolder(tmp_path, NPZ)
     with pytest.raises(UserError, match="contains the masks of an earlier run"):
         run.begin({}, resume=True, overwrite=False)
     assert run.begin({}, resume=False, overwrite=True) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".ccnet3d-run.jsonl", ".masks", "000007.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".ccnet3d-run.jsonl", ".masks", "000007.png", "None", "over.mp4",
+    ]  # fmt: skip
     early = tmp_path / "early"
     early.mkdir()
     (early / ".ccnet3d-run.json").write_text("{}")
