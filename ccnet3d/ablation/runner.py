@@ -20,6 +20,7 @@ from ccnet3d.errors import DivergedError, FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate, find_score
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.journal import claimed_folder, lock_folder
 from ccnet3d.models import load_model
 from ccnet3d.resources import recipe_file
 from ccnet3d.training import CHECKPOINT_NAME, MODEL_NAME, Recipe, Trainer, read_recipe
@@ -191,8 +192,21 @@ def run_ablation(
         The result of each run, and the cost of each variant; no costs if no seed has trained all variants.
 
     Raises:
-        UserError: data or recipes that do not fit, or runs of other recipes in ``out``; before anything is trained.
+        UserError: data or recipes that do not fit, runs of other recipes in ``out``, or another process that writes to
+            it; before anything is trained.
     """
+    with lock_folder(out):
+        return _run_all(config, runs, source, out, device, report)
+
+
+def _run_all(
+    config: AblationConfig,
+    runs: Sequence[AblationRun],
+    source: DataSource,
+    out: Path,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> tuple[list[RunResult], dict[str, Cost]]:
     known = [_read_result(run, config, out) for run in runs]
     for run in {run.variant: run for run, result in zip(runs, known, strict=True) if result is None}.values():
         _check(run, source, out)
@@ -239,7 +253,8 @@ def _train_and_score(
         scores = {name: None if math.isnan(found[name]) else found[name] for name in names}
     result = RunResult(run.variant, run.seed, scores, describe_machine(device), error)
     record = {**_identity(run, config), "machine": result.machine, "scores": scores, "error": error}
-    write_atomically(folder / SCORES_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    with claimed_folder(folder, [SCORES_NAME]):
+        write_atomically(folder / SCORES_NAME, (json.dumps(record, indent=1) + "\n").encode())
     return result
 
 

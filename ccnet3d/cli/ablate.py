@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from ccnet3d.ablation import (
+        check_ablation_folder,
         describe_machine,
         read_ablation,
         run_ablation,
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = ablation_file(arguments.ablation)
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem
+    check_ablation_folder(out, plot=arguments.plot)
     print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; writing to {out}", flush=True)
     results, costs = run_ablation(config, runs, source, out, device, lambda line: print(line, flush=True))
     header = {

@@ -17,6 +17,7 @@ from ccnet3d.cli.options import (
     run_command,
 )
 from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.errors import UserError
 
 PROGRAM = "ccnet3d-attention"
 
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.png",
         help="the picture (default: attention.png)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
     parser.add_argument(
         "--checkpoint",
@@ -73,6 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.video import open_video
 
     check_plotting()
+    output = arguments.output
+    if output.is_symlink():
+        raise UserError(f"{output} is a link, which is not replaced; give the picture another name")
+    if output.exists() and not arguments.overwrite:
+        raise UserError(f"{output} exists; give the picture another name, or --overwrite to replace it")
     model, info = load_model(arguments.checkpoint)
     with open_video(arguments.video) as reader:
         attention_map = compute_attention_map(
@@ -87,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = reader.info.name
     x, y = arguments.point
     title = f"{name}: what pixel {x},{y} of frame {arguments.frame} attends to after R loops"
-    draw_attention_map(attention_map, arguments.output, title)
+    draw_attention_map(attention_map, output, title)
     for count, heat in enumerate(attention_map.influence, 1):
         own = heat[attention_map.position[0]].sum()
         heaviest = heat.flatten().sort(descending=True).values.cumsum(0)

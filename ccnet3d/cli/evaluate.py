@@ -279,8 +279,10 @@ def run_comparison(arguments: argparse.Namespace) -> None:
 
 def run_evaluation(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing, gather, processes
-    from ccnet3d.reports import WorstFrames
+    from ccnet3d.reports import WorstFrames, check_report_folder
 
+    if arguments.report:
+        check_report_folder(arguments.report)
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")

@@ -111,7 +111,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
-    again.add_argument("--overwrite", action="store_true", help="replace the masks of an earlier run")
+    again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:

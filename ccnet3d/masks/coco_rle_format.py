@@ -52,6 +52,8 @@ def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
         for index, mask in masks:
             height, width = mask.shape
             image_id, name = len(images) + 1, mask_path(Path(), index).name
+            if sequence.image_names:
+                name = sequence.image_names[image_id - 1]
             images.append({"id": image_id, "file_name": name, "width": width, "height": height, "frame_index": index})
             areas = np.bincount(mask.ravel(), minlength=256)
             for class_id in np.flatnonzero(areas[:OTHER]):

@@ -45,6 +45,8 @@ class MaskSequence:
     size: tuple[int, int]
     """Height and width of the first mask in pixels."""
     frames_per_second: float | None
+    image_names: Sequence[str] | None = None
+    """The file of each mask's frame, relative to the folder of all; None for a video."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class MaskFormat:
     """Raise UserError if the format cannot be written for these classes or on this machine; called before anything is
     written.
     """
+    check_images: Callable[[Sequence[str]], None] = lambda _: None
+    """Raise UserError if the format cannot be written for images of these names; called before anything is written."""
 
     def path(self, folder: Path) -> Path:
         """Return where the masks of the run in ``folder`` are: the one file, or the folder of the PNGs."""

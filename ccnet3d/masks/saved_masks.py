@@ -15,7 +15,8 @@ from ccnet3d.errors import UserError
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, RUN_AGAIN, MaskFormat
 from ccnet3d.masks.png_format import mask_path
-from ccnet3d.masks.run_folder import SUMMARY_NAME, RunFolder
+from ccnet3d.masks.run_folder import RunFolder
+from ccnet3d.masks.run_names import SUMMARY_NAME
 
 __all__ = ["SavedMasks", "open_masks"]
 

@@ -172,6 +172,8 @@ def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwri
         raise UserError(f"the page must be an .html file, got {path}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the page another name")
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is not replaced; give the page another name")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; give the page another name, or --overwrite to replace it")
     if max_width < 1 or max_frames < 1:

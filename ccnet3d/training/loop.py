@@ -22,6 +22,7 @@ from ccnet3d.distributed import Processes
 from ccnet3d.errors import DivergedError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.journal import claimed_folder
 from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, save_model
 from ccnet3d.training.batches import ClipBatches, MixedSequences
@@ -121,7 +122,8 @@ class Trainer:
             The model file.
 
         Raises:
-            UserError: no checkpoint that fits, or an earlier run in the folder.
+            UserError: no checkpoint that fits, an earlier run or a model of others in the folder, or another process
+                that writes to it.
             DivergedError: the loss is no longer finite.
             RunStoppedError: a signal stopped the run.
         """
@@ -135,6 +137,8 @@ class Trainer:
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
+            if is_main:  # a checkpoint that fits shows that this is the folder of a run
+                stack.enter_context(claimed_folder(self.out, (CHECKPOINT_NAME, MODEL_NAME), adopted=resume))
             stack.enter_context(explain_out_of_memory("use smaller crops, or compute.accumulate_steps"))
             stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
             log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None

@@ -23,6 +23,7 @@ from ccnet3d.data import Augmentation, DataSource, LabelledSequences
 from ccnet3d.errors import UserError
 from ccnet3d.files import remove_unfinished, write_atomically
 from ccnet3d.inference import STDIN, Job, Selection, VideoSegmenter, plan_jobs, resize_frame
+from ccnet3d.journal import lock_folder
 from ccnet3d.masks import encode_mask, encode_png
 from ccnet3d.models import ModelInfo, fingerprint, load_model
 from ccnet3d.training.recipe import UnlabelledRecipe
@@ -211,7 +212,11 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
 def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, recipe: UnlabelledRecipe) -> None:
     """Write the frames and labels of one video that are missing, then its ``dataset.toml``."""
     folder = job.folder
-    with open_video(job.source) as reader, tqdm(desc=f"labeling {folder.name}", unit="frame", disable=None) as bar:
+    with (
+        lock_folder(folder),
+        open_video(job.source) as reader,
+        tqdm(desc=f"labeling {folder.name}", unit="frame", disable=None) as bar,
+    ):
         selected = Selection(stride=recipe.frame_stride).select(reader)
         frames = (frame for frame in selected if not frame.damaged)
         first = next(frames, None)
@@ -227,7 +232,9 @@ def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, rec
             bar.update()
         for warning in reader.info.warnings:
             tqdm.write(f"{job.name}: {warning}")
-    write_atomically(folder / _DATASET_NAME, _dataset_toml(folder.name, teachers.info, recipe.frame_stride).encode())
+        write_atomically(
+            folder / _DATASET_NAME, _dataset_toml(folder.name, teachers.info, recipe.frame_stride).encode()
+        )
 
 
 def _labels(

@@ -96,7 +96,7 @@ class ImageReader(VideoReader):
     """A video of image files, one per frame."""
 
     def __init__(self, name: str, path: Path | None, files: list[Path]) -> None:
-        self.info = VideoInfo(name, path, None, len(files), "pillow")
+        self.info = VideoInfo(name, path, None, len(files), "pillow", images=tuple(files))
         self._files = files
 
     def __iter__(self) -> Iterator[VideoFrame]:

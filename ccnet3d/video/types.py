@@ -70,6 +70,8 @@ class VideoInfo:
     """Index of the video stream in the file if it was chosen by the caller, else None."""
     warnings: list[str] = field(default_factory=list)
     """Problems of the last iteration, as text for the user; complete once it has ended."""
+    images: tuple[Path, ...] = ()
+    """The files of a folder or pattern of images, by frame index; empty for a video."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height, in upright frames; known once the first frame was read."""
 

@@ -212,7 +212,7 @@ def test_an_interrupted_labeling_is_continued(
             label_videos(recipe, out, CPU)
     with pytest.raises(UserError):
         DataSource(out / "clip").open("train")
-    (out / "clip" / ".settings.json.0a0a.partial").touch()
+    (out / "clip" / ".settings.json.0a0a0a0a.partial").touch()
     done = set((out / "clip" / "labels").glob("*.png"))
     times = {path: path.stat().st_mtime_ns for path in done}
     label_videos(recipe, out, CPU)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,6 +57,21 @@ def ffmpeg(*arguments: object, stdin: bytes = b"", level: str = "error", check: 
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{messages}")
     return done.stdout, messages
+
+
+@contextmanager
+def fed(path: Path, data: bytes) -> Iterator[None]:
+    """Write data into a FIFO from a thread, as a shell's ``cat video > fifo &``."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError):
+            path.write_bytes(data)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    yield
+    thread.join(timeout=30)
+    assert not thread.is_alive()
 
 
 def encode(

@@ -5,33 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from video.corpus import FRAMES, X264, draw_coded, encode, ffmpeg
+from video.corpus import FRAMES, X264, draw_coded, encode, fed, ffmpeg
 
 from ccnet3d.video import VideoError, VideoFrame, open_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
-
-
-@contextmanager
-def fed(path: Path, data: bytes) -> Iterator[None]:
-    """Write data into a FIFO from a thread, as a shell's ``cat video > fifo &``."""
-
-    def write() -> None:
-        with suppress(BrokenPipeError):
-            path.write_bytes(data)
-
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    yield
-    thread.join(timeout=30)
-    assert not thread.is_alive()
 
 
 def assert_equal_frames(frames: list[VideoFrame], expected: list[VideoFrame]) -> None:
