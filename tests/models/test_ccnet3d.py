@@ -155,7 +155,7 @@ def test_named_architectures() -> None:
 
 
 def test_invalid_configurations() -> None:
-    with pytest.raises(UserError, match=r"timm cannot build 'no_such_net'.*list_models"):
+    with pytest.raises(UserError, match=r"timm does not know the model 'no_such_net'.*list_models"):
         CCNet3D(dataclasses.replace(TINY, backbone="no_such_net"))
     with pytest.raises(UserError, match="output stride 7"):
         CCNet3D(dataclasses.replace(TINY, backbone="resnet18", output_stride=7))
