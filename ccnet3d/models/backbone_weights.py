@@ -90,7 +90,8 @@ def load_head_weights(model: CCNet3D, source: str, classes: Sequence[int]) -> No
     weight, bias = renamed.pop("classifier.weight", None), renamed.pop("classifier.bias", None)
     found = {key: tensor for key, tensor in renamed.items() if key in head and head[key].shape == tensor.shape}
     missing = [key for key in head if key not in found and not key.startswith("attention.")]
-    if missing or weight is None or bias is None or weight.shape[1:] != model.classifier.weight.shape[1:]:
+    fits = weight is not None and bias is not None and weight.shape[1:] == model.classifier.weight.shape[1:]
+    if missing or not fits or bias.shape != weight.shape[:1]:
         raise UserError(
             f"{source} does not contain the segmentation head of this model ({missing[0] if missing else 'classifier'})"
             f"; {_advice(model.config.backbone)}, or leave model.head_classes empty"
@@ -185,7 +186,7 @@ def _rename_efficientnet_lite(state: dict[str, Tensor], expected: dict[str, Tens
         if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
             number, layer, parameter = int(match[1]), match[2], match[3]
             names = expanding if f"_blocks.{number}._expand_conv.weight" in state else plain
-            if number < len(blocks):
+            if number < len(blocks) and layer in names:
                 renamed[f"{blocks[number]}.{names[layer]}.{parameter}"] = tensor
         elif (layer := key.partition(".")[0]) in stem:
             renamed[stem[layer] + key.removeprefix(layer)] = tensor

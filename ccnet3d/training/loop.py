@@ -126,6 +126,10 @@ class Trainer:
                 f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
             )
         progress = load_checkpoint(self._checkpoint, self.recipe, self._state()) if resume else Progress()
+        if progress.step > self.total_steps:
+            raise UserError(
+                f"{self._checkpoint} is at step {progress.step} of a run of {self.total_steps}; give another --out"
+            )
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
