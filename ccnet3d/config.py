@@ -101,7 +101,7 @@ def from_table(
         UserError: an unknown key, a missing key, a value whose type is not the field's, or a number that is not finite.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    name = where or cls.__name__
+    name = where or cls.__name__.lstrip("_")
     if ignore_unknown:
         table = {key: value for key, value in table.items() if key in fields}
     elif unknown := sorted(set(table) - set(fields)):
@@ -144,7 +144,7 @@ def _convert(value: Any, hint: Any, where: str, *, ignore_unknown: bool) -> Any:
             key: _convert(item, arguments[1], f"{where}.{key}", ignore_unknown=ignore_unknown)
             for key, item in value.items()
         }
-    _refuse(value, hint if origin is not None else hint.__name__, where)
+    _refuse(value, hint if origin is not None else hint.__name__.lstrip("_"), where)
 
 
 def _convert_plain(value: Any, hint: type, where: str) -> Any:
