@@ -98,7 +98,8 @@ class ModelConfig:
             raise UserError("context_levels must name at least one backbone level, got none")
         if len(self.skip_levels) != len(self.skip_channels):
             raise UserError(
-                f"skip_levels and skip_channels must be equally long, got {self.skip_levels} and {self.skip_channels}"
+                f"skip_levels and skip_channels must be equally long, got {len(self.skip_levels)} and "
+                f"{len(self.skip_channels)} values"
             )
         for name, (low, high) in _RANGES.items():
             check_range(name, getattr(self, name), low, high)
