@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from ccnet3d.errors import UserError
 
@@ -79,9 +79,7 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
         raise UserError(f"{name} must be in {low} to {high}, got {_shown(value)}")
 
 
-def from_table(
-    cls: type[Config], table: Mapping[str, Any], where: str = "", *, ignore_unknown: bool = False
-) -> Config:
+def from_table(cls: type[Config], table: Mapping[str, Any], where: str = "", *, ignore_unknown: bool = False) -> Config:
     """Build a dataclass from a table whose keys are its fields.
 
     >>> @dataclasses.dataclass(frozen=True)
@@ -144,7 +142,7 @@ def _convert(value: Any, hint: Any, where: str, *, ignore_unknown: bool) -> Any:
             key: _convert(item, arguments[1], f"{where}.{key}", ignore_unknown=ignore_unknown)
             for key, item in value.items()
         }
-    _refuse(value, hint if origin is not None else hint.__name__.lstrip("_"), where)
+    raise _refusal(value, hint if origin is not None else hint.__name__.lstrip("_"), where)
 
 
 def _convert_plain(value: Any, hint: type, where: str) -> Any:
@@ -152,9 +150,11 @@ def _convert_plain(value: Any, hint: type, where: str) -> Any:
         raise UserError(f"{where} must be at most 2^63 - 1 in size, got {_shown(value)}")
     if type(value) is float and hint is float and not math.isfinite(value):
         raise UserError(f"{where} must be a finite number, got {value}")
-    if type(value) is hint or (type(value) is int and hint is float):
-        return hint(value)
-    _refuse(value, hint.__name__, where)
+    if type(value) is hint:
+        return value
+    if type(value) is int and hint is float:
+        return float(value)
+    raise _refusal(value, hint.__name__, where)
 
 
 def _shown(value: object) -> str:
@@ -166,8 +166,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN // 2]} ... {text[-_MOST_SHOWN // 4 :]}"
 
 
-def _refuse(value: Any, expected: object, where: str) -> NoReturn:
-    raise UserError(f"{where} must be {expected}, got {_shown(value)}")
+def _refusal(value: Any, expected: object, where: str) -> UserError:
+    return UserError(f"{where} must be {expected}, got {_shown(value)}")
 
 
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def _toml_file(kind: str, name: str, folder: Path) -> Path:
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name in known:
         return folder / f"{name}.toml"
-    raise UserError(f"there is neither a file nor {kind} named {name[:200]}; give a TOML file or one of {', '.join(known)}")
+    raise UserError(
+        f"there is neither a file nor {kind} named {name[:200]}; give a TOML file or one of {', '.join(known)}"
+    )
 
 
 def dataset_file(name: str) -> Path:

@@ -290,7 +290,8 @@ def _read_result(run: AblationRun, config: AblationConfig, out: Path) -> RunResu
         )
     if saved.windows != config.windows:
         raise UserError(
-            f"{path} has windows {list(saved.windows)}, expected {list(config.windows)}; remove it to score the run again"
+            f"{path} has windows {list(saved.windows)}, expected {list(config.windows)}; "
+            "remove it to score the run again"
         )
     if result.scores and (missing := [name for name in config.score_names if name not in result.scores]):
         raise UserError(f"{path} lacks the score {missing[0]!r}; remove it to score the run again")

@@ -197,11 +197,10 @@ class Evaluation:
         try:
             table = parse_json(path.read_bytes())
             record = table.get("record")
-            version = record.get("version") if isinstance(record, dict) else None
+            if not isinstance(record, dict) or type(version := record.get("version")) is not int:
+                raise UserError("it has no record with a version")
             if version == _VERSION:
                 return from_table(_Record, record).to_evaluation()
-            if type(version) is not int:
-                raise UserError("it has no record with a version")
         except OSError as error:
             raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from error
         except ValueError as error:

@@ -10,7 +10,17 @@ import numpy as np
 
 from ccnet3d.errors import UserError
 
-__all__ = ["OTHER", "RUN_AGAIN", "IndexedMasks", "MaskClasses", "MaskFormat", "MaskSequence", "Palette", "check_size", "damaged"]
+__all__ = [
+    "OTHER",
+    "RUN_AGAIN",
+    "IndexedMasks",
+    "MaskClasses",
+    "MaskFormat",
+    "MaskSequence",
+    "Palette",
+    "check_size",
+    "damaged",
+]
 
 OTHER = 255
 """Id of pixels of classes that were not asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -182,7 +181,7 @@ def _check_files(masks: SavedMasks, mask_format: MaskFormat) -> None:
         if not path.is_file():
             raise UserError(f"{path} is missing, though {SUMMARY_NAME} says that it contains the masks; {RUN_AGAIN}")
         return
-    names = set(os.listdir(path))
+    names = {file.name for file in path.iterdir()}
     missing = [index for index in masks.frame_indices if mask_path(path, index).name not in names]
     if missing:
         raise UserError(

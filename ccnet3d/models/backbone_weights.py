@@ -90,8 +90,11 @@ def load_head_weights(model: CCNet3D, source: str, classes: Sequence[int]) -> No
     weight, bias = renamed.pop("classifier.weight", None), renamed.pop("classifier.bias", None)
     found = {key: tensor for key, tensor in renamed.items() if key in head and head[key].shape == tensor.shape}
     missing = [key for key in head if key not in found and not key.startswith("attention.")]
-    fits = weight is not None and bias is not None and weight.shape[1:] == model.classifier.weight.shape[1:]
-    if missing or not fits or bias.shape != weight.shape[:1]:
+    if (
+        missing
+        or (weight is None or weight.shape[1:] != model.classifier.weight.shape[1:])
+        or (bias is None or bias.shape != weight.shape[:1])
+    ):
         raise UserError(
             f"{source} does not contain the segmentation head of this model ({missing[0] if missing else 'classifier'})"
             f"; {_advice(model.config.backbone)}, or leave model.head_classes empty"
@@ -153,7 +156,9 @@ def _read_state(source: str, name: str) -> dict[str, Tensor]:
 
 def _find_package_file(package: str) -> Path:
     if not package.isidentifier():  # a submodule's name would import its parent
-        raise UserError(f"package:NAME needs the name of an installed Python package without dots, got {package[:80]!r}")
+        raise UserError(
+            f"package:NAME needs the name of an installed Python package without dots, got {package[:80]!r}"
+        )
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # a module without a specification, such as __main__

@@ -106,7 +106,8 @@ def _read(path: Path) -> _Saved:
     # Depending on the damage, PyTorch raises almost anything; its message may advise to trust the file.
     except Exception as error:
         raise UserError(
-            f"{path} is not a readable checkpoint: it is damaged, or contains more than tensors and plain values; {advice}"
+            f"{path} is not a readable checkpoint: it is damaged, or contains more than tensors and plain values; "
+            f"{advice}"
         ) from error
     try:
         if not isinstance(state, dict):

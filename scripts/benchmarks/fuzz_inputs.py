@@ -61,7 +61,7 @@ def search(arguments: argparse.Namespace) -> bool:
     cases: Counter[str] = Counter()
     found: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             seeds = make_seeds(Path(temporary) / "seeds", kinds)
         end = time.monotonic() + 60 * arguments.minutes
         number = arguments.first
@@ -106,10 +106,12 @@ def _run_child(seed: Seed, folder: Path, log: int) -> int:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(log, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    torch.set_num_threads(1)  # makes PyTorch's thread pool anew; several threads at once would fail to
     try:
         code = seed.run(folder)
     except SystemExit as stopped:
@@ -147,12 +149,12 @@ def _judge(status: int | None, text: str, work: Path) -> str:
     if code not in (0, 2):
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Warning|Interrupt|Exit)\b", line)]
         return re.sub(r"0x\w+|\d+|'[^']*'|\S*/\S*", "_", (errors or lines or [f"exit code {code}"])[-1])[:150]
-    errors = [index for index, line in enumerate(lines) if ": error: " in line]
-    if code == 2 and (len(errors) != 1 or any(not line.startswith("  ") for line in lines[errors[0] + 1 :])):
-        return f"not one error line: {len(errors)} of {len(lines)}"
+    found = [index for index, line in enumerate(lines) if ": error: " in line]
+    if code == 2 and (len(found) != 1 or any(not line.startswith("  ") for line in lines[found[0] + 1 :])):
+        return f"not one error line: {len(found)} of {len(lines)}"
     if code == 2 and "out of memory" in text:
         return "too much memory"
-    if code == 2 and len(lines[errors[0]].replace(str(work), "")) > 1500:
+    if code == 2 and len(lines[found[0]].replace(str(work), "")) > 1500:
         return "an error line of more than 1500 characters"
     if "weights_only" in text or "Traceback" in text:
         return "prints a traceback, or PyTorch's advice to trust a file"

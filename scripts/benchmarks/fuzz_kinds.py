@@ -117,15 +117,18 @@ def _videos(folder: Path, common: Path) -> Iterator[Seed]:
         path.parent.mkdir()
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=25)
+            assert isinstance(stream, av.VideoStream)
             stream.width, stream.height = _WIDTH, _HEIGHT
             stream.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
             for index in range(10):
                 image = draw_sample_frame(index, _HEIGHT, _WIDTH)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
-        yield Seed(
-            path.parent, (name,), lambda case, name=name: _infer(case / name, case / "out", model=common / "tiny.safetensors")
-        )
+        yield Seed(path.parent, (name,), _reader_of(name, common / "tiny.safetensors"))
+
+
+def _reader_of(name: str, model: Path) -> Run:
+    return lambda case: _infer(case / name, case / "out", model=model)
 
 
 def _images(folder: Path, common: Path) -> Iterator[Seed]:
@@ -165,6 +168,9 @@ def _toml(folder: Path, _: Path) -> Iterator[Seed]:
         if config.backbone == _TINY.backbone:
             build_model(replace(read.model, overrides={**_RECIPE.model.overrides, **read.model.overrides}), 3)
 
+    def ablation(case: Path) -> None:
+        read_ablation(case / "ablation.toml")
+
     def dataset(case: Path) -> None:
         opened = DataSource(case, dataset_file("camvid")).open("val")
         opened.read_image(0)
@@ -179,11 +185,11 @@ def _toml(folder: Path, _: Path) -> Iterator[Seed]:
     yield Seed(folder / "yard", ("dataset.toml",), lambda case: run_command("dataset", lambda: dataset(case)))
     (folder / "ablation").mkdir()
     (folder / "ablation" / "ablation.toml").write_text(_ABLATION)
-    (folder / "ablation" / "recipe.toml").write_text("epochs = 2\n[model]\narchitecture = \"ccnet3d_lite\"\n")
+    (folder / "ablation" / "recipe.toml").write_text('epochs = 2\n[model]\narchitecture = "ccnet3d_lite"\n')
     yield Seed(
         folder / "ablation",
         ("ablation.toml", "recipe.toml"),
-        lambda case: run_command("ablation", lambda: str(read_ablation(case / "ablation.toml")) and None),
+        lambda case: run_command("ablation", lambda: ablation(case)),
     )
 
 
@@ -230,6 +236,9 @@ def _checkpoints(folder: Path, _: Path) -> Iterator[Seed]:
     def trainer(out: Path) -> Trainer:
         return Trainer(_RECIPE, DataSource(folder / "yard", dataset_file("camvid")), out, torch.device("cpu"))
 
+    def resume(case: Path) -> None:
+        trainer(case).run(resume=True)
+
     trainer(folder / "run").run()
     file = folder / "run" / CHECKPOINT_NAME
     state = torch.load(file, weights_only=True)
@@ -237,7 +246,7 @@ def _checkpoints(folder: Path, _: Path) -> Iterator[Seed]:
     yield Seed(
         folder / "run",
         (CHECKPOINT_NAME,),
-        lambda case: run_command("train", lambda: str(trainer(case).run(resume=True)) and None),
+        lambda case: run_command("train", lambda: resume(case)),
     )
 
 

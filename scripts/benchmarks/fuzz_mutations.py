@@ -17,14 +17,16 @@ import torch
 __all__ = ["mutate_file"]
 
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 255, 256, 10**6, 10**9, 10**12, 2**63, 10**30, -(10**30), 0.0, 0.5, -1.5, 1e-300, 1e300,
-    float("nan"), float("inf"), float("-inf"), "", "x", "../..", "/etc", "a\nb: c\x1b[31m", "\N{FULLWIDTH DIGIT ONE}", "x" * 5000,
-    "hf_hub:a/b", "local-dir:.", "package:nosuch.sub", "inf", [], [0], [[]], [1, 2, 3], [10**9] * 3, ["x"] * 300, {}, {"x": 1},
+    None, True, False, 0, -1, 1, 2, 255, 256, 10**6, 10**9, 10**12, 2**63, 10**30, -(10**30), 0.0, 0.5, -1.5, 1e-300,
+    1e300, float("nan"), float("inf"), float("-inf"), "", "x", "../..", "/etc", "a\nb: c\x1b[31m", "x" * 5000,
+    "\N{FULLWIDTH DIGIT ONE}", "hf_hub:a/b", "local-dir:.", "package:nosuch.sub", "inf", [], [0], [[]], [1, 2, 3],
+    [10**9] * 3, ["x"] * 300, {}, {"x": 1},
 )  # fmt: skip
 _TOML_VALUES = (
     "true", "0", "-1", "1_000_000_000", "0x" + "f" * 300, "9" * 6000, "1e999", "nan", "-inf", "0.5", '""', '"../.."',
     '"a\\nb"', '"hf_hub:a/b"', '"package:nosuch.sub"', '"package:__main__"', "[]", "[1, 2]", "[[[]]]", "[" * 3000,
-    "{}", "{ x = 1 }", "1979-05-27", "'", '"""', '["x"]', "[0, 0]", "[1000000, 1000000]", '"(a{9}){9}"', '"x{99999999999}"',
+    "{}", "{ x = 1 }", "1979-05-27", "'", '"""', '["x"]', "[0, 0]", "[1000000, 1000000]", '"(a{9}){9}"',
+    '"x{99999999999}"',
 )  # fmt: skip
 
 
@@ -137,7 +139,13 @@ def _mutate_safetensors(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def _mutate_checkpoint(data: bytes, random: np.random.Generator) -> bytes:
-    tensors = (torch.zeros(0), torch.zeros(3), torch.full((3,), float("nan")), torch.zeros(1).expand(1 << 40), torch.ones(1).long())
+    tensors = (
+        torch.zeros(0),
+        torch.zeros(3),
+        torch.full((3,), float("nan")),
+        torch.zeros(1).expand(1 << 40),
+        torch.ones(1).long(),
+    )
     state = torch.load(io.BytesIO(data), weights_only=True)
     buffer = io.BytesIO()
     torch.save(_mutate_value(state, random, (*_VALUES, *tensors)), buffer)
@@ -155,8 +163,24 @@ def _mutate_npz(data: bytes, random: np.random.Generator) -> bytes:
             if name == chosen:
                 lengths = (0, 1, 2, 3, 40, 60, 10**6, 10**9, 10**12, 2**63, -1)
                 shape = tuple(lengths[i] for i in random.integers(len(lengths), size=random.integers(0, 4)))
-                types = ("|u1", "<i8", ">i8", "|O", "<f4", "|V1000000", "<M8[ns]", "|S0", "|b1", "garbage", [("a", "<i8")])
-                header = {"descr": types[random.integers(len(types))], "fortran_order": bool(random.integers(2)), "shape": shape}
+                types = (
+                    "|u1",
+                    "<i8",
+                    ">i8",
+                    "|O",
+                    "<f4",
+                    "|V1000000",
+                    "<M8[ns]",
+                    "|S0",
+                    "|b1",
+                    "garbage",
+                    [("a", "<i8")],
+                )
+                header = {
+                    "descr": types[random.integers(len(types))],
+                    "fortran_order": bool(random.integers(2)),
+                    "shape": shape,
+                }
                 start = io.BytesIO()
                 np.lib.format.write_array_header_1_0(start, header)
                 content = start.getvalue() + content[128:]

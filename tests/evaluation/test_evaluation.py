@@ -113,8 +113,14 @@ def test_without_frames_and_without_extras(tmp_path: Path) -> None:
         (lambda table: table["record"].update(version=[2]), "it has no record with a version"),
         (lambda table: table.update(record=[2]), "it has no record with a version"),
         (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, -1), "confusion must be in 0 to"),
-        (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 1 << 50), "confusion must be in 0 to"),
-        (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 10**30), "not rows of equal lengths"),
+        (
+            lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 1 << 50),
+            "confusion must be in 0 to",
+        ),
+        (
+            lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 10**30),
+            "not rows of equal lengths",
+        ),
         (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, "x"), "not rows of equal lengths"),
         (lambda table: table["record"]["counts"].update(kept=3), "kept must be int64"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def test_headers_that_are_no_table(tiny_checkpoint: Path, text: str) -> None:
         (lambda h, _: h["model"].update(embedding_channels=16), "only the architecture has 'embedding.bias'"),
         (lambda _, t: t.pop("classifier.bias"), "only the architecture has 'classifier.bias'"),
         (lambda _, t: t.update(more=torch.zeros(1)), "only the weights have 'more'"),
-        (lambda _, t: t.update({"classifier.bias": torch.zeros(4)}), r"bias has the shape \[4\], the architecture \[3\]"),
+        (lambda _, t: t.update({"classifier.bias": torch.zeros(4)}), r"the shape \[4\], the architecture \[3\]"),
         (lambda _, t: t.update({"classifier.bias": torch.zeros(3, dtype=torch.int64)}), "bias has the type I64"),
     ],
 )  # fmt: skip
@@ -154,16 +153,14 @@ def test_scores_without_a_value(tiny_checkpoint: Path) -> None:
 
 def test_damaged_bytes(tiny_checkpoint: Path) -> None:
     whole = tiny_checkpoint.read_bytes()
-    for seed in range(60):
+    length = 8 + int.from_bytes(whole[:8], "little")
+    for seed in range(40):
         random = np.random.default_rng(seed)
         data = bytearray(whole)
-        for _ in range(4):
-            data[random.integers(0, 12_000)] ^= 1 << int(random.integers(0, 8))
+        data[random.integers(8, length)] ^= 0x80  # no longer UTF-8
         tiny_checkpoint.write_bytes(data)
-        try:
+        with pytest.raises(UserError, match=r"is not a ccnet3d model file .*; give a .safetensors file"):
             load_model(tiny_checkpoint)
-        except UserError as error:
-            assert re.match(r".*is not a ccnet3d model file \(.*\); give", str(error), re.DOTALL)
 
 
 def test_a_name_that_no_file_can_have() -> None:
