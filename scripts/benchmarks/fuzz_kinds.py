@@ -118,6 +118,7 @@ def _videos(folder: Path, common: Path) -> Iterator[Seed]:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=25)
             assert isinstance(stream, av.VideoStream)
+            stream.options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
             stream.width, stream.height = _WIDTH, _HEIGHT
             stream.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
             for index in range(10):

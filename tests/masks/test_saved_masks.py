@@ -235,6 +235,27 @@ def test_npz_headers_that_claim_too_much(tmp_path: Path, name: str, shape: tuple
         list(open_masks(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (3, 6, 9), ",  # TokenError
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': 1 + 1j}",
+        b"(" * 100,
+        b"{'descr': [('a', 1, 2, 3, 4)], 'fortran_order': False, 'shape': (3,)}",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 6, 9)}",
+    ],
+)
+def test_npz_headers_that_are_damaged(tmp_path: Path, text: bytes) -> None:
+    save(tmp_path, invent(3), range(3), "npz")
+    with zipfile.ZipFile(tmp_path / "masks.npz") as archive:
+        frames = archive.read("frames.npy")
+    with zipfile.ZipFile(tmp_path / "masks.npz", "w") as archive:
+        archive.writestr("frames.npy", frames)
+        archive.writestr("masks.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(200))
+    with pytest.raises(UserError, match=r"masks.npz is damaged"):
+        list(open_masks(tmp_path))
+
+
 def test_more_or_fewer_frames_than_the_summary_says(tmp_path: Path) -> None:
     save(tmp_path, invent(3), range(3), "ffv1")
     for frames in (2, 4):
