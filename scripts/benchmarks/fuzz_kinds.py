@@ -134,7 +134,7 @@ def _reader_of(name: str, model: Path) -> Run:
 
 def _images(folder: Path, common: Path) -> Iterator[Seed]:
     model = common / "tiny.safetensors"
-    for suffix in ("png", "jpg", "tif", "bmp", "webp", "gif"):
+    for suffix in ("png", "jpg", "tif", "bmp", "webp"):
         frames = folder / suffix
         frames.mkdir()
         for index in range(3):
