@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def search(arguments: argparse.Namespace) -> bool:
     """Run the cases, print a summary and return whether there are findings."""
-    kinds = arguments.kinds.split(",")
+    kinds = list(dict.fromkeys(arguments.kinds.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"unknown kind {unknown[0]!r}; choose from {', '.join(KINDS)}")
     torch.set_num_threads(1)  # also because a process with threads must not fork
