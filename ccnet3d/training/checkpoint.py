@@ -157,6 +157,11 @@ def _check_moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -
         ValueError: other names, shapes or parameters than the optimizer's.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers, expected = (
+        [group["params"] for group in state["param_groups"]] for state in (saved, optimizer.state_dict())
+    )
+    if numbers != expected:
+        raise ValueError("optimizer.param_groups has other parameters")
     for index, state in saved["state"].items():
         if set(state) != _MOMENTS[type(optimizer).__name__]:
             raise ValueError(f"optimizer.state.{index} has other names")

@@ -53,6 +53,9 @@ BROKEN: dict[str, tuple[Callable[[State], object], str]] = {
     "a learning rate of text": (
         lambda state: state["parts"]["optimizer"]["param_groups"][0].update(lr="fast"), "lr is not a finite number",
     ),
+    "other parameters": (
+        lambda state: state["parts"]["optimizer"]["param_groups"][0]["params"].reverse(), "has other parameters",
+    ),
     "a weight of another shape": (set_weight(torch.zeros(4)), r"model.classifier.bias is not a tensor \[3\]"),
     "a weight of another type": (set_weight(torch.zeros(3, dtype=torch.long)), "model.classifier.bias is torch.int64"),
     "a weight is text": (set_weight("x"), "model.classifier.bias is not a tensor"),
