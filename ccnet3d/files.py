@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ccnet3d.errors import OutputError
 
-__all__ = ["atomic_path", "remove_unfinished", "timeless_entry", "write_atomically"]
+__all__ = ["atomic_path", "is_file", "remove_unfinished", "timeless_entry", "write_atomically"]
 
 _UNFINISHED = ".partial"
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
@@ -62,6 +62,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; False also for a name that no file can have, such as one that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def remove_unfinished(folder: Path, names: Container[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ccnet3d.config import parse_json
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import remove_unfinished, write_atomically
 
@@ -188,9 +189,10 @@ class Journal:
 
     def _parse(self, data: bytes) -> None:
         whole = data[: data.rfind(b"\n") + 1]  # a full disk may have cut off the last name
-        header, *names = (json.loads(line) for line in whole.decode("utf-8").splitlines() or ["null"])
-        if not isinstance(header, dict) or not all(isinstance(name, str) for name in names):
-            raise ValueError("expected an object and names")
+        first, *others = whole.decode("utf-8").splitlines() or ["null"]
+        header, names = parse_json(first), [json.loads(line) for line in others]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("expected names after its first line")
         self.header, self.names = header, frozenset(names)
         self._torn = len(whole) if len(whole) < len(data) else None
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ccnet3d.ablation.timing import Cost, describe_machine, measure_cost
-from ccnet3d.config import from_table, read_toml
+from ccnet3d.config import from_table, parse_json, read_toml
 from ccnet3d.data import DataSource
 from ccnet3d.errors import DivergedError, FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate, find_score
@@ -137,6 +137,17 @@ class RunResult:
     """Where it was trained and scored, and with which version of torch."""
     error: str = ""
     """Why there are no scores."""
+
+
+@dataclass(frozen=True)
+class _SavedScores:
+    """``scores.json`` of a run."""
+
+    recipe: Mapping[str, Any]
+    windows: tuple[int, ...]
+    scores: Mapping[str, float | None]
+    machine: str
+    error: str
 
 
 def read_ablation(path: Path) -> tuple[AblationConfig, list[AblationRun]]:
@@ -277,23 +288,25 @@ def _read_result(run: AblationRun, config: AblationConfig, out: Path) -> RunResu
     if not path.is_file():
         return None
     try:
-        table = json.loads(path.read_text())
-        saved = {key: table[key] for key in ("recipe", "windows")}
-        result = RunResult(run.variant, run.seed, dict(table["scores"]), table["machine"], table["error"])
-    except (ValueError, KeyError, TypeError) as error:
+        saved = from_table(_SavedScores, parse_json(path.read_bytes()), ignore_unknown=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise UserError(
             f"{path} does not contain the scores of a run ({error}); remove it to score the run again"
         ) from error
+    result = RunResult(run.variant, run.seed, saved.scores, saved.machine, saved.error)
     expected = _identity(run, config)
-    if saved["recipe"] != expected["recipe"]:
-        keys = {*saved["recipe"], *expected["recipe"]}
-        differing = sorted(key for key in keys if saved["recipe"].get(key) != expected["recipe"].get(key))
+    if saved.recipe != expected["recipe"]:
+        keys = {*saved.recipe, *expected["recipe"]}
+        differing = sorted(key for key in keys if saved.recipe.get(key) != expected["recipe"].get(key))
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
-    if saved["windows"] != expected["windows"]:
+    if saved.windows != config.windows:
         raise UserError(
-            f"{path} has windows {saved['windows']}, expected {list(config.windows)}; remove it to score the run again"
+            f"{path} has windows {list(saved.windows)}, expected {list(config.windows)}; "
+            "remove it to score the run again"
         )
     if result.scores and (missing := [name for name in config.score_names if name not in result.scores]):
         raise UserError(f"{path} lacks the score {missing[0]!r}; remove it to score the run again")

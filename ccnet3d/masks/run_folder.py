@@ -102,7 +102,7 @@ class RunFolder:
             journal = Journal(self.folder / _JOURNAL_NAME)
             continued = journal.exists and resume
             if continued:
-                check_settings(self.folder, journal.header.get("settings") or {}, settings)
+                check_settings(self.folder, _settings_of(journal), settings)
             else:
                 self._check_earlier(journal, overwrite=overwrite)
             replacing = overwrite or bool(journal.header.get("replacing"))
@@ -271,6 +271,13 @@ class RunFolder:
             raise
         except OSError as error:
             raise UserError(f"cannot use the output folder {self.folder}: {error.strerror}") from error
+
+
+def _settings_of(journal: Journal) -> dict[str, Any]:
+    settings = journal.header.get("settings")
+    if not isinstance(settings, dict):
+        raise UserError(f"cannot read {journal.path}: it lacks the settings of its run; give --overwrite")
+    return settings
 
 
 def check_settings(folder: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

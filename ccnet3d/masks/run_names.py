@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from ccnet3d.config import parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.journal import is_regular, relative_name
 from ccnet3d.masks.formats import FORMATS
@@ -29,12 +29,14 @@ def load_summary(path: Path) -> dict[str, Any] | None:
     """
     try:
         # A named pipe would wait for its writer.
-        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() or not path.exists() else None
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
+        summary = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; move it, or give another folder") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("settings", {}), dict) or "frames" not in summary:
+    if not isinstance(summary.get("settings", {}), dict) or "frames" not in summary:
         raise UserError(f"{path} is not a summary that ccnet3d-infer wrote; move it, or give another folder")
     return summary
 

@@ -198,7 +198,9 @@ def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, qu
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
     summary = masks.summary
-    parts = [f"{len(masks)} masks", f"{summary['width']} x {summary['height']} pixels"]
+    parts = [f"{len(masks)} masks"]
+    if summary.get("width") and summary.get("height"):
+        parts.append(f"{summary['width']} x {summary['height']} pixels")
     if summary.get("frames_per_second"):
         parts.append(f"{summary['frames_per_second']:.4g} frames per second")
     if pictures < len(masks):

@@ -96,6 +96,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
         self.model = build_model(recipe.model, len(spec.classes))
+        describe_model(self.model.config, recipe, spec)  # fails early if a model file cannot have these values
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
@@ -134,6 +135,10 @@ class Trainer:
         progress = Progress()
         if resume:
             progress = load_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, self._state())
+        if progress.step > self.total_steps:
+            raise UserError(
+                f"{self._checkpoint} is at step {progress.step} of a run of {self.total_steps}; give another --out"
+            )
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
@@ -311,7 +316,7 @@ class Trainer:
         assert isinstance(model, CCNet3D)
         info = describe_model(model.config, self.recipe, self.train_set.spec)
         epoch = f"epoch {step // self.steps_per_epoch} of {self.recipe.epochs}"
-        scores: dict[str, float] = {}
+        scores: dict[str, float | None] = {}
         if self.val_set is None:  # a score on the teachers' labels would say how little was learned, not how well
             tqdm.write(f"{epoch}: saved without validation, which needs labeled data")
         else:
@@ -325,6 +330,6 @@ class Trainer:
             log.add_scalars({"val/miou": miou, **gamma}, step)
             log.add_strip(segmenter, self.val_set, step)
             tqdm.write(f"{epoch}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
-            scores[f"{self.recipe.val_split}_miou"] = miou
+            scores[f"{self.recipe.val_split}_miou"] = None if math.isnan(miou) else miou
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
         return True

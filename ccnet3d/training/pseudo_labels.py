@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ccnet3d.config import parse_json
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data import Augmentation, DataSource, LabelledSequences
 from ccnet3d.errors import UserError
@@ -191,7 +192,7 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
         UserError: it has other contents, or labels of other settings.
     """
     try:
-        earlier = json.loads((folder / _SETTINGS_NAME).read_text(encoding="utf-8"))
+        earlier = parse_json((folder / _SETTINGS_NAME).read_bytes())
     except FileNotFoundError:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
@@ -200,7 +201,7 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {folder / _SETTINGS_NAME}: {error}; remove {folder}") from error
-    differing = [key for key in settings if not isinstance(earlier, dict) or earlier.get(key) != settings[key]]
+    differing = [key for key in settings if earlier.get(key) != settings[key]]
     if differing:
         raise UserError(
             f"the pseudo labels in {folder} were made with other settings: {', '.join(differing)} differ; "

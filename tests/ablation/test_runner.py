@@ -241,9 +241,18 @@ def test_runs_of_another_recipe_are_refused_before_anything_is_trained(
             run(ablation, yard, out)
     ablation.write_text(text)
     assert run(ablation, yard, out) == first
-    scores.write_text("[]")
-    with pytest.raises(ValueError, match=r"scores\.json does not contain the scores of a run .*; remove it"):
-        run(ablation, yard, out)
+    saved = json.loads(scores.read_text())
+    for content in (
+        [],
+        3,
+        "x",
+        {**saved, "recipe": "x"},
+        {**saved, "scores": {"miou": "high"}},
+        {**saved, "windows": 2},
+    ):
+        scores.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"scores\.json does not contain the scores of a run .*; remove it"):
+            run(ablation, yard, out)
 
 
 def test_a_run_that_diverges_is_a_result(ablation: Path, yard: Path, tmp_path: Path) -> None:
