@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "ccnet3d-infer"
 
-SMOOTHING_FRAMES, SMOOTHING_SECONDS = 2, 0.1
+SMOOTHING_FRAMES, SMOOTHING_SECONDS = 1, 0.1
 """Default smoothing, and how close in time frames must be for it: at one frame per second it does harm."""
 
 

@@ -78,7 +78,7 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
         f"T={length}, stride {length // 2 + 1}": {"clip_stride": length // 2 + 1},
         f"T={length}, stride 1": {"clip_stride": 1},
         f"T={length}, causal": {"causal": True},
-        f"T={length}, stride {length - 1}, smoothing 2": {"smoothing": 2},
+        f"T={length}, stride {length - 1}, smoothing 1": {"smoothing": 1},
     }
 
     def run_predict(segmenter: VideoSegmenter) -> None:

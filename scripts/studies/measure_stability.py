@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "T=5, smoothing 1": {"smoothing": 1},
     "T=5, smoothing 2": {"smoothing": 2},
     "T=5, smoothing 4": {"smoothing": 4},
-    "T=5, causal, smoothing 2": {"causal": True, "smoothing": 2},
+    "T=5, causal, smoothing 1": {"causal": True, "smoothing": 1},
 }
 
 

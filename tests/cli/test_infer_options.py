@@ -121,10 +121,10 @@ def test_folder_of_images_is_a_video(infer, tmp_path: Path) -> None:
 def test_smoothing_where_frames_are_close_in_time(make_video: MakeVideo, infer, tmp_path: Path) -> None:
     video = make_video(frames=4)  # 10 per second
     for name, options, smoothing in [
-        ("close", [], 2),
+        ("close", [], 1),
         ("apart", ["--frame-stride", "2"], 0),
         ("none", ["--smooth", "0"], 0),
-        ("explicit", ["--frame-stride", "2", "--smooth", "1"], 1),
+        ("explicit", ["--frame-stride", "2", "--smooth", "3"], 3),
     ]:
         infer(video, "-o", tmp_path / name, *options)
         assert json.loads((tmp_path / name / "summary.json").read_text())["settings"]["smoothing"] == smoothing
