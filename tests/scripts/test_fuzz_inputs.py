@@ -69,7 +69,6 @@ def wait(_: Path) -> int:
         (take_memory, "numpy._core._exceptions._ArrayMemoryError: "),
         (wait, "no end within 1 seconds"),
     ],
-    ids=str,
 )
 def test_what_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], int], reason: str
