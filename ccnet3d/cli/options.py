@@ -100,12 +100,12 @@ def print_user_error(name: str, error: UserError, *, debug: bool, source: str = 
         name: of the command.
         error: what the user can fix.
         debug: print the traceback first.
-        source: the input at which it happened, where there are several; the error may name it already.
+        source: the input at which it happened, where there are several.
     """
     if debug:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
-    print_message(f"{name}: error: {f'{source}: ' if source not in text else ''}{text}")
+    print_message(f"{name}: error: {f'{source}: ' if source else ''}{text}")
 
 
 def print_now(text: str) -> None:
