@@ -16,8 +16,15 @@ __all__ = [
 
 _MOST_LISTED = 10
 
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""Parts of the messages of PyTorch's failed allocations; on a CPU it raises a plain RuntimeError."""
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "can't start new thread",
+    "could not create a primitive",
+    "failed to map segment from shared object",
+)
+"""Parts of the messages of failed allocations, which PyTorch raises as RuntimeError and libraries as ImportError."""
 
 
 class UserError(ValueError):
@@ -82,8 +89,8 @@ def explain_out_of_memory(fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
             raise
         reason = ". ".join(str(error).split(". ")[:2])  # the rest of PyTorch's message is about its allocator
         raise UserError(f"out of memory ({reason or type(error).__name__}); {fix}") from error

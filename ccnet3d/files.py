@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ccnet3d.errors import OutputError
 
-__all__ = ["atomic_path", "remove_unfinished", "timeless_entry", "write_atomically"]
+__all__ = ["atomic_path", "is_file", "remove_unfinished", "timeless_entry", "write_atomically"]
 
 _UNFINISHED = ".partial"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
+"""The name of a temporary file, and in it that of the file."""
 
 
 @contextmanager
@@ -61,15 +64,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def remove_unfinished(folder: Path, name: str = "*") -> None:
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; False also for a name that no file can have, such as one that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def remove_unfinished(folder: Path, names: Container[str] | None = None) -> None:
     """Remove the temporary files that a killed process left behind in ``folder``.
 
     Args:
-        folder: the folder of the files.
-        name: a pattern of the names that the files were going to have.
+        folder: the folder of the files; it may be missing.
+        names: the names that the files were going to have; None for all, in a folder that only the package writes to.
     """
-    for path in folder.glob(f".{name}.*{_UNFINISHED}"):
-        path.unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    for path in list(folder.iterdir()):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (names is None or match[1] in names) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def timeless_entry(name: str) -> zipfile.ZipInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ccnet3d.errors import UserError
+from ccnet3d.files import is_file
 
 __all__ = ["ablation_file", "dataset_file", "pipelines_folder", "recipe_file"]
 
@@ -64,12 +65,14 @@ def ablation_file(name: str) -> Path:
 
 def _toml_file(kind: str, name: str, folder: Path) -> Path:
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name in known:
         return folder / f"{name}.toml"
-    raise UserError(f"there is neither a file nor {kind} named {name}; give a TOML file or one of {', '.join(known)}")
+    raise UserError(
+        f"there is neither a file nor {kind} named {name[:200]}; give a TOML file or one of {', '.join(known)}"
+    )
 
 
 def dataset_file(name: str) -> Path:

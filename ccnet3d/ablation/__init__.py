@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccnet3d.ablation.runner import AblationConfig, AblationRun, RunResult, Variant, read_ablation, run_ablation
-from ccnet3d.ablation.tables import summarize_variants, write_ablation_report
+from ccnet3d.ablation.tables import check_ablation_folder, summarize_variants, write_ablation_report
 from ccnet3d.ablation.timing import Cost, describe_machine, median_seconds, time_in_rounds
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Cost",
     "RunResult",
     "Variant",
+    "check_ablation_folder",
     "describe_machine",
     "median_seconds",
     "read_ablation",

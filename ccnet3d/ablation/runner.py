@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from ccnet3d.ablation.timing import Cost, describe_machine, measure_cost
-from ccnet3d.config import from_table, read_toml
+from ccnet3d.config import from_table, parse_json, read_toml
 from ccnet3d.data import DataSource
 from ccnet3d.errors import DivergedError, FileProblemsError, UserError
 from ccnet3d.evaluation import evaluate, find_score
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.journal import claimed_folder, lock_folder
 from ccnet3d.models import load_model
 from ccnet3d.resources import recipe_file
 from ccnet3d.training import CHECKPOINT_NAME, MODEL_NAME, Recipe, Trainer, read_recipe
@@ -138,6 +139,17 @@ class RunResult:
     """Why there are no scores."""
 
 
+@dataclass(frozen=True)
+class _SavedScores:
+    """``scores.json`` of a run."""
+
+    recipe: Mapping[str, Any]
+    windows: tuple[int, ...]
+    scores: Mapping[str, float | None]
+    machine: str
+    error: str
+
+
 def read_ablation(path: Path) -> tuple[AblationConfig, list[AblationRun]]:
     """Read an ablation and the recipes of all its runs: all variants with the first seed, then with the next.
 
@@ -191,8 +203,21 @@ def run_ablation(
         The result of each run, and the cost of each variant; no costs if no seed has trained all variants.
 
     Raises:
-        UserError: data or recipes that do not fit, or runs of other recipes in ``out``; before anything is trained.
+        UserError: data or recipes that do not fit, runs of other recipes in ``out``, or another process that writes to
+            it; before anything is trained.
     """
+    with lock_folder(out):
+        return _run_all(config, runs, source, out, device, report)
+
+
+def _run_all(
+    config: AblationConfig,
+    runs: Sequence[AblationRun],
+    source: DataSource,
+    out: Path,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> tuple[list[RunResult], dict[str, Cost]]:
     known = [_read_result(run, config, out) for run in runs]
     for run in {run.variant: run for run, result in zip(runs, known, strict=True) if result is None}.values():
         _check(run, source, out)
@@ -239,7 +264,8 @@ def _train_and_score(
         scores = {name: None if math.isnan(found[name]) else found[name] for name in names}
     result = RunResult(run.variant, run.seed, scores, describe_machine(device), error)
     record = {**_identity(run, config), "machine": result.machine, "scores": scores, "error": error}
-    write_atomically(folder / SCORES_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    with claimed_folder(folder, [SCORES_NAME]):
+        write_atomically(folder / SCORES_NAME, (json.dumps(record, indent=1) + "\n").encode())
     return result
 
 
@@ -262,23 +288,25 @@ def _read_result(run: AblationRun, config: AblationConfig, out: Path) -> RunResu
     if not path.is_file():
         return None
     try:
-        table = json.loads(path.read_text())
-        saved = {key: table[key] for key in ("recipe", "windows")}
-        result = RunResult(run.variant, run.seed, dict(table["scores"]), table["machine"], table["error"])
-    except (ValueError, KeyError, TypeError) as error:
+        saved = from_table(_SavedScores, parse_json(path.read_bytes()), ignore_unknown=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise UserError(
             f"{path} does not contain the scores of a run ({error}); remove it to score the run again"
         ) from error
+    result = RunResult(run.variant, run.seed, saved.scores, saved.machine, saved.error)
     expected = _identity(run, config)
-    if saved["recipe"] != expected["recipe"]:
-        keys = {*saved["recipe"], *expected["recipe"]}
-        differing = sorted(key for key in keys if saved["recipe"].get(key) != expected["recipe"].get(key))
+    if saved.recipe != expected["recipe"]:
+        keys = {*saved.recipe, *expected["recipe"]}
+        differing = sorted(key for key in keys if saved.recipe.get(key) != expected["recipe"].get(key))
         raise UserError(
             f"{path} belongs to another recipe: {', '.join(differing)} differ; give the same recipe, or another --out"
         )
-    if saved["windows"] != expected["windows"]:
+    if saved.windows != config.windows:
         raise UserError(
-            f"{path} has windows {saved['windows']}, expected {list(config.windows)}; remove it to score the run again"
+            f"{path} has windows {list(saved.windows)}, expected {list(config.windows)}; "
+            "remove it to score the run again"
         )
     if result.scores and (missing := [name for name in config.score_names if name not in result.scores]):
         raise UserError(f"{path} lacks the score {missing[0]!r}; remove it to score the run again")

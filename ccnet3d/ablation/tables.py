@@ -15,8 +15,9 @@ from ccnet3d.ablation.runner import COST, AblationConfig, RunResult
 from ccnet3d.ablation.timing import Cost
 from ccnet3d.evaluation import find_score
 from ccnet3d.files import atomic_path, write_atomically
+from ccnet3d.journal import check_files, claimed_folder
 
-__all__ = ["Row", "Statistic", "summarize_variants", "write_ablation_report"]
+__all__ = ["Row", "Statistic", "check_ablation_folder", "summarize_variants", "write_ablation_report"]
 
 _NOTES = """\
 Scores on the {split} split in percent{lower}. ± is the sample standard deviation over seeds, if there are several. A
@@ -94,6 +95,19 @@ def summarize_variants(config: AblationConfig, results: Sequence[RunResult], cos
     return rows
 
 
+def check_ablation_folder(out: Path, *, plot: bool) -> None:
+    """Check that the tables can be written to a folder, before anything is trained.
+
+    Raises:
+        UserError: the folder has a file of one of their names that no ablation wrote.
+    """
+    check_files(out, _files(plot=plot))
+
+
+def _files(*, plot: bool) -> list[str]:
+    return ["table.json", "table.csv", "table.md", *(["plot.png"] if plot else [])]
+
+
 def write_ablation_report(
     out: Path,
     config: AblationConfig,
@@ -115,16 +129,20 @@ def write_ablation_report(
 
     Returns:
         The Markdown.
+
+    Raises:
+        UserError: the folder has a file of these names that no ablation wrote, or another process writes to it.
     """
     costs = {row.variant: _cost_table(row.cost, absolute_cost) for row in rows}
     variants = [{**asdict(row), "cost": costs[row.variant]} for row in rows]
     table = json.dumps({**header, "variants": variants}, indent=1)
-    write_atomically(out / "table.json", f"{table}\n".encode())
-    write_atomically(out / "table.csv", _to_csv(config, rows, costs).encode())
     markdown = _to_markdown(config, rows, header, absolute_cost=absolute_cost)
-    write_atomically(out / "table.md", markdown.encode())
-    if plot:
-        _draw(out / "plot.png", config, rows, f"{header['ablation']}, {header['split']}: mean ± standard deviation")
+    with claimed_folder(out, _files(plot=plot)):
+        write_atomically(out / "table.json", f"{table}\n".encode())
+        write_atomically(out / "table.csv", _to_csv(config, rows, costs).encode())
+        write_atomically(out / "table.md", markdown.encode())
+        if plot:
+            _draw(out / "plot.png", config, rows, f"{header['ablation']}, {header['split']}: mean ± standard deviation")
     return markdown
 
 

@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
     data_source,
     run_command,
 )
+from ccnet3d.cli.paths import user_path
 from ccnet3d.errors import UserError
 from ccnet3d.resources import ablation_file
 
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_options(parser, training=True)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="folder of the runs and the table; runs/ablations/NAME-OF-THE-FILE by default",
     )
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from ccnet3d.ablation import (
+        check_ablation_folder,
         describe_machine,
         read_ablation,
         run_ablation,
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = ablation_file(arguments.ablation)
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem
+    check_ablation_folder(out, plot=arguments.plot)
     print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; writing to {out}", flush=True)
     results, costs = run_ablation(config, runs, source, out, device, lambda line: print(line, flush=True))
     header = {

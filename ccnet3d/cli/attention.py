@@ -16,6 +16,8 @@ from ccnet3d.cli.options import (
     positive,
     run_command,
 )
+from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.errors import UserError
 
 PROGRAM = "ccnet3d-attention"
 
@@ -30,7 +32,7 @@ def point(text: str) -> tuple[int, int]:
 
 def png_file(text: str) -> Path:
     """Parse the path of a PNG file."""
-    path = Path(text)
+    path = user_path(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
     return path
@@ -38,7 +40,9 @@ def png_file(text: str) -> Path:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("video", help="a video, a folder of images or a pattern such as 'frames/*.png'")
+    parser.add_argument(
+        "video", type=expand_home, help="a video, a folder of images or a pattern such as 'frames/*.png'"
+    )
     parser.add_argument("--point", type=point, required=True, metavar="X,Y", help="the pixel, from the upper left")
     parser.add_argument(
         "--frame", type=non_negative, required=True, metavar="N", help="index of the pixel's frame, from 0"
@@ -51,10 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.png",
         help="the picture (default: attention.png)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=user_path,
         help="model file, or the name of weights in the package; the default weights if not given",
     )
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip (default: the model's)")
@@ -70,6 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.video import open_video
 
     check_plotting()
+    output = arguments.output
+    if output.is_symlink():
+        raise UserError(f"{output} is a link, which is not replaced; give the picture another name")
+    if output.exists() and not arguments.overwrite:
+        raise UserError(f"{output} exists; give the picture another name, or --overwrite to replace it")
     model, info = load_model(arguments.checkpoint)
     with open_video(arguments.video) as reader:
         attention_map = compute_attention_map(
@@ -84,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = reader.info.name
     x, y = arguments.point
     title = f"{name}: what pixel {x},{y} of frame {arguments.frame} attends to after R loops"
-    draw_attention_map(attention_map, arguments.output, title)
+    draw_attention_map(attention_map, output, title)
     for count, heat in enumerate(attention_map.influence, 1):
         own = heat[attention_map.position[0]].sum()
         heaviest = heat.flatten().sort(descending=True).values.cumsum(0)

@@ -32,6 +32,8 @@ from ccnet3d.cli.options import (
     run_command,
     share,
 )
+from ccnet3d.cli.paths import user_path
+from ccnet3d.config import read_lines
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--split", default="val", help="split to score (default: val)")
     data.add_argument(
         "--predictions",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="score these masks instead of a model: the output of ccnet3d-infer for the split's video, a folder of "
         "such outputs named as the sequences, or images of class ids (PNG, gray or palette) named as the frames, in "
@@ -67,10 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--labels",
-        type=Path,
+        type=user_path,
         metavar="DIR",
-        help="score --predictions against these labels instead of a data folder: PNGs of class ids, in one folder or "
-        "in one folder per sequence; needs --classes",
+        help="score --predictions against these labels instead of a data folder: images of class ids (PNG, BMP or "
+        "TIFF), in one folder or in one folder per sequence; needs --classes",
     )
     data.add_argument(
         "--classes",
@@ -104,16 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="write the scores and the counts of every frame to this file; with --corrupt, the scores of every row",
     )
     output.add_argument(
-        "--report", type=Path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
+        "--report", type=user_path, metavar="DIR", help="write an HTML report, CSV and JSON files to this folder"
     )
     output.add_argument(
         "--compare",
-        type=Path,
+        type=user_path,
         nargs="+",
         metavar="RUN",
         help="compare earlier evaluations of the same frames: files of --json or folders of --report",
@@ -193,7 +195,7 @@ def class_names(text: str) -> list[str]:
         return list(numbered(int(text)))
     if not Path(text).is_file():
         raise UserError(f"--classes must be a number or a text file with one class name per line, got {text!r}")
-    return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(Path(text), "list of classes")]
 
 
 def chosen_scores(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -236,8 +238,8 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
 
     check(arguments)
     dataset = open_dataset(arguments)
-    if dataset.missing and among.is_main_process:
-        print(f"{PROGRAM}: warning: {dataset.missing} frames of the split are missing", file=sys.stderr)
+    for line in dataset.left_out if among.is_main_process else ():
+        print(f"{PROGRAM}: warning: {line}", file=sys.stderr)
     settings = {"split": "labels" if arguments.labels else arguments.split}
     if arguments.flow:
         settings["flow"] = Path(arguments.flow).name
@@ -277,8 +279,10 @@ def run_comparison(arguments: argparse.Namespace) -> None:
 
 def run_evaluation(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import Timing, gather, processes
-    from ccnet3d.reports import WorstFrames
+    from ccnet3d.reports import WorstFrames, check_report_folder
 
+    if arguments.report:
+        check_report_folder(arguments.report)
     if arguments.all:
         arguments.consistency = arguments.boundary = True
         arguments.flow = arguments.flow or (None if arguments.labels else "dis")

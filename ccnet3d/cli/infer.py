@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ccnet3d import __version__
 from ccnet3d.cli.options import (
@@ -23,6 +23,8 @@ from ccnet3d.cli.options import (
     run_command,
     share,
 )
+from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.cli.streams import print_message
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,9 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="VIDEO",
         help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
-        "- for standard input. Each of several videos gets its own folder in the output",
+        "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the masks")
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the masks")
     parser.add_argument(
         "--sample",
         action="store_true",
@@ -59,6 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("auto", "av", "decord"),
         default="auto",
         help="library that decodes the video; auto is av (PyAV)",
+    )
+    parser.add_argument(
+        "--stream",
+        type=int,
+        metavar="N",
+        help="which video stream of the file, by its index as ffprobe shows it (default: the one that ffmpeg chooses)",
     )
     model = parser.add_argument_group("model")
     add_model_options(model)
@@ -89,7 +97,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     group.add_argument(
         "--overlay",
-        type=Path,
+        type=user_path,
         metavar="FILE.mp4",
         help="also write the video with the masks painted over it; with several videos, a folder for them",
     )
@@ -103,7 +111,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
-    again.add_argument("--overwrite", action="store_true", help="replace the masks of an earlier run")
+    again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +164,7 @@ def chosen_inputs(arguments: argparse.Namespace) -> Iterator[list[str]]:
     if bool(arguments.videos) == arguments.sample:
         raise UserError("give a video file, or --sample for a synthetic clip (and not both)")
     if not arguments.sample:
-        yield arguments.videos
+        yield [expand_home(text) for text in arguments.videos]
         return
     from ccnet3d.video import write_sample_video
 
@@ -178,6 +186,12 @@ def chosen_smoothing(arguments: argparse.Namespace, frames_per_second: float | N
     return SMOOTHING_FRAMES if close else 0
 
 
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise UserError("standard input is closed; pipe a video into it, or give a file")
+    return sys.stdin.buffer
+
+
 def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, arguments: argparse.Namespace) -> None:
     """Segment one video, with a progress bar on a terminal."""
     from tqdm import tqdm
@@ -185,10 +199,10 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
     from ccnet3d.inference import STDIN, segment_video
     from ccnet3d.video import open_video
 
-    source = sys.stdin.buffer if job.source == STDIN else job.source
+    source = _standard_input() if job.source == STDIN else job.source
     hidden = True if arguments.quiet or arguments.json else None  # None: on a terminal only
     with (
-        open_video(source, arguments.decoder) as reader,
+        open_video(source, arguments.decoder, arguments.stream) as reader,
         tqdm(total=reader.info.expected_frames, unit="frame", disable=hidden, desc=reader.info.name) as bar,
     ):
 
@@ -201,7 +215,7 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
         options = replace(options, smoothing=smoothing, overlay=job.overlay)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
     for warning in summary["warnings"]:
-        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+        print_warning(warning)
     if arguments.json:
         print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
     elif not arguments.quiet:
@@ -209,12 +223,18 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
         print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
 
 
+def print_warning(text: str) -> None:
+    print_message(f"{PROGRAM}: warning: {text}")
+
+
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.inference import plan_jobs
 
     options = run_options(arguments)  # fails early, before a model is loaded
     with chosen_inputs(arguments) as inputs:
-        jobs = plan_jobs(inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard))
+        jobs = plan_jobs(
+            inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard), on_skip=print_warning
+        )
         segmenter = load_segmenter(arguments)
         failed = 0
         for job in jobs:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
+from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.resources import dataset_file
 
@@ -103,7 +105,7 @@ def print_user_error(name: str, error: UserError, *, debug: bool, source: str = 
     if debug:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, FileProblemsError) else error_line(error)
-    print(f"{name}: error: {f'{source}: ' if source else ''}{text}", file=sys.stderr)
+    print_message(f"{name}: error: {f'{source}: ' if source else ''}{text}")
 
 
 def print_now(text: str) -> None:
@@ -132,7 +134,7 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
 
     - 0: success.
     - 2: a UserError, printed as one line (every line of a FileProblemsError).
-    - 130: Ctrl-C; 128 plus the signal's number: a RunStoppedError.
+    - 130: Ctrl-C; 128 plus the signal's number: SIGTERM, SIGHUP, or a RunStoppedError.
     - 141: the reader of stdout is gone, as with ``| head``; nothing is printed.
     - 1: any other exception, which is a bug: its traceback, and how to report it.
 
@@ -143,8 +145,10 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
         debug: print the tracebacks of UserErrors too.
     """
     hint = f"; {interrupted}" if interrupted else ""
+    open_streams()
     try:
-        command()
+        with stop_on_signals(), explain_out_of_memory("close other programs, or use smaller inputs"):
+            command()
         with _stdout_errors():  # else Python would find them at exit
             sys.stdout.flush()
     except UserError as error:
@@ -153,11 +157,11 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 141
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted{hint}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print_message(f"{name}: interrupted{hint}")
+        return stopped.exit_code if isinstance(stopped, StoppedBySignal) else 130
     except RunStoppedError as stopped:
-        print(f"{name}: stopped: {stopped}{hint}", file=sys.stderr)
+        print_message(f"{name}: stopped: {stopped}{hint}")
         return stopped.exit_code
     except Exception:
         traceback.print_exc()
@@ -179,7 +183,7 @@ def add_data_options(parser: argparse._ActionsContainer, *, training: bool = Fal
     """Add the options that name the labeled data, and those of training data if the command trains."""
     parser.add_argument(
         "--data",
-        type=Path,
+        type=user_path,
         default=default_data_folder(),
         metavar="FOLDER",
         help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
@@ -190,14 +194,14 @@ def add_data_options(parser: argparse._ActionsContainer, *, training: bool = Fal
         return
     parser.add_argument(
         "--high-resolution",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="data folder with training frames at a higher resolution, such as the official 960x720 download, for "
         "recipes with data.high_resolution_share",
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
         "the model; written again when a source file changes",
@@ -245,7 +249,7 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for which model runs, and how."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="model file, or the name of weights in the package; the default weights if not given",
     )
@@ -304,7 +308,8 @@ def choose_device(arguments: argparse.Namespace) -> str:
     try:
         torch.zeros(1, device=arguments.device).cpu()
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts; "meta" has no data
-        raise UserError(f"the device {arguments.device!r} cannot be used here: {error_line(error)}") from error
+        reason = error_line(error).partition(". ")[0]  # PyTorch goes on with all devices that it knows
+        raise UserError(f"the device {arguments.device!r} cannot be used here: {reason}; give cpu, or auto") from error
     return str(arguments.device)
 
 

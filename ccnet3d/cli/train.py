@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
     default_data_folder,
     run_command,
 )
+from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4; may be repeated",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
+        "--out", type=user_path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     add_device_options(parser)
@@ -80,6 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
         trainer = Trainer(recipe, source, out, device, processes=processes)
         if processes.is_main_process:
             print(describe(trainer), flush=True)
+            for warning in trainer.warnings:
+                print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         model = trainer.run(resume=arguments.resume)
     except RunStoppedError as stopped:
         if processes.is_main_process:
@@ -116,11 +119,10 @@ def describe(trainer: Trainer) -> str:
     """Return a line about what is about to run."""
     pseudo = f" and {len(trainer.pseudo_set)} pseudo-labeled frames" if trainer.pseudo_set is not None else ""
     kind = "training" if trainer.val_set is not None else "pseudo-labeled"
-    missing = f" ({trainer.train_set.missing} of the split are missing)" if trainer.train_set.missing else ""
     processes = trainer.processes.world_size
     where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
     return (
-        f"{len(trainer.train_set)} {kind} frames{missing}{pseudo}, {trainer.total_steps} steps on {where}; "
+        f"{len(trainer.train_set)} {kind} frames{pseudo}, {trainer.total_steps} steps on {where}; "
         f"writing to {trainer.out}"
     )
 

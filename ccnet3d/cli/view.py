@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
+from ccnet3d.cli.paths import expand_home, user_path
 
 if TYPE_CHECKING:
     from ccnet3d.reports import Matched
@@ -24,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Write a page for viewing the masks of a video: one HTML file that any browser opens.",
     )
-    parser.add_argument("masks", type=Path, help="the output folder of ccnet3d-infer")
-    parser.add_argument("video", help="the video that the masks were made from")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help="the page")
+    parser.add_argument("masks", type=user_path, help="the output folder of ccnet3d-infer")
+    parser.add_argument("video", type=expand_home, help="the video that the masks were made from")
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE.html", help="the page")
     parser.add_argument("--title", help="the page's title; the name of the video by default")
     parser.add_argument(
         "--width",
@@ -62,9 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         return tqdm(pairs, total=len(masks), unit="frame", disable=hidden)
 
     masks = open_masks(arguments.masks)
-    # What is not a path may be a pattern of file names.
-    video = Path(arguments.video) if Path(arguments.video).exists() else arguments.video
-    with closing(open_video(video)) as reader:
+    stream = masks.summary.get("settings", {}).get("stream")  # as chosen in the run
+    with closing(open_video(arguments.video, stream=stream)) as reader:
         pictures = write_video_page(
             masks,
             reader,

@@ -16,9 +16,13 @@ from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 
-__all__ = ["FrameCache", "frame_cache_path", "write_frame_cache"]
+__all__ = ["FrameCache", "data_fingerprint", "frame_cache_path", "write_frame_cache"]
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of the files and of the rules that frames are decoded by; changed with either, so that no older file is read."""
+
+
+_SAMPLED_FRAMES = 8
 
 
 class FrameCache:
@@ -69,6 +73,26 @@ def frame_cache_path(folder: Path, frames: Sequence[LabelledFrame], spec: Datase
     ]
     text = json.dumps([_FORMAT, repr(spec), repr(layout), sources])
     return folder / f"frames-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
+
+def data_fingerprint(frames: Sequence[LabelledFrame], spec: DatasetSpec, layout: LayoutSpec) -> str:
+    """Return a hash of a dataset that does not depend on where it lies or when it was copied.
+
+    It covers the classes, the name and size of every file, and the contents of a few images and labels.
+    """
+    colors = spec.source_colors or {one.name: one.color for one in spec.classes}
+    classes = [[one.name, one.merges] for one in spec.classes]
+    encoding = sorted(colors.items()) if layout.label_encoding == "color" else sorted(spec.void_ids)
+    files = [
+        [frame.sequence, frame.number, *((path.name, path.stat().st_size) for path in (frame.image, frame.label))]
+        for frame in frames
+    ]
+    digest = hashlib.sha256(json.dumps([classes, encoding, spec.max_gap_frames, files]).encode())
+    for frame in frames[:: max(1, len(frames) // _SAMPLED_FRAMES)]:
+        for path in (frame.image, frame.label):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def write_frame_cache(path: Path, sizes: Sequence[tuple[int, ...]], frames: Iterable[tuple[Tensor, Tensor]]) -> None:

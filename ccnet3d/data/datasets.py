@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.data.cache import FrameCache, frame_cache_path, write_frame_cache
+from ccnet3d.data.cache import FrameCache, data_fingerprint, frame_cache_path, write_frame_cache
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
 from ccnet3d.data.items import ClipRequest, ClipSample, ClipTransform, LabelledFrame, RequestedSample
 from ccnet3d.data.simulation import Simulation
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
+from ccnet3d.images import read_ids, read_rgb
 
 __all__ = ["LabelledSequences"]
 
@@ -39,7 +39,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         frames: its frames, sorted by sequence and frame number.
         layout: how the labels are encoded.
         transform: applied to each requested clip; None leaves clips unchanged.
-        missing: number of frames of the split that are absent.
+        left_out: files of the split that are not used: one line per kind, with their number and the first names.
         high_resolution: the same frames, or some of them, at a higher resolution.
         high_resolution_share: probability that a requested clip comes from ``high_resolution``, if that has all of its
             frames.
@@ -52,7 +52,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         frames: list[LabelledFrame],
         layout: LayoutSpec,
         transform: ClipTransform | None = None,
-        missing: int = 0,
+        left_out: Sequence[str] = (),
         high_resolution: LabelledSequences | None = None,
         high_resolution_share: float = 0.0,
         simulation: Simulation | None = None,
@@ -61,7 +61,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         self.frames = frames
         self.layout = layout
         self.transform = transform
-        self.missing = missing
+        self.left_out = tuple(left_out)
         self.high_resolution_share = high_resolution_share
         self.simulation = simulation
         self.cache: FrameCache | None = None
@@ -77,6 +77,11 @@ class LabelledSequences(Dataset[RequestedSample]):
     def cache_path(self, folder: Path) -> Path:
         """Return the file in ``folder`` for the decoded frames of this dataset."""
         return frame_cache_path(folder, self.frames, self.spec, self.layout)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data, including frames at a higher resolution, without reading all of it."""
+        own = data_fingerprint(self.frames, self.spec, self.layout)
+        return f"{own} {self._high_resolution.fingerprint()}" if self._high_resolution else own
 
     def use_cache(self, folder: Path) -> None:
         """Read decoded frames from ``folder`` if they are there; a damaged file counts as absent."""
@@ -154,7 +159,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         Raises:
             UserError: the file cannot be read.
         """
-        pixels = self.cache.image(index) if self.cache else torch.from_numpy(_read(self.frames[index].image, "RGB"))
+        pixels = self.cache.image(index) if self.cache else torch.from_numpy(read_rgb(self.frames[index].image))
         return pixels.permute(2, 0, 1)
 
     def read_label(self, index: int) -> Tensor:
@@ -168,20 +173,26 @@ class LabelledSequences(Dataset[RequestedSample]):
         path = self.frames[index].label
         if self._class_of_color is not None:
             return _classes_from_colors(path, self._class_of_color)
-        ids_image = _read(path, None)
-        if ids_image.ndim != 2:
-            raise UserError(
-                f"{path} is a color image, expected class ids in a gray or palette image; "
-                "set label_encoding = 'color' in dataset.toml if the labels are colors"
-            )
-        label = torch.from_numpy(ids_image.astype(np.int64))
+        hint = "; set label_encoding = 'color' in dataset.toml if the labels are colors"
+        label = torch.from_numpy(read_ids(path, hint=hint).astype(np.int64))
         void = torch.isin(label, torch.tensor(self.spec.void_ids, dtype=torch.long))
         classes_count = len(self.spec.classes)
-        if bad := label[(label >= classes_count) & ~void].unique().tolist():
+        if bad := label[((label >= classes_count) | (label < 0)) & ~void].unique().tolist():
             raise UserError(
-                f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in void_ids"
+                f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in "
+                f"void_ids{_likely_cause(label, classes_count)}"
             )
         return label.masked_fill(void, IGNORE_INDEX)
+
+
+def _likely_cause(label: Tensor, classes_count: int) -> str:
+    """Return what the ids of a label with an unknown id suggest, as the end of a message."""
+    ids = label.unique().tolist()
+    if ids in ([255], [0, 255]):
+        return "; the ids are 0 and 255, as in a black and white mask: write 1 instead of 255"
+    if ids[0] >= 1 and ids[-1] in (classes_count, 255) and classes_count in ids:
+        return "; the ids seem to count from 1, and the first class has the id 0: subtract 1"
+    return ""
 
 
 def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
@@ -207,17 +218,9 @@ def _color_table(spec: DatasetSpec) -> np.ndarray:
 
 
 def _classes_from_colors(path: Path, class_of_color: np.ndarray) -> Tensor:
-    rgb = _read(path, "RGB").astype(np.int32)
+    rgb = read_rgb(path).astype(np.int32)
     classes = class_of_color[(rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]]
     if (unknown := np.argwhere(classes < 0)).size:
         color = tuple(rgb[tuple(unknown[0])].tolist())
         raise UserError(f"{path} has the color {color}, which is not in source_colors; add it there")
     return torch.from_numpy(classes.astype(np.int64))
-
-
-def _read(path: Path, mode: str | None) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damage
-        raise UserError(f"cannot read the image {path}: {error}") from error

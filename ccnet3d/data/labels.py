@@ -10,6 +10,7 @@ from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import LabelledFrame
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
+from ccnet3d.images import LOSSLESS_SUFFIXES, find_images
 
 __all__ = ["numbered", "open_labels"]
 
@@ -35,9 +36,9 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
     (12, torch.Size([3, 4]))
 
     Args:
-        folder: PNGs of class ids, gray or with a palette. Each folder below it that contains some is a sequence. The
-            last number in a file name is the frame number; if that does not distinguish the files of a sequence, their
-            order numbers them.
+        folder: images of class ids, gray or with a palette: PNG, BMP or TIFF. Each folder below it that contains some
+            is a sequence. The last number in a file name is the frame number; if that does not distinguish the files of
+            a sequence, their order numbers them.
         class_names: names of the ids from 0.
         void_ids: ids that are not counted.
 
@@ -49,9 +50,8 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
     classes = tuple(ClassSpec(name, _color(id_)) for id_, name in enumerate(class_names))
     spec = DatasetSpec(folder.resolve().name, classes, void_ids=tuple(void_ids))
     sequences: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*.png")):
-        if not path.name.startswith("."):
-            sequences.setdefault(path.parent, []).append(path)
+    for path in find_images(folder, LOSSLESS_SUFFIXES):
+        sequences.setdefault(path.parent, []).append(path)
     if not sequences:
         raise UserError(f"there is no label in {folder}; expected PNGs of class ids")
     frames = []

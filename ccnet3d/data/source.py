@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipTransform
+from ccnet3d.data.listing import list_frames
 from ccnet3d.data.simulation import Simulation
-from ccnet3d.data.spec import list_frames, read_dataset_spec
+from ccnet3d.data.spec import read_dataset_spec
 
 __all__ = ["DataSource"]
 
@@ -71,7 +72,7 @@ class DataSource:
             found.frames,
             found.layout,
             transform,
-            found.missing,
+            found.left_out,
             high.open(split) if high and high_resolution_share else None,
             high_resolution_share,
             simulation,

@@ -5,27 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from ccnet3d.config import from_table, read_toml
-from ccnet3d.constants import IMAGE_SUFFIXES
-from ccnet3d.data.items import LabelledFrame
-from ccnet3d.errors import FileProblemsError, UserError
+from ccnet3d.errors import UserError
 
-__all__ = ["ClassSpec", "DatasetSpec", "LayoutSpec", "Split", "find_layout", "list_frames", "read_dataset_spec"]
-
-
-class Split(NamedTuple):
-    """The result of :func:`list_frames`."""
-
-    layout: LayoutSpec
-    """How the files are arranged and the labels encoded."""
-    frames: list[LabelledFrame]
-    """Sorted by sequence and frame number."""
-    missing: int
-    """Frames of the layout's frame list that are not in the folder, as in a partial download."""
+__all__ = ["ClassSpec", "DatasetSpec", "LayoutSpec", "read_dataset_spec"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,7 @@ class LayoutSpec:
     images: str = "frames"
     """Folder of the frames."""
     labels: str = "labels"
-    """Folder of the labels, PNGs arranged and named as the frames."""
+    """Folder of the labels, PNG, BMP or TIFF images arranged and named as the frames."""
     label_suffix: str = ""
     """Appended to the frame's name in the label's name, before the extension."""
     label_encoding: str = "id"
@@ -135,117 +120,3 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
         return from_table(DatasetSpec, read_toml(path))
     except UserError as error:
         raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
-
-
-def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
-    """Return the first layout of the dataset whose files are in ``root``.
-
-    Raises:
-        UserError: there are none of any layout.
-    """
-    expected = []
-    for layout in spec.layouts:
-        marks = [layout.pair_list.replace("{split}", split)] if layout.pair_list else [layout.images, layout.labels]
-        if all((root / mark).exists() for mark in marks):
-            return layout
-        expected.append(" and ".join(marks))
-    raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(expected)} there")
-
-
-def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
-    """Return the labeled frames of a split.
-
-    Args:
-        spec: the dataset.
-        spec_folder: folder of its ``dataset.toml``, to which frame lists are relative.
-        root: the data folder.
-        split: name of the split.
-
-    Raises:
-        UserError: no data, an unknown split, or a file name without a frame number.
-        FileProblemsError: listed files that do not exist.
-    """
-    layout = find_layout(spec, root, split)
-    pairs: list[tuple[Path, Path]] = []
-    missing = 0
-    if layout.pair_list:
-        pairs = _read_pairs(root, root / layout.pair_list.replace("{split}", split))
-    elif layout.frame_list:
-        names = _read_lines(spec_folder / layout.frame_list.replace("{split}", split))
-        images = {path.stem: path for path in _images_below(root / layout.images)}
-        pairs = [(images[name], _label_of(layout, root, images[name])) for name in names if name in images]
-        missing = len(names) - len(pairs)
-    else:
-        if split not in spec.splits:
-            raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
-        folder = root / layout.images
-        for sequence in spec.splits[split]:
-            labeled = [(path, _label_of(layout, root, path)) for path in _images_below(folder / sequence)]
-            labeled = [pair for pair in labeled if pair[1].is_file()]  # a sequence may be labeled in part
-            if not labeled:
-                raise UserError(f"no frame in {folder / sequence} has a label in {root / layout.labels / sequence}")
-            pairs += labeled
-    if not pairs:
-        raise UserError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
-    if absent := [path for pair in pairs for path in pair if not path.is_file()]:
-        raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
-    folder = root / layout.images if not layout.pair_list else root
-    frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
-    for one, other in pairwise(frames):
-        if (one.sequence, one.number) == (other.sequence, other.number):
-            raise UserError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
-    return Split(layout, frames, missing)
-
-
-def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, int]:
-    if spec.frame_pattern:
-        match = re.fullmatch(spec.frame_pattern, image.stem)
-        if match is None:
-            raise UserError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
-        try:
-            return match["sequence"], int(match["frame"])
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"the group 'frame' of frame_pattern must match a number, got {match['frame']!r} in {image}"
-            ) from error
-    numbers = re.findall(r"\d+", image.stem)
-    if not numbers:
-        raise UserError(f"the name of {image} contains no frame number; number the frames or set frame_pattern")
-    return image.parent.relative_to(folder).as_posix(), int(numbers[-1])
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read the split list {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the split list {path} is not a text file in UTF-8: {error}") from error
-
-
-def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
-    pairs = []
-    for number, line in enumerate(_read_lines(path), 1):
-        parts = line.split()
-        if len(parts) != 2:
-            raise UserError(f"line {number} of {path} must name an image and its label, got {line!r}")
-        pairs.append((_resolve(root, parts[0]), _resolve(root, parts[1])))
-    return pairs
-
-
-def _resolve(root: Path, name: str) -> Path:
-    """Return a listed file; the common CamVid download lists ``train/x.png`` as ``/SegNet/CamVid/train/x.png``."""
-    path = root / name.lstrip("/")
-    parts = Path(name).parts
-    return path if path.is_file() or len(parts) < 3 else root / Path(*parts[-2:])
-
-
-def _images_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"the folder {folder} does not exist")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _label_of(layout: LayoutSpec, root: Path, image: Path) -> Path:
-    relative = image.relative_to(root / layout.images)
-    return root / layout.labels / relative.with_name(f"{image.stem}{layout.label_suffix}.png")

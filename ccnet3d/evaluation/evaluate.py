@@ -144,7 +144,10 @@ def evaluate_masks(
             frame, labels = dataset.frames[index], dataset.read_label(index)
             frames.append(EvaluatedFrame(frame.sequence, frame.number, frame.image.stem, number))
             if labels.shape != mask.shape:
-                raise UserError(f"{frame.image} and its label differ in size: {mask.shape} and {tuple(labels.shape)}")
+                raise UserError(
+                    f"the mask of {frame.image} is {mask.shape[1]}x{mask.shape[0]}, its label {frame.label} is "
+                    f"{labels.shape[1]}x{labels.shape[0]}; images, masks and labels must have one size"
+                )
             if labels.shape != last_size:  # nothing to compare with
                 for meter in meters.values():
                     meter.start_segment()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
 from ccnet3d.metrics import Metric, Samples, find_metric, mean_iou
@@ -25,6 +26,9 @@ __all__ = ["EvaluatedFrame", "Evaluation"]
 
 _VERSION = 2
 """Of ``record`` in evaluation.json."""
+
+_MOST_PIXELS = 1 << 40
+"""Of one count, so that no sum of counts overflows."""
 
 
 class EvaluatedFrame(NamedTuple):
@@ -191,30 +195,23 @@ class Evaluation:
             UserError: no such file, another one, or one of another version.
         """
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))["record"]
-            version = record["version"]
+            table = parse_json(path.read_bytes())
+            record = table.get("record")
+            if not isinstance(record, dict) or type(version := record.get("version")) is not int:
+                raise UserError("it has no record with a version")
             if version == _VERSION:
-                return cls._from_record(record)
+                return from_table(_Record, record).to_evaluation()
         except OSError as error:
             raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        except ValueError as error:
             raise UserError(
-                f"{path} is not an evaluation ({what}); give a file that ccnet3d-evaluate --json wrote"
+                f"{path} is not an evaluation ({str(error).splitlines()[0]}); give a file that ccnet3d-evaluate --json "
+                "wrote"
             ) from error
         raise UserError(
             f"{path} has version {version} of the evaluation record, this ccnet3d reads version {_VERSION}; "
             "evaluate again"
         )
-
-    @classmethod
-    def _from_record(cls, record: Mapping[str, Any]) -> Evaluation:
-        names = tuple(map(str, record["class_names"]))
-        frames = tuple(EvaluatedFrame(str(s), int(n), str(name), int(g)) for s, n, name, g in record["frames"])
-        counts = {name: torch.tensor(rows) for name, rows in record["counts"].items()}
-        if not frames:  # an empty list has no shape
-            counts = {name: torch.zeros(0, *find_metric(name).shape(len(names))).long() for name in counts}
-        return cls(names, frames, counts, dict(record["settings"]))
 
     @property
     def _whole(self) -> Samples:
@@ -225,3 +222,40 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class _Record:
+    """``record`` of evaluation.json."""
+
+    version: int
+    class_names: tuple[str, ...]
+    settings: Mapping[str, Any]
+    frames: tuple[tuple[str, int, str, int], ...]
+    """The fields of each :class:`EvaluatedFrame`."""
+    counts: Mapping[str, Any]
+    """By metric, nested lists."""
+
+    def __post_init__(self) -> None:
+        check_range("the number of classes", len(self.class_names), 1, 255)  # a label has one byte per pixel
+
+    def to_evaluation(self) -> Evaluation:
+        """Return the evaluation.
+
+        Raises:
+            UserError: counts that are not counts of these frames and classes.
+        """
+        frames = tuple(EvaluatedFrame(*frame) for frame in self.frames)
+        counts = {name: self._counts(name, rows) for name, rows in self.counts.items()}
+        return Evaluation(self.class_names, frames, counts, self.settings)
+
+    def _counts(self, name: str, rows: object) -> Tensor:
+        if not self.frames and rows == []:  # an empty list has no shape
+            return torch.zeros(0, *find_metric(name).shape(len(self.class_names))).long()
+        try:
+            counts = torch.tensor(rows)
+        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+            raise UserError(f"the counts {name[:80]} are not rows of equal lengths of numbers") from error
+        if counts.numel():
+            check_range(f"the counts {name[:80]}", (counts.min().item(), counts.max().item()), 0, _MOST_PIXELS)
+        return counts

@@ -16,18 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ccnet3d.data import LabelledFrame, LabelledSequences, numbered
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation.evaluate import MasksOf
+from ccnet3d.images import LOSSLESS_SUFFIXES, find_images, is_system_name, read_ids
 from ccnet3d.masks import OTHER, SavedMasks, is_run_folder, open_masks
 from ccnet3d.video import images_in_folder
 
-__all__ = ["open_predictions", "read_ids"]
-
-_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-"""Of lossless images."""
+__all__ = ["open_predictions"]
 
 
 def open_predictions(folder: Path, dataset: LabelledSequences, *, video_starts_at: int = 0) -> MasksOf:
@@ -40,8 +37,8 @@ def open_predictions(folder: Path, dataset: LabelledSequences, *, video_starts_a
             folders of images, the index in the sorted folder counts instead.
 
     Returns:
-        A function that returns the masks of a segment. While they are read it raises UserError for one that is damaged,
-        has another size than its label, or has an id that is not a class.
+        A function that returns the masks of a segment. While they are read it raises UserError for one that is damaged
+        or has an id that is not a class.
 
     Raises:
         UserError: no predictions, a frame without a mask, or a mask without a frame.
@@ -50,7 +47,8 @@ def open_predictions(folder: Path, dataset: LabelledSequences, *, video_starts_a
         raise UserError(f"there is no folder {folder}; give the folder of the masks")
     if is_run_folder(folder):
         return _masks_of_runs(folder, {"": open_masks(folder)}, dataset, video_starts_at)
-    if runs := [path for path in sorted(folder.iterdir()) if path.is_dir() and is_run_folder(path)]:
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_system_name(path.name)]
+    if runs := [path for path in folders if is_run_folder(path)]:
         return _masks_of_runs(folder, {run.name: open_masks(run) for run in runs}, dataset, video_starts_at)
     return _masks_of_images(folder, dataset)
 
@@ -86,7 +84,7 @@ def _masks_of_runs(folder: Path, runs: Mapping[str, SavedMasks], dataset: Labell
         index, run = segment.start, run_of[segment.start]
         for frame_index, mask in run:
             if frame_index == video_index[index]:
-                _check(mask, dataset, index, f"the mask of frame {frame_index} in {run.folder}")
+                _check(mask, dataset, f"the mask of frame {frame_index} in {run.folder}")
                 yield mask
                 index += 1
                 if index == segment.stop:
@@ -155,12 +153,11 @@ def _index_of(frame: LabelledFrame, indices: Mapping[Path, int], run: SavedMasks
 
 def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _MASK_SUFFIXES and not path.name.startswith("."):
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                raise UserError(f"{found[key]} and {path} are masks with the same name; keep one of them")
-            found[key] = path
+    for path in find_images(folder, LOSSLESS_SUFFIXES):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in found:
+            raise UserError(f"{found[key]} and {path} are masks with the same name; keep one of them")
+        found[key] = path
     path_of: dict[int, Path] = {}
     frame_of: dict[Path, int] = {}
     missing = []
@@ -190,40 +187,14 @@ def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         for index in segment:
-            mask = read_ids(path_of[index])
-            _check(mask, dataset, index, f"the mask {path_of[index]}")
+            mask = read_ids(path_of[index], kind="mask")
+            _check(mask, dataset, f"the mask {path_of[index]}")
             yield mask.astype(np.uint8)
 
     return masks_of
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Return the ids of an image of one channel, integers ``[H, W]``.
-
-    Raises:
-        UserError: it cannot be read, or is a color image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.verify()  # the checksums, which reading alone ignores
-        with Image.open(path) as image:
-            ids = np.array(image)
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
-        raise UserError(f"cannot read the mask {path}: {error}") from error
-    if ids.ndim != 2 or ids.dtype.kind == "f":
-        raise UserError(f"the mask {path} is a color image, expected class ids in a gray or palette image")
-    return ids
-
-
-def _check(mask: np.ndarray, dataset: LabelledSequences, index: int, name: str) -> None:
-    label = dataset.frames[index].label
-    with Image.open(label) as image:
-        width, height = image.size
-    if mask.shape != (height, width):
-        raise UserError(
-            f"{name} is {mask.shape[1]}x{mask.shape[0]}, its label {label} is {width}x{height}; masks must have the "
-            "size of the labels"
-        )
+def _check(mask: np.ndarray, dataset: LabelledSequences, name: str) -> None:
     count = len(dataset.spec.classes)
     if not 0 <= int(mask.min()) <= int(mask.max()) < count:
         wrong = int(mask[(mask < 0) | (mask >= count)][0])

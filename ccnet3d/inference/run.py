@@ -19,7 +19,9 @@ from ccnet3d.errors import UserError
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
+from ccnet3d.inference.source_files import check_apart, fingerprint_files, image_names
 from ccnet3d.inference.stages import Sink, run_ahead
+from ccnet3d.journal import lock_folder
 from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
 from ccnet3d.models import fingerprint
 from ccnet3d.video import VideoFrame, VideoReader
@@ -57,7 +59,7 @@ class RunOptions:
     resume: bool = False
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace what an earlier run wrote, and nothing else."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -90,7 +92,8 @@ def segment_video(
         The summary, as written.
 
     Raises:
-        UserError: a video that cannot be decoded, an output that cannot be used, or not enough memory.
+        UserError: a video that cannot be decoded, an output folder that cannot be used, is not apart from the images or
+            has files of others where masks belong, or not enough memory.
         OutputError: the masks cannot be written; those in the folder are whole, and the run can be resumed.
 
     >>> from tempfile import TemporaryDirectory
@@ -111,42 +114,47 @@ def segment_video(
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
     run = RunFolder(folder, FORMATS[options.format])
+    check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
         if options.overlay and not options.overlay.exists():
             raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
-        run.remove_work()
+        run.finish()
         return summary
     run.format.check(classes)
-    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES)
-    with closing(frames), RunWriter(run, classes, reader.info, on_frame) as writer:
+    run.format.check_images(image_names(reader.info))
+    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES, reader.stop)
+    with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written
-        saved = writer.begin(
-            settings,
-            overlay=options.overlay,
-            opacity=options.opacity,
-            resume=options.resume,
-            overwrite=options.overwrite,
-        )
-        outputs = _outputs(
-            chain([first], frames), segmenter, classes, run, saved, smoothing, probabilities=options.save_probabilities
-        )
-        with Sink(writer.add, _WAITING_FRAMES) as sink:
-            for output in outputs:
-                sink.put(output)
-    return writer.complete(
-        {
-            "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
-            "settings": settings,
-            "versions": {
-                "ccnet3d": ccnet3d.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "warnings": list(reader.info.warnings),
-        }
-    )
+        with lock_folder(folder):
+            with RunWriter(run, classes, reader.info, on_frame) as writer:
+                saved = writer.begin(
+                    settings,
+                    overlay=options.overlay,
+                    opacity=options.opacity,
+                    resume=options.resume,
+                    overwrite=options.overwrite,
+                    frames=options.selection.indices(reader.info.expected_frames),
+                )
+                outputs = _outputs(
+                    chain([first], frames), segmenter, classes, run, saved, smoothing, options.save_probabilities
+                )
+                with Sink(writer.add, _WAITING_FRAMES) as sink:
+                    for output in outputs:
+                        sink.put(output)
+            return writer.complete(
+                {
+                    "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+                    "settings": settings,
+                    "versions": {
+                        "ccnet3d": ccnet3d.__version__,
+                        "torch": torch.__version__,
+                        "python": platform.python_version(),
+                    },
+                    "warnings": list(reader.info.warnings),
+                }
+            )
 
 
 def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...]:
@@ -167,7 +175,9 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
     return {
         "video": reader.info.name,
         "video_bytes": path.stat().st_size if path and path.is_file() else None,
+        "source": fingerprint_files(reader.info),
         "decoder": reader.info.decoder,
+        **({} if reader.info.stream is None else {"stream": reader.info.stream}),
         "frames": {"start": selection.start, "end": selection.end, "stride": selection.stride},
         "format": options.format,
         "classes": list(options.class_names),
@@ -191,7 +201,6 @@ def _outputs(
     run: RunFolder,
     saved: Sequence[int],
     smoothing: int,
-    *,
     probabilities: bool,
 ) -> Iterator[FrameOutput]:
     """Yield the output of every frame: read back up to where an interrupted run stopped, predicted from there on."""

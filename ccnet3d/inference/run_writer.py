@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ccnet3d.errors import OutputError, UserError
-from ccnet3d.files import remove_unfinished
+from ccnet3d.inference.source_files import image_names
+from ccnet3d.journal import relative_name
 from ccnet3d.masks import MaskClasses, MaskSequence, RunFolder, paint
 from ccnet3d.video import VideoFrame, VideoInfo, VideoWriter
 
@@ -53,6 +54,7 @@ class RunWriter:
         self._on_frame = on_frame
         self._context = ExitStack()
         self._overlay: VideoWriter | None = None
+        self._overlay_path: Path | None = None
         self._opacity = 0.0
         self._size: tuple[int, int] | None = None
         self._frame_indices: list[int] = []
@@ -68,7 +70,14 @@ class RunWriter:
         self._context.__exit__(kind, error, trace)
 
     def begin(
-        self, settings: Mapping[str, Any], *, overlay: Path | None, opacity: float, resume: bool, overwrite: bool
+        self,
+        settings: Mapping[str, Any],
+        *,
+        overlay: Path | None,
+        opacity: float,
+        resume: bool,
+        overwrite: bool,
+        frames: Container[int],
     ) -> list[int]:
         """Take possession of the output folder and open the overlay.
 
@@ -78,6 +87,7 @@ class RunWriter:
             opacity: share of the class color in it.
             resume: continue an interrupted run.
             overwrite: replace what an earlier run wrote.
+            frames: the frame indices that may occur.
 
         Returns:
             The frame indices of the masks that are in the folder already.
@@ -85,12 +95,33 @@ class RunWriter:
         Raises:
             UserError: the folder or the overlay cannot be used.
         """
+        video = self._video
+        if overlay and video.path and _are_same(overlay, video.path):
+            raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
+        writer = VideoWriter(overlay, video.frames_per_second, video.pixel_aspect) if overlay else None
+
+        def open_overlay() -> None:
+            if writer:
+                self._overlay = self._context.enter_context(writer)
+
+        saved = self._run.begin(
+            {**settings, "overlay_file": str(overlay.absolute()) if overlay else None},
+            resume=resume,
+            overwrite=overwrite,
+            overlay=overlay,
+            frames=frames,
+            when_checked=open_overlay,
+        )
+        self._overlay_path, self._opacity = overlay, opacity
         if overlay:
-            replace = overwrite or (resume and self._run.is_interrupted())
-            self._overlay = self._context.enter_context(_open_overlay(overlay, self._video, replace=replace))
-            self._opacity = opacity
-        journal = {**settings, "overlay_file": str(overlay.absolute()) if overlay else None}
-        return self._run.begin(journal, resume=resume, overwrite=overwrite)
+            self._run.claim(overlay)
+            self._context.push(self._before_overlay_appears)
+        return saved
+
+    def _before_overlay_appears(self, _: object, error: BaseException | None, __: object) -> None:
+        """Check that nobody has written a file of that name while the run lasted."""
+        if error is None and self._overlay_path:
+            self._run.claim(self._overlay_path)
 
     def add(self, output: FrameOutput) -> None:
         """Write a frame's mask and what belongs to it.
@@ -135,13 +166,21 @@ class RunWriter:
         Returns:
             The summary.
         """
-        sequence = MaskSequence(self._classes, self._frame_indices, self._size or (0, 0), self._video.frames_per_second)
+        names = image_names(self._video)
+        sequence = MaskSequence(
+            self._classes,
+            self._frame_indices,
+            self._size or (0, 0),
+            self._video.frames_per_second,
+            [names[index] for index in self._frame_indices] if names else None,
+        )
         self._run.write_file(sequence)
         summary = {
             "video": self._video.name,
             "format": self._run.format.name,
             **self._statistics(),
             "frames_per_second": self._video.frames_per_second,
+            "overlay_file": relative_name(self._run.folder, self._overlay_path) if self._overlay_path else None,
             **facts,
         }
         self._run.complete(summary)
@@ -168,14 +207,8 @@ class RunWriter:
         }
 
 
-def _open_overlay(overlay: Path, video: VideoInfo, *, replace: bool) -> VideoWriter:
+def _are_same(overlay: Path, video: Path) -> bool:
     try:
-        if video.path and overlay.exists() and video.path.exists() and overlay.samefile(video.path):
-            raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
-        if overlay.exists() and not replace:
-            raise UserError(f"{overlay} exists; give the overlay another name, or --overwrite to replace it")
-        writer = VideoWriter(overlay, video.frames_per_second)
-        remove_unfinished(overlay.parent, overlay.name)
+        return overlay.exists() and video.exists() and overlay.samefile(video)
     except OSError as error:
         raise OutputError(error.errno, error.strerror, str(overlay)) from error
-    return writer

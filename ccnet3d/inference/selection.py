@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -60,6 +61,17 @@ class Selection:
         for name, moment in (("start", self.start), ("end", self.end)):
             if moment is not None and not 0 <= moment < math.inf:
                 raise UserError(f"{name} must be a frame index or a time, 0 or more, got {moment}")
+
+    def indices(self, count: int | None) -> range:
+        """Return the frame indices that may be selected from ``count`` frames, None for an unknown number.
+
+        >>> Selection(start=5, end=9, stride=2).indices(8), Selection(end=1.5).indices(None)[-1] > 10**9
+        (range(5, 8, 2), True)
+        """
+        ends = [moment for moment in (self.end, count) if isinstance(moment, int)]
+        if isinstance(self.start, int):
+            return range(self.start, min(ends, default=sys.maxsize), self.stride)
+        return range(min(ends, default=sys.maxsize))
 
     def select(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Yield the selected frames; none after ``end`` is read.

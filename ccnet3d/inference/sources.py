@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ccnet3d.constants import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ccnet3d.errors import UserError
+from ccnet3d.video import is_image, match_pattern, sort_files
 
 __all__ = ["STDIN", "Job", "plan_jobs"]
 
 STDIN = "-"
+
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def plan_jobs(
     shard: tuple[int, int] = (0, 1),
     *,
     nested: bool = False,
+    on_skip: Callable[[str], None] = lambda _: None,
 ) -> list[Job]:
     """Find the videos, name their outputs, and return a shard of them.
 
@@ -51,9 +53,11 @@ def plan_jobs(
         overlay: an .mp4 file, or a folder where there are several videos.
         shard: (i, n), i from 0 to n - 1.
         nested: give a single video a folder in ``output``, too.
+        on_skip: called with a line for the user where files of a folder or pattern are left out.
 
     Raises:
-        UserError: a folder or pattern without videos or images, one video twice, or an impossible shard.
+        UserError: a folder or pattern without videos or images, several single images, one video twice, or an
+            impossible shard.
 
     >>> [str(job.folder) for job in plan_jobs(["walk.mp4", "drive.mkv"], Path("masks"))]
     ['masks/walk', 'masks/drive']
@@ -61,10 +65,11 @@ def plan_jobs(
     index, count = shard
     if not 0 <= index < count:
         raise UserError(f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/{count}")
+    _refuse_single_images(inputs)
     sources: list[Path | str] = []
     several = nested or len(inputs) > 1
     for text in inputs:
-        found, is_collection = _find(text)
+        found, is_collection = _find(text, on_skip)
         several = several or is_collection
         sources += found
     for name, times in Counter(map(str, sources)).items():
@@ -85,7 +90,22 @@ def _is_pattern(text: str) -> bool:
     return text != STDIN and any(sign in text for sign in "*?[") and not Path(text).exists()
 
 
-def _find(text: str) -> tuple[list[Path | str], bool]:
+def _refuse_single_images(inputs: Sequence[str]) -> None:
+    """Refuse the images of a pattern that the shell has expanded: each would be a video of its own.
+
+    Raises:
+        UserError: there are several inputs, and images among them.
+    """
+    images = [Path(text) for text in inputs if is_image(Path(text)) and Path(text).is_file()]
+    if images and len(inputs) > 1:
+        pattern = images[0].parent / f"*{images[0].suffix}"
+        raise UserError(
+            f"{len(images)} of the {len(inputs)} inputs are images, the first is {images[0]}; to read images as the "
+            f"frames of one video, quote the pattern, as in '{pattern}', or give their folder"
+        )
+
+
+def _find(text: str, on_skip: Callable[[str], None]) -> tuple[list[Path | str], bool]:
     """Return the sources that an input stands for, and whether it is a collection of videos, be it of one.
 
     Raises:
@@ -93,26 +113,45 @@ def _find(text: str) -> tuple[list[Path | str], bool]:
     """
     path = Path(text)
     try:
-        if text == STDIN or "://" in text:  # a Path would lose a slash of the URL, which the reader's message names
+        if text == STDIN:
             return [text], False
         if _is_pattern(text):
             kind = "pattern"
-            files = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - may be absolute
+            files = match_pattern(text)
         elif path.is_dir():
             kind = "folder"
-            files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+            files = list(path.iterdir())
+        elif "://" in text and not path.exists():  # a Path would lose a slash of the URL, which the reader names
+            return [text], False
         else:
             return [path], False
+        if kind == "pattern" and not files:
+            raise UserError(f"no file matches the pattern {text}")
+        kinds = sort_files(sorted(files))
     except OSError as error:
         raise UserError(f"cannot read {text}: {error.strerror}") from error
-    if kind == "pattern" and not files:
-        raise UserError(f"no file matches the pattern {text}")
-    videos: list[Path | str] = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        return videos, True
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+    if kinds.videos:
+        _report(f"{kind} {text}", "videos", [*kinds.images, *kinds.others], on_skip)
+        return [*kinds.videos], True
+    if kinds.images:
+        _report(f"{kind} {text}", "images", kinds.others, on_skip)
         return [path if kind == "folder" else text], False  # one video whose frames these are
-    raise UserError(f"the {kind} {text} contains no video and no image; give another one, or the name of a file")
+    contents = f" (only {_some(kinds.others)})" if kinds.others else ""
+    raise UserError(
+        f"the {kind} {text} contains no video and no image{contents}; give another one, or the name of a file"
+    )
+
+
+def _report(where: str, kind: str, skipped: Sequence[Path], on_skip: Callable[[str], None]) -> None:
+    if skipped:
+        on_skip(f"the {where} is read as {kind}; left out: {_some(skipped)}")
+
+
+def _some(paths: Sequence[Path]) -> str:
+    """Return the names of the first of some files; folders end in a slash."""
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in sorted(paths)]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _fixed_part(pattern: Path) -> Path:

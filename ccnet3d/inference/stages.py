@@ -17,7 +17,9 @@ _POLL_SECONDS = 0.1
 """How often a waiting stage checks whether it should stop."""
 
 
-def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+def run_ahead(
+    source: Iterable[Item], depth: int, stop_source: Callable[[], None] = lambda: None
+) -> Generator[Item, None, None]:
     """Iterate over ``source`` in a thread, ahead of the caller.
 
     An error of the source is raised here, after the items before it. Closing the iterator ends the thread.
@@ -25,6 +27,7 @@ def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]
     Args:
         source: the items.
         depth: most items that wait in the queue; the thread has one more.
+        stop_source: called when the iterator is closed; ends a source that waits for data.
 
     >>> list(run_ahead("abc", depth=2))
     ['a', 'b', 'c']
@@ -61,6 +64,7 @@ def run_ahead(source: Iterable[Item], depth: int) -> Generator[Item, None, None]
             raise errors[0]
     finally:
         stop.set()
+        stop_source()
         thread.join()
 
 

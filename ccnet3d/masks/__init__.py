@@ -6,7 +6,8 @@ from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, MaskClasses, MaskFormat, MaskSequence
 from ccnet3d.masks.palette import encode_mask, encode_png, paint
 from ccnet3d.masks.png_format import PNG
-from ccnet3d.masks.run_folder import SUMMARY_NAME, RunFolder, check_settings, is_run_folder
+from ccnet3d.masks.run_folder import RunFolder, check_settings, is_run_folder
+from ccnet3d.masks.run_names import SUMMARY_NAME
 from ccnet3d.masks.saved_masks import SavedMasks, open_masks
 
 __all__ = [

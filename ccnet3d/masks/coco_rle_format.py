@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ccnet3d.config import parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
-from ccnet3d.masks.mask_format import OTHER, IndexedMasks, MaskClasses, MaskFormat, MaskSequence, damaged
+from ccnet3d.masks.mask_format import OTHER, IndexedMasks, MaskClasses, MaskFormat, MaskSequence, check_size, damaged
 from ccnet3d.masks.png_format import mask_path
 
 __all__ = ["COCO_RLE"]
@@ -52,6 +53,8 @@ def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
         for index, mask in masks:
             height, width = mask.shape
             image_id, name = len(images) + 1, mask_path(Path(), index).name
+            if sequence.image_names:
+                name = sequence.image_names[image_id - 1]
             images.append({"id": image_id, "file_name": name, "width": width, "height": height, "frame_index": index})
             areas = np.bincount(mask.ravel(), minlength=256)
             for class_id in np.flatnonzero(areas[:OTHER]):
@@ -79,7 +82,7 @@ def _to_json(value: object) -> str:
 
 def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         annotations = defaultdict(list)
         for annotation in content["annotations"]:
             annotations[annotation["image_id"]].append(annotation)
@@ -91,13 +94,17 @@ def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
     except OSError as error:
         raise damaged(path, error.strerror) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, f"no {error}" if isinstance(error, KeyError) else error) from error
+        raise damaged(path, _reason(error)) from error
     for image in images:
         try:
             mask = _mask_of(*image)
         except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-            raise damaged(path, f"no {error}" if isinstance(error, KeyError) else error) from error
+            raise damaged(path, _reason(error)) from error
         yield mask
+
+
+def _reason(error: Exception) -> object:
+    return f"no {str(error)[:80]}" if isinstance(error, KeyError) else error
 
 
 def _mask_of(annotations: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
@@ -107,6 +114,7 @@ def _mask_of(annotations: Sequence[Mapping[str, Any]], height: int, width: int) 
         KeyError, TypeError, ValueError, OverflowError: an annotation that a run does not write.
         MemoryError: a size beyond reason.
     """
+    check_size(height, width)
     mask = np.full((height, width), OTHER, np.uint8)
     for annotation in annotations:
         inside = _decode(annotation["segmentation"]["counts"], height, width)

@@ -10,12 +10,26 @@ import numpy as np
 
 from ccnet3d.errors import UserError
 
-__all__ = ["OTHER", "RUN_AGAIN", "IndexedMasks", "MaskClasses", "MaskFormat", "MaskSequence", "Palette", "damaged"]
+__all__ = [
+    "OTHER",
+    "RUN_AGAIN",
+    "IndexedMasks",
+    "MaskClasses",
+    "MaskFormat",
+    "MaskSequence",
+    "Palette",
+    "check_size",
+    "damaged",
+]
 
 OTHER = 255
 """Id of pixels of classes that were not asked for."""
 
 RUN_AGAIN = "run ccnet3d-infer again with --overwrite"
+
+_LARGEST_SIDE = 1 << 16
+_MOST_PIXELS = 1 << 28
+"""Of a mask that is read: 8K video has 2^25. Larger sizes in a file are damage, or an attack on memory."""
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -45,6 +59,8 @@ class MaskSequence:
     size: tuple[int, int]
     """Height and width of the first mask in pixels."""
     frames_per_second: float | None
+    image_names: Sequence[str] | None = None
+    """The file of each mask's frame, relative to the folder of all; None for a video."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,8 @@ class MaskFormat:
     """Raise UserError if the format cannot be written for these classes or on this machine; called before anything is
     written.
     """
+    check_images: Callable[[Sequence[str]], None] = lambda _: None
+    """Raise UserError if the format cannot be written for images of these names; called before anything is written."""
 
     def path(self, folder: Path) -> Path:
         """Return where the masks of the run in ``folder`` are: the one file, or the folder of the PNGs."""
@@ -78,3 +96,15 @@ class MaskFormat:
 def damaged(path: Path, reason: object) -> UserError:
     """Return the error of a file that is not what a run wrote."""
     return UserError(f"{path} is damaged or not what ccnet3d-infer wrote ({reason}); {RUN_AGAIN}")
+
+
+def check_size(height: object, width: object) -> None:
+    """Check the size of masks that a file claims, before they take memory.
+
+    Raises:
+        ValueError: no whole numbers, or out of bounds.
+    """
+    if not (type(height) is int and type(width) is int and 0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+        raise ValueError(f"its masks claim {str(width)[:20]}x{str(height)[:20]} pixels")
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"its masks claim {width}x{height} pixels, more than {_MOST_PIXELS}")

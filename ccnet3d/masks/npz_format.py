@@ -10,9 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path, timeless_entry
-from ccnet3d.masks.mask_format import IndexedMasks, MaskFormat, MaskSequence, damaged
+from ccnet3d.masks.mask_format import IndexedMasks, MaskFormat, MaskSequence, check_size, damaged
 
 __all__ = ["NPZ"]
 
@@ -34,20 +33,20 @@ def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             with archive.open("frames.npy") as file:
-                frames = np.lib.format.read_array(file, allow_pickle=False)
-            if frames.tolist() != list(frame_indices):
-                raise damaged(path, "its frame indices differ from those of summary.json")
+                shape = _check_header(file, "frame indices", np.int64, axes=1)
+                frames = np.frombuffer(file.read(8 * len(frame_indices)), np.int64)
+            if shape != (len(frame_indices),) or frames.tolist() != list(frame_indices):
+                raise ValueError("its frame indices differ from those of summary.json")
             with archive.open("masks.npy") as file:
-                count, height, width = _shape(file, path)
+                count, height, width = _check_header(file, "masks", np.uint8, axes=3)
                 if count != len(frame_indices):
-                    raise damaged(path, f"{count} masks for {len(frame_indices)} frames")
+                    raise ValueError(f"{count} masks for {len(frame_indices)} frames")
+                check_size(height, width)
                 for _ in frame_indices:
                     data = file.read(height * width)
                     if len(data) < height * width:
-                        raise damaged(path, "it ends within a mask")
+                        raise ValueError("it ends within a mask")
                     yield np.frombuffer(bytearray(data), dtype=np.uint8).reshape(height, width)
-    except UserError:
-        raise
     except KeyError as error:
         raise damaged(path, error.args[0]) from error
     # A damaged archive may also claim to be encrypted (RuntimeError) or in an unknown way compressed.
@@ -55,13 +54,20 @@ def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
         raise damaged(path, error) from error
 
 
-def _shape(file: IO[bytes], path: Path) -> tuple[int, int, int]:
-    """Read the header of the masks, up to where their pixels begin."""
+def _check_header(file: IO[bytes], name: str, dtype: type[np.generic], axes: int) -> tuple[int, ...]:
+    """Read the header of an array, up to where its values begin, and return its shape, which may be of any size.
+
+    Raises:
+        ValueError: another type or number of axes, or no header.
+    """
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = header(file)
-    if dtype != np.uint8 or len(shape) != 3 or fortran_order:
-        raise damaged(path, f"its masks are {dtype} {list(shape)}, not uint8 [N, H, W]")
+    try:
+        shape, fortran_order, found = header(file)
+    except Exception as error:  # NumPy parses a damaged header as Python, with whatever error this gives
+        raise ValueError(f"its header is invalid: {error}") from error
+    if found != dtype or len(shape) != axes or fortran_order:
+        raise ValueError(f"its {name} are {found} {list(shape)}, not {dtype.__name__} of {axes} axes")
     return shape
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ccnet3d.errors import UserError
+from ccnet3d.images import read_ids
 from ccnet3d.masks.mask_format import OTHER, Palette
 
 __all__ = ["color_table", "decode_mask", "encode_mask", "encode_png", "paint"]
@@ -46,16 +46,7 @@ def decode_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is something else, or damaged.
     """
-    try:
-        with Image.open(path) as image:
-            image.verify()  # the checksums, which reading alone ignores
-        with Image.open(path) as image:
-            if image.mode == "P":
-                return np.array(image)
-    # Pillow raises SyntaxError for a broken PNG, and its own error for an image of hundreds of megapixels.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the mask {path}: {error}") from error
-    raise UserError(f"{path} is not a mask: it is an image of mode {image.mode}, expected a palette image (P)")
+    return read_ids(path, kind="mask", palette_only=True)
 
 
 def paint(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> np.ndarray:

@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, RUN_AGAIN, MaskFormat
 from ccnet3d.masks.png_format import mask_path
-from ccnet3d.masks.run_folder import SUMMARY_NAME, RunFolder
+from ccnet3d.masks.run_folder import RunFolder
+from ccnet3d.masks.run_names import SUMMARY_NAME
 
 __all__ = ["SavedMasks", "open_masks"]
+
+_MOST_FRAMES = 10_000_000
+"""Masks of a run; as many as 110 hours of video at 25 frames per second have."""
+
+
+@dataclass(frozen=True)
+class _Class:
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        check_range("color", self.color, 0, 255)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What is read of ``summary.json``."""
+
+    frames: int
+    classes: tuple[_Class, ...]
+    frame_numbers: tuple[int, ...] | None = None
+    pts_seconds: tuple[float | None, ...] | None = None
+    width: int | None = None
+    height: int | None = None
+    frames_per_second: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_range("frames", self.frames, 1, _MOST_FRAMES)
+        if self.frame_numbers is not None:
+            if len(self.frame_numbers) != self.frames:
+                raise UserError(f"{len(self.frame_numbers)} frame numbers for {self.frames} masks")
+            if self.frame_numbers[0] < 0 or any(a >= b for a, b in pairwise(self.frame_numbers)):
+                raise UserError("frame numbers that do not increase, starting at 0 or above")
+        if self.pts_seconds and len(self.pts_seconds) != self.frames:
+            raise UserError(f"{len(self.pts_seconds)} times for {self.frames} masks")
+        ids = [c.id for c in self.classes]
+        if not ids or not all(0 <= i < OTHER for i in ids) or len(set(ids)) < len(ids):
+            raise UserError(f"class ids {ids[:300]}, which are not all different and in 0 to {OTHER - 1}")
+        if self.frames_per_second is not None:
+            check_range("frames_per_second", self.frames_per_second, 0, _MOST_FRAMES)
 
 
 @dataclass(frozen=True)
@@ -87,22 +130,15 @@ def open_masks(folder: Path | str) -> SavedMasks:
     summary = _read_summary(folder)
     mask_format = _format_of(folder, summary)
     try:
-        indices = _frame_indices(summary)
-        classes = [(int(c["id"]), str(c["name"]), tuple(int(v) for v in c["color"])) for c in summary["classes"]]
-        ids, names, colors = zip(*classes, strict=True)
-        times = summary.get("pts_seconds") or [None] * len(indices)
-        if len(times) != len(indices):
-            raise UserError(f"{len(times)} times for {len(indices)} masks")
-        if not all(0 <= i < OTHER for i in ids) or len(set(ids)) < len(ids):
-            raise UserError(f"class ids {list(ids)}, which are not all different and in 0 to {OTHER - 1}")
-        if any(len(color) != 3 or not all(0 <= v <= 255 for v in color) for color in colors):
-            raise UserError("a color that is not three numbers in 0 to 255")
-        seconds = tuple(None if time is None else float(time) for time in times)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
+        checked = from_table(_Summary, summary, ignore_unknown=True)
+    except UserError as error:
         raise UserError(
-            f"{folder / SUMMARY_NAME} is not a summary that ccnet3d-infer writes ({reason}); {RUN_AGAIN}"
+            f"{folder / SUMMARY_NAME} is not a summary that ccnet3d-infer writes ({error}); {RUN_AGAIN}"
         ) from error
+    classes = checked.classes
+    ids, names, colors = tuple(c.id for c in classes), tuple(c.name for c in classes), tuple(c.color for c in classes)
+    indices = tuple(range(checked.frames)) if checked.frame_numbers is None else checked.frame_numbers
+    seconds = checked.pts_seconds or (None,) * len(indices)
     masks = SavedMasks(folder, summary, ids, names, colors, indices, seconds)
     _check_files(masks, mask_format)
     return masks
@@ -111,7 +147,7 @@ def open_masks(folder: Path | str) -> SavedMasks:
 def _read_summary(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY_NAME
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError as error:
         run = RunFolder(folder)
         if run.is_interrupted() or run.outputs():
@@ -122,11 +158,8 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} contains no {SUMMARY_NAME}; give the output folder of ccnet3d-infer") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise UserError(f"{path} is not valid JSON ({error}); {RUN_AGAIN}") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{path} is not a summary that ccnet3d-infer writes; {RUN_AGAIN}")
-    return summary
+    except ValueError as error:
+        raise UserError(f"{path} is not a summary that ccnet3d-infer writes ({error}); {RUN_AGAIN}") from error
 
 
 def _format_of(folder: Path, summary: Mapping[str, Any]) -> MaskFormat:
@@ -142,15 +175,6 @@ def _format_of(folder: Path, summary: Mapping[str, Any]) -> MaskFormat:
     return FORMATS[name]
 
 
-def _frame_indices(summary: Mapping[str, Any]) -> tuple[int, ...]:
-    indices = tuple(int(n) for n in summary.get("frame_numbers", range(summary["frames"])))
-    if len(indices) != summary["frames"] or not indices:
-        raise UserError(f"{len(indices)} frame numbers for {summary['frames']} masks")
-    if indices[0] < 0 or any(a >= b for a, b in pairwise(indices)):
-        raise UserError("frame numbers that do not increase, starting at 0 or above")
-    return indices
-
-
 def _check_files(masks: SavedMasks, mask_format: MaskFormat) -> None:
     """Fail early if a mask is missing, without decoding any."""
     path = mask_format.path(masks.folder)
@@ -158,7 +182,8 @@ def _check_files(masks: SavedMasks, mask_format: MaskFormat) -> None:
         if not path.is_file():
             raise UserError(f"{path} is missing, though {SUMMARY_NAME} says that it contains the masks; {RUN_AGAIN}")
         return
-    missing = [index for index in masks.frame_indices if not mask_path(path, index).is_file()]
+    names = {file.name for file in path.iterdir()}
+    missing = [index for index in masks.frame_indices if mask_path(path, index).name not in names]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(masks)} masks are missing in {path}, the first is "

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ccnet3d.config import check_range
 from ccnet3d.errors import UserError
 
 __all__ = ["ModelConfig"]
+
+_MOST_CHANNELS = 1 << 14
+_MOST_LOOPS = 64
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_classes": (2, 1 << 14),
+    "context_levels": (0, 15),
+    "channels": (1, _MOST_CHANNELS),
+    "reduction": (1, _MOST_CHANNELS),
+    "loops": (0, _MOST_LOOPS),
+    "initial_gamma": (-1000, 1000),
+    "evidence_loops": (0, _MOST_LOOPS),
+    "evidence_level": (0, 15),
+    "evidence_temperature": (1e-3, 1000),
+    "skip_levels": (0, 15),
+    "skip_channels": (1, _MOST_CHANNELS),
+    "auxiliary_level": (0, 15),
+    "embedding_channels": (0, _MOST_CHANNELS),
+    "dropout": (0, 0.99),
+    "input_mean": (0, 1),
+    "input_std": (1e-3, 1000),
+}
+"""What each number may be: far more than makes sense, and little enough for a file of unknown origin."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +47,7 @@ class ModelConfig:
     3
     >>> ModelConfig(num_classes=1)
     Traceback (most recent call last):
-    ccnet3d.errors.UserError: num_classes must be at least 2, got 1
+    ccnet3d.errors.UserError: num_classes must be in 2 to 16384, got 1
     """
 
     num_classes: int = 11
@@ -66,20 +90,19 @@ class ModelConfig:
     """Standard deviation of RGB in [0, 1] that the backbone was trained with."""
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise UserError(f"num_classes must be at least 2, got {self.num_classes}")
         if self.head not in ("ccnet", "efficientvit"):
             raise UserError(f"head must be 'ccnet' or 'efficientvit', got {self.head!r}")
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(f"output_stride must be 8, 16 or 32, got {self.output_stride}")
         if not self.context_levels:
             raise UserError("context_levels must name at least one backbone level, got none")
         if len(self.skip_levels) != len(self.skip_channels):
             raise UserError(
-                f"skip_levels and skip_channels must be equally long, got {self.skip_levels} and {self.skip_channels}"
+                f"skip_levels and skip_channels must be equally long, got {len(self.skip_levels)} and "
+                f"{len(self.skip_channels)} values"
             )
-        if min(self.loops, self.evidence_loops, self.embedding_channels) < 0 or self.evidence_temperature <= 0:
-            raise UserError(
-                "loops, evidence_loops and embedding_channels must be at least 0 and evidence_temperature above 0, got "
-                f"{self.loops}, {self.evidence_loops}, {self.embedding_channels} and {self.evidence_temperature}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name, (low, high) in _RANGES.items():
+            check_range(name, getattr(self, name), low, high)
+        for name, levels in (("context_levels", self.context_levels), ("skip_levels", self.skip_levels)):
+            if len(set(levels)) < len(levels):
+                raise UserError(f"{name} must differ from each other, got {levels}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import timm
@@ -25,6 +26,7 @@ def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
     Raises:
         UserError: timm does not know the model or cannot build it at this stride.
     """
+    _check_name(name)
     # Models whose stages cannot be dilated do not accept the argument; most have stride 32 without it.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
     # Transformers accept other image sizes only with one of two options; other models have neither option.
@@ -46,15 +48,19 @@ def input_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     """Return mean and standard deviation of RGB in [0, 1] with which timm's weights of a model were trained.
 
     Raises:
-        UserError: timm does not know the model.
+        UserError: timm does not know the model or its weights.
 
     >>> from ccnet3d.models import input_normalization
     >>> input_normalization("resnet18")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    _check_name(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"timm does not know these weights: {error}") from error
     if config is None:
-        raise UserError(f"timm does not know the model {name!r}; choose one from timm.list_models()")
+        raise UserError(f"timm has no weights for {name!r} and so does not know its normalization")
     return tuple(config.mean), tuple(config.std)
 
 
@@ -62,3 +68,16 @@ def feature_channels(backbone: nn.Module) -> list[int]:
     """Return the channels of each level of a :func:`build_backbone` module, finest first."""
     feature_info: Any = backbone.feature_info
     return list(feature_info.channels())
+
+
+def _check_name(name: str) -> None:
+    """Check that a name is one of timm's own models, optionally with the tag of its weights.
+
+    timm also accepts names such as ``hf_hub:...`` and ``local-dir:...``, for which it asks a server or reads a folder;
+    a name in a file of unknown origin must not make it do so.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(name):
+        raise UserError(f"timm does not know the model {name[:80]!r}; choose one from timm.list_models()")

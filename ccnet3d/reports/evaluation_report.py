@@ -12,12 +12,23 @@ from typing import Any
 
 from ccnet3d.evaluation import RECORD, UNITS, EvaluationSummary, Interval
 from ccnet3d.files import write_atomically
+from ccnet3d.journal import check_files, claimed_folder
 from ccnet3d.reports.evaluation_page import report_page
 from ccnet3d.reports.worst_frames import Strip
 
-__all__ = ["write_evaluation_report"]
+__all__ = ["check_report_folder", "write_evaluation_report"]
 
 _PAGE = "report.html"
+_FILES = ("scores.csv", "scores.json", "frames.csv", RECORD, _PAGE)
+
+
+def check_report_folder(folder: Path) -> None:
+    """Check that a report can be written to a folder, before the scores are computed.
+
+    Raises:
+        UserError: the folder has a file of one of its names that no report wrote.
+    """
+    check_files(folder, _FILES)
 
 
 def write_evaluation_report(
@@ -28,7 +39,7 @@ def write_evaluation_report(
     The record is ``evaluation.json``; see :meth:`ccnet3d.evaluation.Evaluation.load`.
 
     Args:
-        folder: created if missing; existing files of these names are replaced.
+        folder: created if missing; the files of an earlier report are replaced.
         runs: one run, or several on the same frames; the others are compared with the first.
         strips: the worst frames of a single run; see :meth:`WorstFrames.strips`.
         palette: RGB of each class in the pictures of ``strips``.
@@ -37,6 +48,7 @@ def write_evaluation_report(
         The path of the page.
 
     Raises:
+        UserError: the folder has a file of these names that no report wrote, or another process writes to it.
         OutputError: a file cannot be written.
 
     Example:
@@ -47,14 +59,15 @@ def write_evaluation_report(
     """
     rows = _score_rows(runs)
     settings = {run.name: dict(run.evaluation.settings) for run in runs}
-    write_atomically(folder / "scores.csv", _csv(rows))
-    write_atomically(
-        folder / "scores.json", (json.dumps({"settings": settings, "scores": rows}, indent=1) + "\n").encode()
-    )
-    write_atomically(folder / "frames.csv", _csv([row for run in runs for row in _frame_rows(run)]))
-    if len(runs) == 1:
-        runs[0].evaluation.save(folder / RECORD)
-    write_atomically(folder / _PAGE, report_page(runs, strips, palette).encode())
+    with claimed_folder(folder, _FILES):
+        write_atomically(folder / "scores.csv", _csv(rows))
+        write_atomically(
+            folder / "scores.json", (json.dumps({"settings": settings, "scores": rows}, indent=1) + "\n").encode()
+        )
+        write_atomically(folder / "frames.csv", _csv([row for run in runs for row in _frame_rows(run)]))
+        if len(runs) == 1:
+            runs[0].evaluation.save(folder / RECORD)
+        write_atomically(folder / _PAGE, report_page(runs, strips, palette).encode())
     return folder / _PAGE
 
 

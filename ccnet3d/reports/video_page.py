@@ -172,6 +172,8 @@ def _check(path: Path, max_width: int, max_frames: int, quality: int, *, overwri
         raise UserError(f"the page must be an .html file, got {path}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the page another name")
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is not replaced; give the page another name")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; give the page another name, or --overwrite to replace it")
     if max_width < 1 or max_frames < 1:
@@ -196,7 +198,9 @@ def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, qu
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
     summary = masks.summary
-    parts = [f"{len(masks)} masks", f"{summary['width']} x {summary['height']} pixels"]
+    parts = [f"{len(masks)} masks"]
+    if summary.get("width") and summary.get("height"):
+        parts.append(f"{summary['width']} x {summary['height']} pixels")
     if summary.get("frames_per_second"):
         parts.append(f"{summary['frames_per_second']:.4g} frames per second")
     if pictures < len(masks):

@@ -22,6 +22,7 @@ from ccnet3d.distributed import Processes
 from ccnet3d.errors import DivergedError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.journal import claimed_folder
 from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, save_model
 from ccnet3d.training.batches import ClipBatches, MixedSequences
@@ -62,6 +63,9 @@ class Trainer:
         device: where the model trains.
         processes: the processes that train together; a single one by default.
 
+    Attributes:
+        warnings: lines about what may be wrong with the data, such as a class without a training pixel.
+
     Raises:
         UserError: data or weights that do not exist or do not fit the recipe.
     """
@@ -84,12 +88,15 @@ class Trainer:
             raise UserError("PyTorch has no synchronized batch norm for CPUs; set compute.sync_batch_norm=false")
         splits = open_splits(recipe, source, out, device, self.processes)
         self.train_set, self.val_set, self.pseudo_set, pixel_counts = splits
+        self.data_fingerprints = splits.fingerprints()
+        self.warnings = splits.warnings()
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self._batches(0)  # fails early if a batch cannot be split evenly
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
         self.model = build_model(recipe.model, len(spec.classes))
+        describe_model(self.model.config, recipe, spec)  # fails early if a model file cannot have these values
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
@@ -116,7 +123,8 @@ class Trainer:
             The model file.
 
         Raises:
-            UserError: no checkpoint that fits, or an earlier run in the folder.
+            UserError: no checkpoint that fits, an earlier run or a model of others in the folder, or another process
+                that writes to it.
             DivergedError: the loss is no longer finite.
             RunStoppedError: a signal stopped the run.
         """
@@ -124,10 +132,18 @@ class Trainer:
             raise UserError(
                 f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
             )
-        progress = load_checkpoint(self._checkpoint, self.recipe, self._state()) if resume else Progress()
+        progress = Progress()
+        if resume:
+            progress = load_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, self._state())
+        if progress.step > self.total_steps:
+            raise UserError(
+                f"{self._checkpoint} is at step {progress.step} of a run of {self.total_steps}; give another --out"
+            )
         is_main, data = self.processes.is_main_process, self.recipe.data
         speed = Throughput(self.device)
         with ExitStack() as stack:
+            if is_main:  # a checkpoint that fits shows that this is the folder of a run
+                stack.enter_context(claimed_folder(self.out, (CHECKPOINT_NAME, MODEL_NAME), adopted=resume))
             stack.enter_context(explain_out_of_memory("use smaller crops, or compute.accumulate_steps"))
             stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
             log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None
@@ -207,6 +223,9 @@ class Trainer:
         """Return the parts of the run that a checkpoint contains."""
         return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "scaler": self.scaler}
 
+    def _save_checkpoint(self, progress: Progress) -> None:
+        save_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, progress, self._state())
+
     def _batches(self, start: int) -> ClipBatches:
         data = self.recipe.data
         pseudo = (0, 0.0)
@@ -276,13 +295,13 @@ class Trainer:
         finished = progress.step == self.total_steps and (progress.evaluated or log is None)
         if self.processes.any(stop.received is not None and not finished):
             if log:
-                save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+                self._save_checkpoint(progress)
             raise RunStoppedError(
                 stop.received or signal.SIGTERM,
                 f"{progress.step} of {self.total_steps} steps are done and in {self._checkpoint}",
             )
         if log and self._checkpoint_due(progress.step):
-            save_checkpoint(self._checkpoint, self.recipe, progress, self._state())
+            self._save_checkpoint(progress)
 
     def _evaluation_due(self, step: int) -> bool:
         return step == self.total_steps or step % (self.recipe.evaluate_every * self.steps_per_epoch) == 0
@@ -297,7 +316,7 @@ class Trainer:
         assert isinstance(model, CCNet3D)
         info = describe_model(model.config, self.recipe, self.train_set.spec)
         epoch = f"epoch {step // self.steps_per_epoch} of {self.recipe.epochs}"
-        scores: dict[str, float] = {}
+        scores: dict[str, float | None] = {}
         if self.val_set is None:  # a score on the teachers' labels would say how little was learned, not how well
             tqdm.write(f"{epoch}: saved without validation, which needs labeled data")
         else:
@@ -311,6 +330,6 @@ class Trainer:
             log.add_scalars({"val/miou": miou, **gamma}, step)
             log.add_strip(segmenter, self.val_set, step)
             tqdm.write(f"{epoch}: {self.recipe.val_split} mIoU {100 * miou:.2f}")
-            scores[f"{self.recipe.val_split}_miou"] = miou
+            scores[f"{self.recipe.val_split}_miou"] = None if math.isnan(miou) else miou
         save_model(self.out / MODEL_NAME, model, replace(info, scores=scores))
         return True

@@ -18,15 +18,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ccnet3d.config import parse_json
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data import Augmentation, DataSource, LabelledSequences
 from ccnet3d.errors import UserError
 from ccnet3d.files import remove_unfinished, write_atomically
 from ccnet3d.inference import STDIN, Job, Selection, VideoSegmenter, plan_jobs, resize_frame
+from ccnet3d.journal import lock_folder
 from ccnet3d.masks import encode_mask, encode_png
 from ccnet3d.models import ModelInfo, fingerprint, load_model
 from ccnet3d.training.recipe import UnlabelledRecipe
-from ccnet3d.video import VideoFrame, images_in_folder, open_video
+from ccnet3d.video import VideoFrame, images_in_folder, is_pipe, open_video
 
 __all__ = ["PSEUDO_LABELS_NAME", "label_videos", "open_pseudo_labels"]
 
@@ -162,6 +164,8 @@ def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
     Raises:
         UserError: it is not a video, or contains a held-out frame.
     """
+    if isinstance(job.source, Path) and is_pipe(job.source):
+        raise UserError(f"{job.name} is a pipe, which can be read only once; give a video file or a folder of frames")
     if not isinstance(job.source, Path):
         kind = "standard input, which can be read only once," if job.source == STDIN else f"the pattern {job.name}"
         raise UserError(f"{kind} cannot be labeled; give a video file or a folder of frames")
@@ -188,7 +192,7 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
         UserError: it has other contents, or labels of other settings.
     """
     try:
-        earlier = json.loads((folder / _SETTINGS_NAME).read_text(encoding="utf-8"))
+        earlier = parse_json((folder / _SETTINGS_NAME).read_bytes())
     except FileNotFoundError:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
@@ -197,7 +201,7 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {folder / _SETTINGS_NAME}: {error}; remove {folder}") from error
-    differing = [key for key in settings if not isinstance(earlier, dict) or earlier.get(key) != settings[key]]
+    differing = [key for key in settings if earlier.get(key) != settings[key]]
     if differing:
         raise UserError(
             f"the pseudo labels in {folder} were made with other settings: {', '.join(differing)} differ; "
@@ -209,7 +213,11 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
 def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, recipe: UnlabelledRecipe) -> None:
     """Write the frames and labels of one video that are missing, then its ``dataset.toml``."""
     folder = job.folder
-    with open_video(job.source) as reader, tqdm(desc=f"labeling {folder.name}", unit="frame", disable=None) as bar:
+    with (
+        lock_folder(folder),
+        open_video(job.source) as reader,
+        tqdm(desc=f"labeling {folder.name}", unit="frame", disable=None) as bar,
+    ):
         selected = Selection(stride=recipe.frame_stride).select(reader)
         frames = (frame for frame in selected if not frame.damaged)
         first = next(frames, None)
@@ -225,7 +233,9 @@ def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, rec
             bar.update()
         for warning in reader.info.warnings:
             tqdm.write(f"{job.name}: {warning}")
-    write_atomically(folder / _DATASET_NAME, _dataset_toml(folder.name, teachers.info, recipe.frame_stride).encode())
+        write_atomically(
+            folder / _DATASET_NAME, _dataset_toml(folder.name, teachers.info, recipe.frame_stride).encode()
+        )
 
 
 def _labels(

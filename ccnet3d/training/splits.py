@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
-from ccnet3d.data import DataSource, LabelledSequences, inspect_frames
+from ccnet3d.data import DatasetSpec, DataSource, LabelledSequences, inspect_frames
 from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.training.pseudo_labels import PSEUDO_LABELS_NAME, label_videos, open_pseudo_labels
@@ -30,6 +30,18 @@ class Splits(NamedTuple):
     """Pseudo-labeled frames to mix with those of ``train``."""
     pixel_counts: Tensor
     """int64 ``[256]``, labeled pixels of each class id in ``train``."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of the data of each labeled split; pseudo labels have one of their own."""
+        return {} if self.val is None else {"train": self.train.fingerprint(), "val": self.val.fingerprint()}
+
+    def warnings(self) -> list[str]:
+        """Return what may be wrong with the labeled splits, one line each."""
+        if self.val is None:
+            return []
+        parts = {"train": self.train, "val": self.val}
+        left_out = [f"{name} split: {line}" for name, part in parts.items() for line in part.left_out]
+        return left_out + _class_warnings(self.train.spec, self.pixel_counts)
 
 
 def open_splits(
@@ -132,3 +144,20 @@ def _validate(recipe: Recipe, source: DataSource) -> Tensor:
         for dataset, sizes in uncached:
             dataset.write_cache(source.cache, sizes)
     return counts[0]
+
+
+def _class_warnings(spec: DatasetSpec, pixel_counts: Tensor) -> list[str]:
+    """Return a line about the classes that have no pixel in the train split, and its likely cause."""
+    names, has_pixels = spec.class_names, pixel_counts.bool().tolist()
+    absent = [name for id_, name in enumerate(names) if not has_pixels[id_]]
+    if not absent:
+        return []
+    cause = ""
+    if len(absent) == len(names) - 1 and has_pixels[0] and has_pixels[IGNORE_INDEX] and 255 in spec.void_ids:
+        cause = (
+            "; the labels have only the ids 0 and 255, and 255 is void: if it marks a class, write the id of the class"
+        )
+    elif absent == [names[0]]:
+        cause = "; no label has the id 0: if your ids count from 1, subtract 1"
+    listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return [f"train split: classes without a pixel: {listed}{cause}"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from ccnet3d.video.file_kinds import FileKinds, is_image, match_pattern, sort_files
 from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
+from ccnet3d.video.pipe import is_pipe
 from ccnet3d.video.reader import open_video
 from ccnet3d.video.sample import draw_sample_frame, write_sample_video
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
+    "FileKinds",
     "GrayVideoWriter",
     "VideoError",
     "VideoFrame",
@@ -18,7 +21,11 @@ __all__ = [
     "VideoWriter",
     "draw_sample_frame",
     "images_in_folder",
+    "is_image",
+    "is_pipe",
+    "match_pattern",
     "open_video",
     "read_gray_video",
+    "sort_files",
     "write_sample_video",
 ]

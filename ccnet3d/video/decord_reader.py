@@ -11,6 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ccnet3d.video.container import (
+    display_matrix,
+    ffmpeg_url,
+    import_av,
+    open_container,
+    upright_filters,
+    video_streams,
+)
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import broken_at, missing_bytes
 from ccnet3d.video.playback import index_packets
@@ -21,6 +29,8 @@ __all__ = ["DecordReader"]
 
 _SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
 """Containers that decord reads completely; in others it silently returns wrong frames."""
+
+_ROTATIONS = ("clock", "cclock")
 
 _SAME_FRAME = 12.0
 """Mean difference of RGB levels up to which two images are the same frame, converted to RGB by two decoders."""
@@ -39,6 +49,7 @@ class DecordReader(VideoReader):
                 f"decord silently loses frames in {path.suffix or 'such'} files; use --decoder av for {path}"
             )
         _import_decord()
+        _check_simple(path)
         self._path = path
         self._times: list[float] | list[None] = []
         with AvReader(path) as claimed:
@@ -85,7 +96,7 @@ class DecordReader(VideoReader):
     def _open(self) -> int:
         """Open the file at its first frame; return the number of frames that decord finds."""
         try:
-            self._reader = _import_decord().VideoReader(str(self._path))
+            self._reader = _import_decord().VideoReader(ffmpeg_url(self._path))
         except Exception as error:  # decord raises its own error, RuntimeError and more
             raise VideoError(f"decord cannot read {self._path} ({_reason(error)}); try --decoder av") from error
         keep_over_forks(self._reader)
@@ -132,6 +143,29 @@ class DecordReader(VideoReader):
     def close(self) -> None:
         self._closed = True
         self._reader = None
+
+
+def _check_simple(path: Path) -> None:
+    """Check that a file has one video, which is at most rotated.
+
+    Raises:
+        VideoError: it has several, or is mirrored.
+    """
+    container, stream = open_container(path, str(path))
+    try:
+        if len(streams := video_streams(container)) > 1:
+            raise VideoError(
+                f"{path} has {len(streams)} video streams, of which decord may take another; use --decoder av"
+            )
+        stream.codec_context.thread_count = 1  # threads would have to be freed before a fork
+        frame = next(iter(container.decode(stream)), None)
+        filters = [] if frame is None else upright_filters(display_matrix(frame))
+    except import_av().error.FFmpegError:
+        return  # damage, which is reported when its packets are counted
+    finally:
+        container.close()
+    if len(filters) == 1 and filters[0][1] not in _ROTATIONS:  # two are a rotation by 180 degrees
+        raise VideoError(f"{path} is mirrored or turned by an odd angle, which decord ignores; use --decoder av")
 
 
 def _reason(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccnet3d.video.container import import_av
+from ccnet3d.video.container import ffmpeg_url, import_av
 from ccnet3d.video.types import VideoError, ffmpeg_reason
 from ccnet3d.video.writer import StreamWriter
 
@@ -58,7 +58,7 @@ def read_gray_video(path: Path) -> Iterator[np.ndarray]:
     av = import_av()
     try:
         # Names in another encoding than UTF-8 are the least of a damaged file's problems.
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(ffmpeg_url(path), metadata_errors="replace") as container:
             for frame in container.decode(video=0):
                 if frame.format.name != "gray":  # any conversion could change a value
                     raise VideoError(f"{path} has pixels of the format {frame.format.name}, expected gray")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import glob
-import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from ccnet3d.constants import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ccnet3d.constants import IMAGE_SUFFIXES
+from ccnet3d.errors import UserError
+from ccnet3d.images import read_rgb
+from ccnet3d.video.file_kinds import in_natural_order, match_pattern, sort_files
 from ccnet3d.video.types import (
     VideoError,
     VideoFrame,
@@ -24,16 +25,11 @@ from ccnet3d.video.types import (
 __all__ = ["ImageReader", "images_by_pattern", "images_in_folder"]
 
 
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    """Return a sort key that orders ``img2`` before ``img10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
-
-
 def images_in_folder(folder: Path) -> list[Path]:
     """Return the images of a folder in natural order, without hidden files and other file types.
 
     Raises:
-        VideoError: the folder contains no images, or cannot be read.
+        VideoError: the folder contains no images or several of one name, or cannot be read.
 
     >>> from pathlib import Path
     >>> from PIL import Image
@@ -53,47 +49,54 @@ def images_by_pattern(pattern: str) -> list[Path]:
     """Return the images that match a shell pattern, in natural order.
 
     Raises:
-        VideoError: no image matches.
+        VideoError: no image matches, or several of one name.
     """
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - also absolute patterns
+    matches = match_pattern(pattern)
     if not matches:
         raise VideoError(f"there is no file {pattern}: nothing matches the pattern")
     return _choose(matches, f"the pattern {pattern}")
 
 
 def _choose(paths: list[Path], what: str) -> list[Path]:
-    visible = sorted((path for path in paths if not path.name.startswith(".")), key=_natural_key)
-    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
-    if images:
-        return images
-    videos = [path for path in visible if path.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        raise VideoError(f"{what} contains videos, not images; give one of them, for example {videos[0]}")
+    kinds = sort_files(paths)
+    if kinds.images:
+        _check_names(kinds.images, what)
+        return in_natural_order(kinds.images)
+    if kinds.videos:
+        raise VideoError(f"{what} contains videos, not images; give one of them, for example {min(kinds.videos)}")
     raise VideoError(f"{what} contains no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _load_rgb(path: Path) -> np.ndarray:
-    """Read an image upright, uint8 ``[H, W, 3]``; transparency is dropped, 16 bits are scaled to 8.
+def _check_names(images: list[Path], what: str) -> None:
+    """Refuse two images of one name, such as a photo and its label, because only one of them is a frame.
 
     Raises:
-        VideoError: the file cannot be read.
+        VideoError: there are such images.
     """
+    by_name: dict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        by_name[path.with_suffix("")].append(path)
+    for same in by_name.values():
+        if len(same) > 1:
+            first, second = sorted(same)[:2]
+            raise VideoError(
+                f"{what} contains {first.name} and {second.name}, two images of one frame; give a quoted pattern of "
+                f"one kind, such as '{first.parent / f'*{first.suffix}'}'"
+            )
+
+
+def _load_rgb(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "I;16", "I;16L", "I;16B"):  # 16 bits of gray; convert() would clip them
-                gray = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
-                return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        raise VideoError(f"{path} cannot be read as an image ({ffmpeg_reason(error)})") from error
+        return read_rgb(path)
+    except UserError as error:
+        raise VideoError(str(error)) from error
 
 
 class ImageReader(VideoReader):
     """A video of image files, one per frame."""
 
     def __init__(self, name: str, path: Path | None, files: list[Path]) -> None:
-        self.info = VideoInfo(name, path, None, len(files), "pillow")
+        self.info = VideoInfo(name, path, None, len(files), "pillow", images=tuple(files))
         self._files = files
 
     def __iter__(self) -> Iterator[VideoFrame]:

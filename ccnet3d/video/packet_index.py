@@ -6,7 +6,9 @@ import heapq
 from bisect import bisect_right
 from dataclasses import dataclass
 
-__all__ = ["ONE_TO_ONE_CODECS", "FrameIndexer", "PacketIndex", "is_hidden", "is_ranked"]
+from ccnet3d.video.h264_fields import SecondFields
+
+__all__ = ["ONE_TO_ONE_CODECS", "FrameIndexer", "HiddenPackets", "PacketIndex", "is_ranked"]
 
 _TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 """Containers, by FFmpeg's names, whose packets have exact presentation times."""
@@ -22,13 +24,49 @@ def is_ranked(container: str, codec: str) -> bool:
     return codec in ONE_TO_ONE_CODECS and not _TIMED_CONTAINERS.isdisjoint(container.split(","))
 
 
-def is_hidden(codec: str, head: bytes) -> bool:
-    """Return whether a packet that starts with ``head`` contains only a frame that is not shown, or nothing."""
-    if not head:
-        return True
-    if codec == "vp8":  # RFC 6386, section 9.1: the fifth bit is show_frame
-        return not head[0] >> 4 & 1
-    return False  # muxers join hidden frames of VP9 and AV1 with a shown one
+class HiddenPackets:
+    """Find the packets of a stream that yield no frame of their own; packets must be passed in decoding order.
+
+    Args:
+        codec: the stream's codec.
+        extradata: its parameter sets.
+    """
+
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        self._codec = codec
+        self._fields = SecondFields(extradata or b"") if codec == "h264" else None
+
+    def is_hidden(self, packet: bytes | memoryview) -> bool:
+        """Return whether a packet contains only frames that are not shown, a second field, or nothing."""
+        if not packet:
+            return True
+        if self._fields:
+            return self._fields.is_second(packet)
+        if self._codec == "vp8":  # RFC 6386, section 9.1: the fifth bit is show_frame
+            return not packet[0] >> 4 & 1
+        if self._codec == "vp9":
+            return not any(_vp9_shows(packet[start]) for start in _vp9_frames(packet))
+        return False  # a packet of AV1 always shows a frame
+
+
+def _vp9_frames(packet: bytes | memoryview) -> list[int]:
+    """Return where the frames of a packet start: several in a superframe (VP9 bitstream specification, annex B)."""
+    last = packet[-1]
+    count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    index = len(packet) - 2 - count * width
+    if last & 0xE0 != 0xC0 or index < 0 or packet[index] != last:
+        return [0]
+    starts = [0]
+    for number in range(count - 1):
+        at = index + 1 + number * width
+        starts.append(starts[-1] + int.from_bytes(packet[at : at + width], "little"))
+    return [start for start in starts if start < index]
+
+
+def _vp9_shows(head: int) -> bool:
+    """Return whether a frame with this first byte is shown (section 6.2; profile 3 has one more bit)."""
+    bits = head << 1 if head & 0x30 == 0x30 else head
+    return bool(bits & 0x08 or bits & 0x02)  # show_existing_frame, show_frame
 
 
 class FrameIndexer:

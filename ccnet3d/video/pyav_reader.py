@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ccnet3d.video.container import PipeHead, RgbConverter, claimed_frames, import_av, open_container
+from ccnet3d.video.container import (
+    RgbConverter,
+    claimed_frames,
+    display_matrix,
+    frame_rate,
+    import_av,
+    open_container,
+    other_streams,
+    read_packets,
+    upright_filters,
+)
 from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check
 from ccnet3d.video.packet_index import PacketIndex
+from ccnet3d.video.pipe import PipeHead
 from ccnet3d.video.playback import Playback, index_packets, seconds
 from ccnet3d.video.types import NoLengthError, VideoError, VideoFrame, VideoInfo, VideoReader, check_indices
 
@@ -24,29 +36,35 @@ _EARLIER_KEYFRAMES = 3
 class AvReader(VideoReader):
     """A video file, or a binary stream that can be read once.
 
+    Args:
+        source: the file or stream.
+        stream: the index of a video stream in the file; None for the one that ffmpeg chooses.
+
     Raises:
-        VideoError: the source is not a video or cannot be opened.
+        VideoError: the source is not a video, cannot be opened, or has no such stream.
     """
 
-    def __init__(self, source: Path | BinaryIO) -> None:
+    def __init__(self, source: Path | BinaryIO, stream: int | None = None) -> None:
         self._path = source if isinstance(source, Path) else None
         name = str(source) if isinstance(source, Path) else _stream_name(source)
         self._source = source if isinstance(source, Path) else PipeHead(source, name)
-        container, stream = open_container(self._source, name)  # type: ignore[arg-type]
-        rate = stream.average_rate
+        container, opened = open_container(self._source, name, stream)  # type: ignore[arg-type]
+        self._stream_index = opened.index
+        self._several = other_streams(container, opened) if stream is None else []
         self.info = VideoInfo(
             self._path.name if self._path else name,
             self._path,
-            float(rate) if rate else None,
-            claimed_frames(container, stream),
+            frame_rate(opened),
+            claimed_frames(container, opened),
             "av",
+            stream,
         )
         self._name = name
         self._pipe: tuple[Any, Any] | None = None
         if self._path:
             container.close()
         else:
-            self._pipe = (container, stream)
+            self._pipe = (container, opened)
         self._packets: PacketIndex | None = None
         self._length: int | None = None
         self._reset()
@@ -72,20 +90,21 @@ class AvReader(VideoReader):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
-        self.info.warnings.clear()
+        self.info.warnings[:] = self._several
         if self._path is None:
             if self._pipe is None:
                 raise VideoError(f"{self._name} has already been read; a pipe can be read once")
-            playback = Playback(self._source, self._name, self._pipe)  # type: ignore[arg-type]
+            playback = Playback(self._source, self._name, opened=self._pipe)  # type: ignore[arg-type]
             self._pipe = None
         else:
-            playback = Playback(self._path, self._name)
+            playback = Playback(self._path, self._name, self._stream_index)
         return self._play(playback)
 
     def _play(self, playback: Playback) -> Iterator[VideoFrame]:
         owner = os.getpid()
         try:
             for index, frame in playback:
+                self._note_pixel_aspect(playback, frame)
                 converted = playback.to_video_frame(index, frame)
                 if converted is not None:
                     yield converted
@@ -96,12 +115,19 @@ class AvReader(VideoReader):
         finally:
             playback.close()
 
+    def _note_pixel_aspect(self, playback: Playback, frame: Any) -> None:
+        """Store the shape of a pixel of the upright frame."""
+        aspect = playback.stream.sample_aspect_ratio or Fraction(1)
+        if aspect != 1 and "transpose" in dict(upright_filters(display_matrix(frame))):
+            aspect = 1 / aspect
+        self.info.pixel_aspect = aspect
+
     def __len__(self) -> int:
         packets = self._packet_index("length")
         if packets.ranked:
             return len(packets.pts)
         if self._length is None:
-            playback = Playback(self._file(), self._name)
+            playback = Playback(self._file(), self._name, self._stream_index)
             try:
                 for _ in playback:
                     pass
@@ -125,7 +151,7 @@ class AvReader(VideoReader):
         if not packets.ranked:
             return None
         if self._seeker is None:
-            self._seeker = _Seeker(self._file(), self._name, packets)
+            self._seeker = _Seeker(self._file(), self._name, self._stream_index, packets)
         return self._seeker.get(index)
 
     def _scan(self, index: int) -> VideoFrame:
@@ -133,7 +159,7 @@ class AvReader(VideoReader):
         if self._playback is None or self._current is None or self._current[0] > index:
             if self._playback is not None:
                 self._playback.close()
-            self._playback = Playback(self._file(), self._name)
+            self._playback = Playback(self._file(), self._name, self._stream_index)
             self._frames = iter(self._playback)
             self._current = next(self._frames, None)
         while self._current is not None and self._current[0] < index:
@@ -158,8 +184,12 @@ class AvReader(VideoReader):
         if self._path is None:
             raise NoLengthError(f"{self._name} is a pipe, which has no {purpose}; iterate over it, or give a file")
         if self._packets is None:
-            self._packets = index_packets(self._path, self._name)
+            self._packets = index_packets(self._path, self._name, self._stream_index)
         return self._packets
+
+    def stop(self) -> None:
+        if isinstance(self._source, PipeHead):
+            self._source.stop()
 
     def close(self) -> None:
         self._closed = True
@@ -180,10 +210,10 @@ class _Seeker:
     error: then it equals the frame from decoding from the start.
     """
 
-    def __init__(self, path: Path, name: str, packets: PacketIndex) -> None:
+    def __init__(self, path: Path, name: str, index: int, packets: PacketIndex) -> None:
         self._opened_by = os.getpid()
         keep_over_forks(self)
-        self._path, self._name = path, name
+        self._path, self._name, self._index = path, name, index
         self._open()
         self._packets = packets
         self._ffmpeg_error: type[Exception] = import_av().error.FFmpegError
@@ -214,7 +244,7 @@ class _Seeker:
         return None
 
     def _open(self) -> None:
-        self._container, self._stream = open_container(self._path, self._name)
+        self._container, self._stream = open_container(self._path, self._name, self._index)
 
     def _start(self, keyframe: int) -> None:
         self._last, self._last_index = None, -1
@@ -256,7 +286,7 @@ def _decode_from(container: Any, stream: Any, keyframe: int) -> Iterator[Any]:
         FFmpegError: a packet cannot be decoded.
     """
     checksums = Ffv1Check(stream.codec_context.codec.canonical_name)
-    for packet in container.demux(stream):
+    for packet in read_packets(container, stream):
         if packet.size == 0:
             continue
         if checksums.is_bad(memoryview(packet), packet.is_keyframe):

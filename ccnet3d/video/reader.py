@@ -7,24 +7,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ccnet3d.errors import UserError
+from ccnet3d.video.animation_reader import AnimationReader, is_animated_webp
 from ccnet3d.video.decord_reader import DecordReader
 from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
+from ccnet3d.video.pipe import is_pipe, open_pipe
 from ccnet3d.video.pyav_reader import AvReader
-from ccnet3d.video.types import VideoError, VideoReader
+from ccnet3d.video.types import VideoError, VideoReader, ffmpeg_reason
 
 __all__ = ["open_video"]
 
 _WILDCARDS = frozenset("*?[")
+_HEAD = 32
+_NO_DECORD = "decord cannot read from a pipe; use --decoder av, or give a file"
 
 
-def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoReader:
+def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int | None = None) -> VideoReader:
     """Open a video.
 
     Args:
         source: a file with a video stream that FFmpeg can read, a folder of images, a pattern of images
-            (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once.
+            (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once, as can a named
+            pipe.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
+        stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
+            with the default flag, then the largest, then the first.
 
     Raises:
         VideoError: the source does not exist, is empty or not a video, or the decoder is not installed or does not
@@ -43,9 +50,11 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
         raise UserError(f"unknown decoder {decoder!r}; choose auto, av or decord")
     if not isinstance(source, str | Path):
         if decoder == "decord":
-            raise VideoError("decord cannot read from a pipe; use --decoder av, or give a file")
-        return AvReader(source)
+            raise VideoError(_NO_DECORD)
+        return AvReader(source, stream)
     path = Path(source)
+    if stream is not None and path.is_dir():
+        raise VideoError(_no_streams(path))
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
             if "://" in str(source):
@@ -53,11 +62,50 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto") -> VideoRea
                     f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o out/"
                 )
             raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
+        if stream is not None:
+            raise VideoError(_no_streams(source))
         return ImageReader(str(source), None, images_by_pattern(str(source)))
     if path.is_dir():
         return ImageReader(path.name or str(path), path, images_in_folder(path))
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} cannot be read: you have no permission; run: chmod u+r {path}")
-    if path.is_file() and path.stat().st_size == 0:
+    if is_pipe(path):
+        if decoder == "decord":
+            raise VideoError(_NO_DECORD)
+        return _PipeReader(path, stream)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read ({ffmpeg_reason(error)}); give a video file") from error
+    if not head:
         raise VideoError(f"{path} is empty; give a video file")
-    return DecordReader(path) if decoder == "decord" else AvReader(path)
+    if is_animated_webp(head):
+        if stream is not None:
+            raise VideoError(_no_streams(path))
+        return AnimationReader(path)
+    if decoder == "decord":
+        if stream is not None:
+            raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")
+        return DecordReader(path)
+    return AvReader(path, stream)
+
+
+def _no_streams(source: Path | str) -> str:
+    return f"{source} consists of images, which have no streams to choose from; leave out --stream"
+
+
+class _PipeReader(AvReader):
+    """A named pipe, opened once: ``<(command)``, ``/dev/stdin`` and FIFOs."""
+
+    def __init__(self, path: Path, stream: int | None) -> None:
+        self._opened = open_pipe(path)
+        try:
+            super().__init__(self._opened, stream)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._opened.close()

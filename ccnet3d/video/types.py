@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
@@ -65,8 +66,14 @@ class VideoInfo:
     expected_frames: int | None
     """Number of frames according to the source, None if unknown."""
     decoder: str
+    stream: int | None = None
+    """Index of the video stream in the file if it was chosen by the caller, else None."""
     warnings: list[str] = field(default_factory=list)
     """Problems of the last iteration, as text for the user; complete once it has ended."""
+    images: tuple[Path, ...] = ()
+    """The files of a folder or pattern of images, by frame index; empty for a video."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel divided by its height, in upright frames; known once the first frame was read."""
 
 
 class VideoReader(ABC):
@@ -116,6 +123,9 @@ class VideoReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the open resources; afterwards the reader returns no frames."""
+
+    def stop(self) -> None:  # noqa: B027 - most readers never wait
+        """End an iteration in another thread that waits for the data of a pipe."""
 
     def _check_open(self) -> None:
         if self._closed:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
-from ccnet3d.video.container import import_av
+from ccnet3d.video.container import ffmpeg_url, import_av
 
 __all__ = ["StreamWriter", "VideoWriter"]
 
@@ -35,7 +35,7 @@ class StreamWriter:
 
     def __enter__(self) -> Any:
         av = import_av()
-        temporary = str(self._atomic.__enter__())
+        temporary = ffmpeg_url(self._atomic.__enter__())
         options = {"movflags": "+faststart"} if self._format == "mp4" else {}
         # Without the bit-exact flag, Matroska files carry a random identity.
         self._container = av.open(temporary, "w", format=self._format, options=options)
@@ -79,6 +79,7 @@ class VideoWriter(StreamWriter):
     Args:
         path: the file, ending in .mp4.
         frames_per_second: the source's rate, for frames without a time.
+        pixel_aspect: width of a pixel divided by its height.
 
     Raises:
         UserError: the file does not end in .mp4.
@@ -93,10 +94,11 @@ class VideoWriter(StreamWriter):
     True
     """
 
-    def __init__(self, path: Path, frames_per_second: float | None) -> None:
+    def __init__(self, path: Path, frames_per_second: float | None, pixel_aspect: Fraction = Fraction(1)) -> None:
         if path.suffix.lower() != ".mp4":
             raise UserError(f"the overlay must be an .mp4 file, got {path}")
         super().__init__(path, "mp4", frames_per_second)
+        self._pixel_aspect = pixel_aspect
         self._first_seconds = 0.0
         self._last_pts = -1
 
@@ -115,6 +117,7 @@ class VideoWriter(StreamWriter):
             self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.sample_aspect_ratio = self._pixel_aspect
             self._stream.codec_context.time_base = _TIME_BASE
             self._stream.codec_context.thread_count = 1  # x264's output depends on the number of threads
         height, width = self._stream.height, self._stream.width

@@ -11,8 +11,10 @@ from conftest import CAMVID_SPEC, REPOSITORY
 
 from ccnet3d.ablation import RunResult, describe_machine, read_ablation, run_ablation
 from ccnet3d.data import DataSource, RequestedSample
+from ccnet3d.errors import UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.journal import lock_folder
 from ccnet3d.models import load_model
 from ccnet3d.training import Trainer
 from ccnet3d.training.loop import CHECKPOINT_NAME
@@ -153,6 +155,11 @@ def test_all_models_are_built_before_anything_is_trained(ablation: Path, yard: P
     assert not (tmp_path / "out").exists()
 
 
+def test_one_ablation_at_a_time(ablation: Path, yard: Path, tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "out"), pytest.raises(UserError, match="another run is writing to .*out; wait"):
+        run(ablation, yard, tmp_path / "out")
+
+
 class KilledError(Exception):
     pass
 
@@ -185,9 +192,8 @@ def test_a_killed_ablation_resumes_to_the_same_scores(
     with pytest.raises(KilledError):
         run(ablation, yard, tmp_path / "killed")
     assert (tmp_path / "killed" / "T=1" / "seed-0" / "scores.json").is_file()
-    assert [p.name for p in (tmp_path / "killed" / "T=2" / "seed-0").glob("*.*") if "events" not in p.name] == [
-        CHECKPOINT_NAME
-    ]
+    second = (tmp_path / "killed" / "T=2" / "seed-0").iterdir()
+    assert {path.name for path in second if "events" not in path.name} == {CHECKPOINT_NAME, ".ccnet3d-files.jsonl"}
     text = ablation.read_text()
     ablation.write_text(text.replace("rate=2e-3", "rate=5e-3"))
     with pytest.raises(ValueError, match=r"T=2/seed-0/checkpoint\.pt belongs to another recipe: optimizer differ"):
@@ -235,9 +241,18 @@ def test_runs_of_another_recipe_are_refused_before_anything_is_trained(
             run(ablation, yard, out)
     ablation.write_text(text)
     assert run(ablation, yard, out) == first
-    scores.write_text("[]")
-    with pytest.raises(ValueError, match=r"scores\.json does not contain the scores of a run .*; remove it"):
-        run(ablation, yard, out)
+    saved = json.loads(scores.read_text())
+    for content in (
+        [],
+        3,
+        "x",
+        {**saved, "recipe": "x"},
+        {**saved, "scores": {"miou": "high"}},
+        {**saved, "windows": 2},
+    ):
+        scores.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"scores\.json does not contain the scores of a run .*; remove it"):
+            run(ablation, yard, out)
 
 
 def test_a_run_that_diverges_is_a_result(ablation: Path, yard: Path, tmp_path: Path) -> None:

@@ -9,9 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ccnet3d.ablation import AblationConfig, Cost, RunResult, Variant, summarize_variants, write_ablation_report
+from ccnet3d.ablation import (
+    AblationConfig,
+    Cost,
+    RunResult,
+    Variant,
+    check_ablation_folder,
+    summarize_variants,
+    write_ablation_report,
+)
 from ccnet3d.ablation.tables import Row
 from ccnet3d.ablation.timing import costs_of, time_in_rounds
+from ccnet3d.errors import UserError
 
 CONFIG = AblationConfig(
     "base.toml",
@@ -90,7 +99,9 @@ def test_works_are_timed_in_rounds_after_a_warm_up() -> None:
 
 def test_tables(rows: list[Row], tmp_path: Path) -> None:
     markdown = write_ablation_report(tmp_path, CONFIG, rows, HEADER, absolute_cost=False, plot=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.json", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".ccnet3d-files.jsonl", "table.csv", "table.json", "table.md",
+    ]  # fmt: skip
     assert (tmp_path / "table.md").read_text() == markdown
     lines = markdown.splitlines()
     assert lines[0] == "# Ablation clips"
@@ -125,6 +136,23 @@ def test_tables(rows: list[Row], tmp_path: Path) -> None:
     assert saved["variants"][1]["cost"] == {"relative": 1.5, "low": 1.25, "high": 1.75}
     assert saved["variants"][1]["differences"]["miou"]["n"] == 3
     assert saved["variants"][2]["results"][1]["error"] == "diverged: the loss became nan"
+
+
+def test_only_tables_of_an_ablation_are_replaced(rows: list[Row], tmp_path: Path) -> None:
+    def write() -> str:
+        return write_ablation_report(tmp_path, CONFIG, rows, HEADER, absolute_cost=False, plot=False)
+
+    (tmp_path / "table.md").write_text("mine")
+    (tmp_path / "plot.png").write_text("mine")
+    for attempt in (write, lambda: check_ablation_folder(tmp_path, plot=False)):
+        with pytest.raises(UserError, match=r"table.md exists, and is a file that ccnet3d did not write there"):
+            attempt()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "table.md"]
+    (tmp_path / "table.md").unlink()
+    assert write() == write()
+    check_ablation_folder(tmp_path, plot=False)
+    with pytest.raises(UserError, match=r"plot.png exists, and is a file"):
+        check_ablation_folder(tmp_path, plot=True)
 
 
 def test_seconds_where_they_mean_something(rows: list[Row], tmp_path: Path) -> None:

@@ -127,7 +127,14 @@ def test_overlay_replaces_nothing_without_overwrite(
     assert main([*common, "--overlay", str(tmp_path / "other.mp4")]) == 2
     assert "other.mp4 exists" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
-    assert main([*common, "--overlay", str(tmp_path / "other.mp4"), "--overwrite"]) == 0
+    assert main([*common, "--overlay", str(tmp_path / "other.mp4"), "--overwrite"]) == 2  # no run wrote it
+    assert "other.mp4 exists, and is a file that ccnet3d did not write" in capsys.readouterr().err
+    assert (tmp_path / "other.mp4").read_bytes() == b"mine"
+    assert not (tmp_path / "masks").exists()
+    own = [*common, "--overlay", str(tmp_path / "new" / "own.mp4")]
+    assert main(own) == 0
+    assert main(own) == 2
+    assert main([*own, "--overwrite"]) == 0
 
 
 def test_images_of_the_user_are_not_earlier_masks(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
 from PIL import Image
+from video.corpus import two_streams
 
 from ccnet3d.cli.infer import main
+from ccnet3d.cli.view import main as view
 from ccnet3d.masks import open_masks
 
 
@@ -190,7 +192,10 @@ def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp
     assert not (tmp_path / "no").exists()
 
 
-def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_by_a_signal(
+    make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     video, out = make_video(frames=300), tmp_path / "masks"
     command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
     # Background jobs of a shell ignore Ctrl-C, and so do their children.
@@ -201,9 +206,9 @@ def test_interrupted_by_the_keyboard(make_video: MakeVideo, infer, tiny_checkpoi
     while len(list(out.glob("*.png"))) < 3:
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
     assert not (out / "summary.json").exists()
     assert list(out.glob("*.partial")) == list(out.glob(".*.partial")) == []
@@ -219,6 +224,21 @@ def test_missing_video_among_several(make_video: MakeVideo, infer, tmp_path: Pat
     infer(*videos, "-o", tmp_path / "masks", "-q", code=2)
     assert f"there is no file {videos[0]}" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["b"]
+
+
+def test_stream(infer, tmp_path: Path, capsys) -> None:
+    """The smaller of two streams, and a page of it; another stream does not continue the run."""
+    video, out = tmp_path / "two.mkv", tmp_path / "masks"
+    two_streams(video)
+    infer(video, "-o", out, "--end", 2, "--stream", 0, "-q")
+    assert capsys.readouterr().err == ""
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["width"], summary["height"], summary["settings"]["stream"]) == (128, 96, 0)
+    infer(video, "-o", out, "--end", 2, "--resume", code=2)
+    assert "stream" in capsys.readouterr().err
+    assert view([str(out), str(video), "-o", str(tmp_path / "view.html"), "-q"]) == 0
+    infer(video, "-o", tmp_path / "chosen", "--end", 2, "-q")
+    assert "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read" in capsys.readouterr().err
 
 
 def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_change_leads_to_another_file(yard: Path, tmp_path: Path, change: str)
 
 
 def test_file_names_follow_from_the_description_and_the_sources(tmp_path: Path) -> None:
-    """The name is that of every earlier version, so that an existing cache remains valid."""
+    """The name changes with the format alone, so that an existing cache of the format remains valid."""
     write_sequence(tmp_path, "walk", [1])
     (tmp_path / "dataset.toml").write_text(
         'name = "yard"\nclasses = [{ name = "a", color = [0, 0, 1] }, { name = "b", color = [1, 0, 0] }]\n'
@@ -78,7 +78,7 @@ def test_file_names_follow_from_the_description_and_the_sources(tmp_path: Path) 
         "frame_list='')"
     )
     sources = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    digest = hashlib.sha256(json.dumps([1, spec, layout, sources]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([2, spec, layout, sources]).encode()).hexdigest()
     expected = tmp_path / "cache" / f"frames-{digest[:16]}.safetensors"
     assert DataSource(tmp_path).open("train").cache_path(tmp_path / "cache") == expected
 

@@ -47,7 +47,8 @@ def test_official_camvid_layout_merges_32_colors(tmp_path: Path) -> None:
     Image.fromarray(colors).save(labels / "0006R0_f00930_L.png")
     dataset = DataSource(tmp_path, CAMVID_SPEC).open("train")
     assert [(f.sequence, f.number) for f in dataset.frames] == [("0006R0", 930)]
-    assert dataset.missing == 366  # of the 367 that the split lists
+    (missing,) = dataset.left_out
+    assert missing == ("missing of the 367 listed frames: 366 (0001TP_006690, 0001TP_006720, 0001TP_006750, ...)")
     by_name = dict(zip(names, dataset.read_label(0).flatten().tolist(), strict=True))
     merged = {
         "Sky": ["Sky"], "Building": ["Building", "Wall"], "Pole": ["Column_Pole"],

@@ -91,9 +91,9 @@ def test_without_frames_and_without_extras(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda table: table.pop("record"), "no 'record'"),
-        (lambda table: table["record"].pop("frames"), "no 'frames'"),
-        (lambda table: table["record"].pop("counts"), "no 'counts'"),
+        (lambda table: table.pop("record"), "it has no record with a version"),
+        (lambda table: table["record"].pop("frames"), "lacks the key 'frames'"),
+        (lambda table: table["record"].pop("counts"), "lacks the key 'counts'"),
         (lambda table: table["record"]["counts"].pop("confusion"), "needs the counts 'confusion', got boundary_f"),
         (lambda table: table["record"]["counts"].update(dice=[]), "there is no metric 'dice'"),
         (
@@ -105,6 +105,24 @@ def test_without_frames_and_without_extras(tmp_path: Path) -> None:
         (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 0.5), "confusion must be int64"),
         (lambda table: table["record"].update(counts=[1]), "is not an evaluation"),
         (lambda table: table["record"]["frames"][0].pop(), "is not an evaluation"),
+        (lambda table: table["record"]["frames"][0].__setitem__(1, 10**30), "frames must be at most"),
+        (lambda table: table["record"]["frames"][0].__setitem__(1, 1.5), "frames must be int, got 1.5"),
+        (lambda table: table["record"].update(frames=3), "frames must be tuple"),
+        (lambda table: table["record"].update(settings="x"), "settings must be"),
+        (lambda table: table["record"].update(class_names=["x"] * 100_000), "number of classes must be in 1 to 255"),
+        (lambda table: table["record"].update(version=[2]), "it has no record with a version"),
+        (lambda table: table.update(record=[2]), "it has no record with a version"),
+        (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, -1), "confusion must be in 0 to"),
+        (
+            lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 1 << 50),
+            "confusion must be in 0 to",
+        ),
+        (
+            lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, 10**30),
+            "not rows of equal lengths",
+        ),
+        (lambda table: table["record"]["counts"]["confusion"][0][0].__setitem__(0, "x"), "not rows of equal lengths"),
+        (lambda table: table["record"]["counts"].update(kept=3), "kept must be int64"),
     ],
 )
 def test_files_that_are_not_an_evaluation(tmp_path: Path, damage: object, message: str) -> None:
@@ -135,7 +153,7 @@ def test_other_files(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     with pytest.raises(ValueError, match=r"cannot read the evaluation .*evaluation\.json: No such file"):
         Evaluation.load(path)
-    for content in (b"no json", b"[1]", b"\xff\xfe"):
+    for content in (b"no json", b"[1]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"record": Infinity}'):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is not an evaluation"):
             Evaluation.load(path)

@@ -91,7 +91,7 @@ def test_masks_that_do_not_fit(
     write_guesses(tmp_path / "masks", train)
     damage(tmp_path / "masks")
     with pytest.raises(ValueError, match=message):
-        all_masks(tmp_path / "masks", train)
+        evaluate_masks(open_predictions(tmp_path / "masks", train), train)
 
 
 def test_one_folder_for_two_sequences_with_the_same_names(tmp_path: Path, yard: Path) -> None:

@@ -135,7 +135,9 @@ def test_complete_run_stays_unchanged(make_video: MakeVideo, tiny_checkpoint: Pa
 def interrupt(out: Path, keep: int) -> None:
     """Turn a complete run into one that was interrupted after ``keep`` masks."""
     summary = json.loads((out / "summary.json").read_text())
-    write_atomically(out / ".ccnet3d-run.json", json.dumps({**summary["settings"], "overlay_file": None}).encode())
+    header = {"settings": {**summary["settings"], "overlay_file": None}}
+    lines = [header, *(f"{number:06d}.png" for number in range(keep + 1))]  # of the last one only half is there
+    write_atomically(out / ".ccnet3d-run.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines).encode())
     (out / "summary.json").unlink()
     for number in range(keep, summary["frames"]):
         (out / f"{number:06d}.png").unlink()
@@ -161,7 +163,7 @@ def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tm
     (out / "000003.png").write_bytes((out / "000003.png").read_bytes()[:-30])
     assert main([*common, "--resume"]) == 2
     assert "cannot read the mask" in capsys.readouterr().err
-    (out / ".ccnet3d-run.json").write_text("{")
+    (out / ".ccnet3d-run.jsonl").write_text("{\n")
     assert main([*common, "--resume"]) == 2
     assert "cannot read" in capsys.readouterr().err
 

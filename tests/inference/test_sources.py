@@ -22,6 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "morning/cam.mp4", "evening/cam.mp4", "case/Cam.mp4",
         "deep/morning/cam.mp4",
         "empty/notes.txt",
+        "take[1]/a.png", "take[1]/b.png", "mixed/a.mp4", "mixed/b.png", "mixed/c.txt", "mixed/inner/d.mp4",
+        "2026-03-29T02:30:00.mp4",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -35,7 +37,11 @@ def planned(*inputs: str, overlay: Path | None = None) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("source", ["one.mp4", "two.MKV", "clip[1].mp4", "walk", "walk/*.png", "w*/000[12].png", "-"])
+@pytest.mark.parametrize(
+    "source",
+    ["one.mp4", "two.MKV", "clip[1].mp4", "walk", "walk/*.png", "w*/000[12].png", "-", "take[1]", "take[1]/*.png",
+     "2026-03-29T02:30:00.mp4"],
+)  # fmt: skip
 def test_one_video_is_written_to_the_folder_itself(source: str) -> None:
     (job,) = plan_jobs([source], OUT, Path("seen.mp4"))
     assert str(job.source) == source
@@ -189,3 +195,44 @@ def test_pattern_without_a_match() -> None:
 def test_folder_or_pattern_without_videos_or_images(source: str) -> None:
     with pytest.raises(UserError, match="empty.*no|no.*empty"):
         plan_jobs([source], OUT)
+
+
+def skipped(*inputs: str) -> list[str]:
+    lines: list[str] = []
+    plan_jobs(inputs, OUT, on_skip=lines.append)
+    return lines
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_was_left_out_is_named() -> None:
+    assert skipped("mixed") == ["the folder mixed is read as videos; left out: b.png, c.txt, inner/"]
+    assert skipped("mixed/*", "videos", "walk", "one.mp4") == [
+        "the pattern mixed/* is read as videos; left out: b.png, c.txt, inner/",
+        "the folder videos is read as videos; left out: notes.txt, still.png",
+    ]
+    Path("walk/notes.txt").touch()
+    assert skipped("walk") == ["the folder walk is read as images; left out: notes.txt"]
+    for number in range(7):
+        Path(f"lonely/{number}.txt").touch()
+    (line,) = skipped("lonely")
+    assert line.endswith("left out: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more")
+    with pytest.raises(UserError, match=r"the folder empty contains no video and no image \(only notes.txt\)"):
+        plan_jobs(["empty"], OUT)
+
+
+@pytest.mark.usefixtures("folder")
+def test_pattern_that_the_shell_expanded() -> None:
+    message = (
+        r"^2 of the 2 inputs are images, the first is walk/0001\.png; to read images as the frames of one video, quote "
+        r"the pattern, as in 'walk/\*\.png', or give their folder$"
+    )
+    with pytest.raises(UserError, match=message):
+        plan_jobs(["walk/0001.png", "walk/0002.png"], OUT)
+    with pytest.raises(UserError, match=r"^1 of the 2 inputs are images"):
+        plan_jobs(["one.mp4", "walk/0001.png"], OUT)
+
+
+@pytest.mark.usefixtures("folder")
+def test_order_of_the_inputs_does_not_change_names() -> None:
+    inputs = ["twins", "morning/cam.mp4", "evening/cam.mp4", "take[1]", "mixed"]
+    assert planned(*inputs) == planned(*inputs[::-1])

@@ -155,6 +155,23 @@ def test_colors_that_cvat_cannot_tell_apart(tmp_path: Path, palette: tuple[tuple
     CVAT.check(CLASSES)
 
 
+def test_pixels_without_a_class_get_no_label_in_cvat(tmp_path: Path) -> None:
+    """CVAT labels what belongs to an object, by the class under it; object 0 is black in Pascal VOC's colors."""
+    classes = MaskClasses(CLASSES.names, CLASSES.palette, (0, 2))
+    mask = np.array([[0, 2, 255]], np.uint8)
+    write(CVAT, tmp_path / "cvat.zip", [(0, mask)], sequence_of([(0, mask)], classes))
+    with zipfile.ZipFile(tmp_path / "cvat.zip") as file:
+        pixels = np.array(Image.open(io.BytesIO(file.read("SegmentationObject/frame_000000.png"))))
+    assert pixels.tolist() == [[[128, 0, 0], [128, 128, 0], [0, 0, 0]]]  # objects 1, 3 and 0, as VOC's devkit has them
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "#a", " a", "a\u2028", ""])
+def test_class_names_that_cvat_cannot_read(name: str) -> None:
+    with pytest.raises(UserError, match="list of labels has no place for the class name"):
+        CVAT.check(MaskClasses((name, "b c"), ((1, 1, 1), (2, 2, 2)), (0, 1)))
+    CVAT.check(MaskClasses(("Fußweg, links", "b c"), ((1, 1, 1), (2, 2, 2)), (0, 1)))
+
+
 def broken_masks() -> Iterator[tuple[int, np.ndarray]]:
     yield 0, invent(8, 8)
     raise OSError(errno.ENOSPC, "the disk is full")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import tracemalloc
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,9 +126,22 @@ def test_npz_is_not_loaded_whole(tmp_path: Path) -> None:
         ({"frames": 4}, r"3 frame numbers for 4 masks\); run ccnet3d-infer again with --overwrite"),
         ({"frame_numbers": [0, 2, 2]}, "frame numbers that do not increase"),
         ({"pts_seconds": [0.0]}, "1 times for 3 masks"),
-        ({"classes": None}, "is not a summary that ccnet3d-infer writes .no 'classes'"),
+        ({"classes": None}, "is not a summary that ccnet3d-infer writes .Summary lacks the key 'classes'"),
         ({"classes": [{"id": 255, "name": "x", "color": [0, 0, 0]}]}, "not all different and in 0 to 254"),
-        ({"classes": [{"id": 0, "name": "x", "color": [0, 0]}]}, "a color that is not three numbers"),
+        ({"classes": [{"id": 0, "name": "x", "color": [0, 0]}]}, r"color must be tuple.int, int, int., got \[0, 0\]"),
+        (
+            {"frames": 10**9, "frame_numbers": None, "pts_seconds": None},
+            "frames must be in 1 to 10000000, got 1000000000",
+        ),
+        ({"frames": 10**30}, r"frames must be at most 2\^63 - 1 in size, got 10000"),
+        ({"frames": True, "frame_numbers": [0]}, "frames must be int, got True"),
+        ({"frames_per_second": "fast"}, "frames_per_second must be float, got 'fast'"),
+        ({"frames_per_second": 1e300}, "frames_per_second must be in 0 to"),
+        ({"width": "9"}, "width must be int, got '9'"),
+        ({"settings": []}, "settings must be .*Mapping"),
+        ({"classes": []}, r"class ids \[\], which are"),
+        ({"classes": [3]}, "classes must be Class, got 3"),
+        ({"classes": [{"id": 0, "name": "x", "color": [0, 0, 300]}]}, r"color must be in 0 to 255, got \(0, 0, 300\)"),
         ({"frame_numbers": [0, 1, 9]}, "1 of 3 masks are missing in .*, the first is 000009.png; run"),
     ],
 )
@@ -145,9 +160,9 @@ def test_folders_that_are_not_runs(tmp_path: Path) -> None:
         open_masks(tmp_path)
     assert not is_run_folder(tmp_path)
     assert not is_run_folder(tmp_path / "nowhere")
-    for content in ("{", "[]"):
+    for content in ("{", "[]", "3", '"text"', "null", "[" * 100_000, "\N{BYTE ORDER MARK}{"):
         (tmp_path / "summary.json").write_text(content)
-        with pytest.raises(UserError, match="is not (valid JSON|a summary)"):
+        with pytest.raises(UserError, match="is not a summary .*(not valid JSON|expected a JSON object)"):
             open_masks(tmp_path)
 
 
@@ -191,7 +206,53 @@ def test_npz_with_other_arrays(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             list(open_masks(tmp_path))
     np.savez(tmp_path / "masks.npz", masks=invent(3), frames=np.array([None, 1, 2], dtype=object))
-    with pytest.raises(UserError, match="Object arrays cannot be loaded"):  # instead of unpickled
+    with pytest.raises(UserError, match=r"its frame indices are object \[3\]"):  # instead of unpickled
+        list(open_masks(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("frames", (10**12,), "its frame indices differ from those of summary.json"),
+        ("masks", (10**12, 6, 9), "1000000000000 masks for 3 frames"),
+        ("masks", (3, 10**6, 10**6), "its masks claim 1000000x1000000 pixels"),
+        ("masks", (3, 60_000, 60_000), "its masks claim 60000x60000 pixels, more than"),
+        ("masks", (3, -6, 9), "its masks claim 9x-6 pixels"),
+        ("masks", (3, 6, 2**70), "its masks claim 118"),
+    ],
+)
+def test_npz_headers_that_claim_too_much(tmp_path: Path, name: str, shape: tuple[int, ...], message: str) -> None:
+    save(tmp_path, invent(3), range(3), "npz")
+    with zipfile.ZipFile(tmp_path / "masks.npz") as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    buffer = io.BytesIO()
+    descr = "<i8" if name == "frames" else "|u1"
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "masks.npz", "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, buffer.getvalue() + data[128:] if member == f"{name}.npy" else data)
+    with pytest.raises(UserError, match=f"masks.npz is damaged .*{message}"):
+        list(open_masks(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (3, 6, 9), ",  # TokenError
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': 1 + 1j}",
+        b"(" * 100,
+        b"{'descr': [('a', 1, 2, 3, 4)], 'fortran_order': False, 'shape': (3,)}",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 6, 9)}",
+    ],
+)
+def test_npz_headers_that_are_damaged(tmp_path: Path, text: bytes) -> None:
+    save(tmp_path, invent(3), range(3), "npz")
+    with zipfile.ZipFile(tmp_path / "masks.npz") as archive:
+        frames = archive.read("frames.npy")
+    with zipfile.ZipFile(tmp_path / "masks.npz", "w") as archive:
+        archive.writestr("frames.npy", frames)
+        archive.writestr("masks.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(200))
+    with pytest.raises(UserError, match=r"masks.npz is damaged"):
         list(open_masks(tmp_path))
 
 

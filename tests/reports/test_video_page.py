@@ -199,6 +199,7 @@ def test_a_video_that_does_not_match_the_masks(make_video: MakeVideo, save_masks
         ("view.txt", {}, "the page must be an .html file, got .*view.txt"),
         ("folder.html", {}, "is a folder; give the page another name"),
         ("old.html", {}, "old.html exists; give the page another name, or --overwrite to replace it"),
+        ("link.html", {"overwrite": True}, "link.html is a link, which is not replaced; give the page another name"),
         ("view.html", {"max_width": 0}, "at least 1, got 0 and 600"),
         ("view.html", {"max_frames": 0}, "at least 1, got 640 and 0"),
         ("view.html", {"quality": 96}, "the JPEG quality must be in 1 to 95, got 96"),
@@ -207,6 +208,7 @@ def test_a_video_that_does_not_match_the_masks(make_video: MakeVideo, save_masks
 def test_invalid_arguments(make_video: MakeVideo, save_masks, tmp_path: Path, name: str, options, message: str) -> None:
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "old.html").write_text("mine")
+    (tmp_path / "link.html").symlink_to(tmp_path / "old.html")
     with pytest.raises(ValueError, match=message):
         write_video_page(
             open_masks(save_masks(scene_masks(1))), open_video(make_video(frames=1)), tmp_path / name, **options

@@ -17,7 +17,7 @@ from conftest import REPOSITORY, MakeVideo
 from PIL import Image
 from script_runner import run
 
-from ccnet3d.cli import evaluate
+from ccnet3d.cli import attention, evaluate
 from ccnet3d.data import corrupt_frame
 from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D, ModelInfo
@@ -80,6 +80,13 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
     scoring = run("evaluate.py", *labels, "--classes", "3")
     assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
     assert "1 of 7 labeled frames have no mask in" in scoring.stderr
+
+
+def test_a_page_of_the_user_is_noticed_before_anything_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    arguments = evaluate.build_parser().parse_args(["--data", "nowhere", "--report", str(tmp_path)])
+    with pytest.raises(UserError, match="report.html exists, and is a file that ccnet3d did not write there"):
+        evaluate.run(arguments)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_scores_under_corruptions_are_those_of_corrupted_files(
     ]
 
 
-def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path) -> None:
+def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoint: Path, capsys) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is an optional extra")
     out = tmp_path / "seen.png"
     common = [make_video(frames=5), "--checkpoint", tiny_checkpoint, "-o", out]
@@ -186,6 +193,15 @@ def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoi
     assert showing.returncode == 0, showing.stderr
     assert "R = 3: " in showing.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
+    out.write_bytes(b"mine")
+    again = ["--point", "20,30", "--frame", "4"]
+    assert attention.main([*map(str, common), *again]) == 2
+    assert "seen.png exists; give the picture another name, or --overwrite to replace it" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    out.unlink()
+    out.symlink_to(tmp_path / "gone.png")
+    assert attention.main([*map(str, common), *again, "--overwrite"]) == 2
+    assert "seen.png is a link, which is not replaced" in capsys.readouterr().err
 
 
 def test_probed_weights_score_as_models_that_are_so(

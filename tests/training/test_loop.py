@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import RECIPE, make_trainer
 
 from ccnet3d.data import RequestedSample
-from ccnet3d.errors import OutputError
+from ccnet3d.errors import UserError
+from ccnet3d.journal import lock_folder
 from ccnet3d.losses import CategoryConsistentLoss, CrossEntropyLoss, Losses
 from ccnet3d.models import load_model
 from ccnet3d.training import OptimizerRecipe, build_optimizer
@@ -101,9 +102,26 @@ def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
         make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):
         make_trainer(yard, tmp_path, replace(RECIPE, seed=1)).run(resume=True)
+    for name in (".checkpoint.pt.0123abcd.partial", ".mine.pt.0123abcd.partial"):  # as a kill leaves them
+        (tmp_path / name).write_bytes(b"half of")
+    (tmp_path / ".ccnet3d-files.jsonl").unlink()  # earlier versions wrote none
+    make_trainer(yard, tmp_path, one_epoch).run(resume=True)
+    assert [path.name for path in tmp_path.glob("*.partial")] == [".mine.pt.0123abcd.partial"]
     (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
+
+
+def test_a_model_of_others_is_not_replaced(yard: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with lock_folder(out), pytest.raises(UserError, match=r"another run is writing to .*run; wait until it ends"):
+        make_trainer(yard, out).run()
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"model.safetensors exists, and is a file that ccnet3d did not write there"):
+        make_trainer(yard, out).run()
+    assert [path.name for path in out.iterdir()] == ["model.safetensors"]
+    assert (out / "model.safetensors").read_bytes() == b"mine"
 
 
 def test_parameter_groups(yard: Path, tmp_path: Path) -> None:
@@ -170,6 +188,6 @@ def test_a_diverged_loss_stops_the_run(yard: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(yard: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="File exists") as error:
+    with pytest.raises(UserError, match=r"the output folder .*file is a file; give another name"):
         make_trainer(yard, tmp_path / "file", replace(RECIPE, epochs=1)).run()
-    assert error.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == ""

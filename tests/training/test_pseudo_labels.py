@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -211,7 +212,7 @@ def test_an_interrupted_labeling_is_continued(
             label_videos(recipe, out, CPU)
     with pytest.raises(UserError):
         DataSource(out / "clip").open("train")
-    (out / "clip" / ".settings.json.0a0a.partial").touch()
+    (out / "clip" / ".settings.json.0a0a0a0a.partial").touch()
     done = set((out / "clip" / "labels").glob("*.png"))
     times = {path: path.stat().st_mtime_ns for path in done}
     label_videos(recipe, out, CPU)
@@ -230,6 +231,7 @@ def test_an_interrupted_labeling_is_continued(
         ("-", "standard input, which can be read only once, cannot be labeled"),
         ("frames/*.png", r"the pattern frames/\*.png cannot be labeled; give a video file or a folder of frames"),
         ("clip.mp4", "is given 2 times"),
+        ("fifo", "fifo is a pipe, which can be read only once; give a video file or a folder of frames"),
     ],
 )
 def test_a_bad_source_is_refused_before_anything_is_written(
@@ -238,6 +240,7 @@ def test_a_bad_source_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     make_video()
     Path("empty.mp4").touch()
+    os.mkfifo("fifo")
     Path("noise.mp4").write_bytes(bytes(range(256)) * 40)
     Path("empty").mkdir()
     Path("frames").mkdir()

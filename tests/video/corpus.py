@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import av
 import imageio_ffmpeg
 import numpy as np
+from video.paff import paff_stream
 
 HEIGHT, WIDTH, FRAMES, RATE = 80, 96, 40, 10
 BITS = 6
@@ -56,6 +59,21 @@ def ffmpeg(*arguments: object, stdin: bytes = b"", level: str = "error", check: 
     return done.stdout, messages
 
 
+@contextmanager
+def fed(path: Path, data: bytes) -> Iterator[None]:
+    """Write data into a FIFO from a thread, as a shell's ``cat video > fifo &``."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError):
+            path.write_bytes(data)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    yield
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
 def encode(
     path: Path,
     *arguments: object,
@@ -93,6 +111,8 @@ class Sample:
     """Frames that a reader must return, except from damaged files."""
     warning: str = ""
     """Pattern of the reader's warning; empty if there must be none."""
+    drawn: bool = True
+    """Whether the upright frames contain their indices."""
 
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", 12, "-bf", 2, "-b_strategy", 0)
@@ -107,7 +127,9 @@ def coded(name: str, *arguments: object, encoder: str = "libx264", frames: int =
     return Sample(name, lambda path: encode(path, *arguments, frames=frames, **options), encoder, frames)
 
 
-def copied(name: str, before: tuple[object, ...], after: tuple[object, ...], frames: int = FRAMES) -> Sample:
+def copied(
+    name: str, before: tuple[object, ...], after: tuple[object, ...], frames: int = FRAMES, *, drawn: bool = True
+) -> Sample:
     """Return a sample that is a copy of an mp4 file with other options."""
 
     def make(path: Path) -> None:
@@ -115,7 +137,56 @@ def copied(name: str, before: tuple[object, ...], after: tuple[object, ...], fra
         ffmpeg(*before, "-i", source, *after, "-c", "copy", path)
         source.unlink()
 
-    return Sample(name, make, frames=frames)
+    return Sample(name, make, frames=frames, drawn=drawn)
+
+
+def hidden_packets(path: Path) -> None:
+    """Write VP9 of two passes, with hidden frames as packets of their own; FFmpeg's muxers join them by default."""
+    drawn, joined, log = (path.with_name(f"{path.stem}_{part}") for part in ("drawn.mkv", "joined.mkv", "log"))
+    encode(drawn, "-c:v", "ffv1")
+    codec = ("-c:v", "libvpx-vp9", "-b:v", "400k", "-cpu-used", 5, "-auto-alt-ref", 1, "-lag-in-frames", 16)
+    for number, output in ((1, ("-f", "null", "-")), (2, (joined,))):
+        ffmpeg("-i", drawn, "-pix_fmt", "yuv420p", *codec, "-passlogfile", log, "-pass", number, *output)
+    ffmpeg("-i", joined, "-c", "copy", "-bsf:v", "vp9_superframe_split", "-fflags", "-autobsf", path)
+    drawn.unlink()
+    joined.unlink()
+
+
+def field_packets(path: Path) -> None:
+    """Write interlaced H.264 with a packet per field."""
+    images = np.random.default_rng(0).integers(16, 236, (FRAMES, 32, 16)).astype(np.uint8)
+    raw = path.with_suffix(".h264")
+    raw.write_bytes(paff_stream(list(images), 25))
+    ffmpeg("-r", 25, "-i", raw, "-c", "copy", path, check=False)  # complains about missing times, which it makes
+
+
+def dropped_frames(name: str, *codec: object, encoder: str) -> Sample:
+    """Return an AVI with five empty slots after frame 9, and one after frame 22."""
+    drop = "select='not(between(n,10,14)+eq(n,23))'"
+    return Sample(name, lambda path: encode(path, "-vf", drop, "-fps_mode", "passthrough", *codec), encoder,
+                  frames=FRAMES - 6, drawn=False)  # fmt: skip
+
+
+def late_stream(path: Path) -> None:
+    """Write two recordings behind each other, of which only the second has sound."""
+    parts = [path.with_name(f"part{number}_{path.name}") for number in (0, 1)]
+    encode(parts[0], *X264, "-muxdelay", 0, frames=20)
+    encode(parts[1], *X264, "-c:a", "aac", "-muxdelay", 0, "-output_ts_offset", 2, "-t", 2, before=SOUND,
+           frames=20, first=20)  # fmt: skip
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for part in parts:
+        part.unlink()
+
+
+def two_streams(path: Path) -> None:
+    """Write a larger stream of other frames, and the drawn ones with the default flag."""
+    parts = [path.with_name(f"part{number}_{path.name}") for number in (0, 1)]
+    encode(parts[0], *X264, first=20, frames=20, height=96, width=128)
+    encode(parts[1], *X264)
+    ffmpeg("-i", parts[0], "-i", parts[1], "-map", "0:v", "-map", "1:v", "-c", "copy",
+           "-disposition:v:0", "0", "-disposition:v:1", "default", path)  # fmt: skip
+    for part in parts:
+        part.unlink()
 
 
 def size_change(path: Path) -> None:
@@ -184,7 +255,10 @@ SAMPLES = [
     coded("late_picture.mp4", "-vf", "setpts=PTS+1.5/TB", *X264, "-c:a", "aac", before=SOUND),
     copied("edit_list.mp4", ("-ss", 1.5), (), frames=25),
     copied("end_cut.mp4", (), ("-t", 2), frames=22),
-    *(copied(f"turned_{degrees}.mp4", ("-display_rotation", degrees), ()) for degrees in (90, 180, 270)),
+    *(copied(f"turned_{degrees}.mp4", ("-display_rotation", degrees), (), drawn=False) for degrees in (90, 180, 270)),
+    *(copied(f"mirrored_{degrees}.mp4", ("-display_rotation", degrees, "-display_hflip"), (), drawn=False)
+      for degrees in (0, 90, 180, 270)),
+    copied("slanted.mp4", ("-display_rotation", 30), (), drawn=False),
     tagged("bt709.mp4", "bt709", "tv", *X264),
     tagged("bt601.mp4", "smpte170m", "tv", *X264),
     tagged("full_range.mp4", "bt709", "pc", *X264),
@@ -203,9 +277,9 @@ SAMPLES = [
     coded("av1_svt.mkv", "-c:v", "libsvtav1", "-preset", 12, "-g", 12, "-svtav1-params", "lp=1", encoder="libsvtav1"),
     coded("mpeg4.avi", "-c:v", "mpeg4", "-bf", 2, "-q:v", 3, encoder="mpeg4"),
     coded("mpeg4.mp4", "-c:v", "mpeg4", "-bf", 2, "-q:v", 3, encoder="mpeg4"),
-    # libxvid loses the last two B-frames and leaves their placeholders.
+    # libxvid does not write the last two B-frames, and leaves two slots empty.
     Sample("xvid_packed.avi", lambda path: encode(path, "-c:v", "libxvid", "-bf", 2, "-q:v", 3, frames=37), "libxvid",
-           frames=35, warning="only 35 of the 37 frames"),
+           frames=35),
     coded("mpeg2.ts", "-c:v", "mpeg2video", "-bf", 2, "-q:v", 3, encoder="mpeg2video", rate=25),
     coded("mpeg2.mpg", "-c:v", "mpeg2video", "-bf", 2, "-q:v", 3, encoder="mpeg2video", rate=25),
     coded("mpeg2_tff.mkv", "-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", 3, encoder="mpeg2video", rate=25),
@@ -228,6 +302,15 @@ SAMPLES = [
     coded("wmv2.wmv", "-c:v", "wmv2", "-q:v", 3, encoder="wmv2"),
     coded("flv1.flv", "-c:v", "flv", "-q:v", 3, encoder="flv"),
     coded("theora.ogv", "-c:v", "libtheora", "-q:v", 8, "-g", 12, encoder="libtheora"),
+    *(Sample(f"vp9_hidden.{kind}", hidden_packets, "libvpx-vp9") for kind in ("webm", "mp4")),
+    *(Sample(f"fields.{kind}", field_packets, drawn=False) for kind in ("ts", "mkv", "mp4")),
+    dropped_frames("dropped.avi", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", encoder="mjpeg"),
+    dropped_frames("dropped_b.avi", "-c:v", "mpeg4", "-bf", 2, "-q:v", 3, encoder="mpeg4"),
+    dropped_frames("dropped_h264.avi", *X264, encoder="libx264"),
+    coded("raw.dv", "-c:v", "dvvideo", "-pix_fmt", "yuv420p", encoder="dvvideo", height=576, width=720, rate=25,
+          frames=4),
+    Sample("late_stream.ts", late_stream, warning="1 packets are damaged"),  # the counter of packets starts again
+    Sample("two_streams.mkv", two_streams, warning="2 video streams, 0 .128x96., 1 .96x80., and stream 1 is read"),
     Sample("size_change.ts", size_change, warning="the frame size changes: 96x80 .* 128x96 from frame 20"),
     Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be truncated"),
     damaged("damaged.mp4", 15, "frame 14 could not be decoded and left gaps", *X264),

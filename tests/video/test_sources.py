@@ -90,12 +90,12 @@ def test_unreadable_image_is_a_lost_frame(tmp_path: Path) -> None:
             assert [frame.index for frame in reader] == [0, 2]
             (warning,) = reader.info.warnings
             assert "frame 1 could not be read and left gaps in the numbering" in warning
-            assert "2.png cannot be read as an image" in warning
-        with pytest.raises(VideoError, match="frame 1 of .* is lost: .*2.png cannot be read as an image"):
+            assert f"cannot read the image {tmp_path / '2.png'}" in warning
+        with pytest.raises(VideoError, match="frame 1 of .* is lost: cannot read the image .*2.png"):
             reader.clip([0, 1])
     for name in ("1.png", "3.png"):
         (tmp_path / name).write_bytes(b"no image")
-    with pytest.raises(VideoError, match="none of the 3 images of .* can be read: .*1.png cannot be read as an image"):
+    with pytest.raises(VideoError, match="none of the 3 images of .* can be read: cannot read the image .*1.png"):
         list(open_video(tmp_path))
 
 

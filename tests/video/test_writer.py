@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from conftest import draw_scene
+from video.corpus import X264, encode, ffmpeg
 
 from ccnet3d.video import VideoWriter, draw_sample_frame, open_video, write_sample_video
 
@@ -51,6 +53,33 @@ def test_all_frames_get_the_first_size(tmp_path: Path) -> None:
         writer.write(draw_scene(0)[0], None)
         writer.write(draw_scene(1, 20, 80)[0], None)
     assert [frame.image.shape for frame in open_video(path)] == [(48, 64, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("turned", "aspect"), [(0, Fraction(4, 3)), (90, Fraction(3, 4)), (180, Fraction(4, 3))], ids=str
+)
+def test_pixel_aspect_is_kept(tmp_path: Path, turned: int, aspect: Fraction) -> None:
+    """Anamorphic videos, such as DV, have pixels that are not square."""
+    source, path = tmp_path / "dv.mp4", tmp_path / "out.mp4"
+    encode(tmp_path / "plain.mp4", "-vf", "setsar=4/3", *X264, frames=2)
+    ffmpeg("-display_rotation", turned, "-i", tmp_path / "plain.mp4", "-c", "copy", source)
+    with open_video(source) as reader:
+        frames = list(reader)
+        assert reader.info.pixel_aspect == aspect
+        with VideoWriter(path, 10.0, reader.info.pixel_aspect) as writer:
+            for frame in frames:
+                writer.write(frame.image, None)
+    _, messages = ffmpeg("-i", path, level="info", check=False)
+    assert f"[SAR {aspect.numerator}:{aspect.denominator} " in messages
+    with open_video(path) as reader:
+        next(iter(reader))
+        assert reader.info.pixel_aspect == aspect
+
+
+def test_square_pixels(tmp_path: Path) -> None:
+    with open_video(encode(tmp_path / "a.mp4", *X264, frames=2)) as reader:
+        next(iter(reader))
+        assert reader.info.pixel_aspect == 1
 
 
 def test_error_leaves_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Paths as users write them on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["expand_home", "user_path"]
+
+
+def user_path(text: str) -> Path:
+    """Parse a path, with ``~`` for the home folder where the shell left it, as in ``--output='~/masks'``."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(expand_home(text))
+
+
+def expand_home(text: str) -> str:
+    """Return a path with the home folder in place of a leading ``~``, unless there is a file of that name."""
+    if not text.startswith("~") or Path(text).exists():
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # no such user
+        return text
