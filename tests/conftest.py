@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
 
 # Two processes run the tests, and threads do not make tiny models faster.
 torch.set_num_threads(1)
+
+# A suite that runs in the background inherits ignored signals, and so would the commands that it starts.
+for _number, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, _number) and signal.getsignal(getattr(signal, _number)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _number), _handler)
 
 REPOSITORY = Path(__file__).parents[1]
 CAMVID_SPEC = REPOSITORY / "datasets" / "camvid" / "dataset.toml"
