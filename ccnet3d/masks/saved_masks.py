@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -166,7 +167,7 @@ def _format_of(folder: Path, summary: Mapping[str, Any]) -> MaskFormat:
     name = str(summary.get("format", "png"))
     readable = ", ".join(one.name for one in FORMATS.values() if one.read)
     if name not in FORMATS:
-        raise UserError(f"{folder} contains masks in the unknown format {name!r}; known are {readable}")
+        raise UserError(f"{folder} contains masks in the unknown format {reprlib.repr(name)}; known are {readable}")
     if not FORMATS[name].read:
         raise UserError(
             f"{folder} contains masks in the format {name}, which cannot be read back; "

@@ -122,6 +122,7 @@ def test_npz_is_not_loaded_whole(tmp_path: Path) -> None:
         ({"format": "cvat"}, "the format cvat, which cannot be read back; run .*: png, npz, ffv1, coco-rle"),
         ({"format": "tiff"}, "unknown format 'tiff'; known are png, npz, ffv1, coco-rle"),
         ({"format": ["png"]}, "unknown format"),
+        ({"format": ["x"] * 1000}, r"unknown format .{1,40}; known are"),
         ({"frames": float("inf")}, "is not a summary that ccnet3d-infer writes"),
         ({"frames": 4}, r"3 frame numbers for 4 masks\); run ccnet3d-infer again with --overwrite"),
         ({"frame_numbers": [0, 2, 2]}, "frame numbers that do not increase"),
