@@ -75,7 +75,7 @@ def initial_weights(info: ModelInfo, path: Path) -> dict[str, Tensor]:
     recipe = from_table(ModelRecipe, info.recipe["model"], "model")
     state = build_model(recipe, len(info.class_names)).state_dict()
     if recipe.initial_weights:
-        start, _ = load_model(None if recipe.initial_weights == "default" else recipe.initial_weights)
+        start, _ = load_model(recipe.initial_weights)
         parts = tuple(start.state_dict())
     elif recipe.head_classes:
         parts = ("backbone.", "head.", "classifier.", "detail.")  # detail starts at 0, so its input does not matter

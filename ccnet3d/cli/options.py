@@ -308,7 +308,7 @@ def choose_device(arguments: argparse.Namespace) -> str:
     try:
         torch.zeros(1, device=arguments.device).cpu()
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts; "meta" has no data
-        reason = error_line(error).partition(". ")[0]  # PyTorch goes on with all devices that it knows
+        reason = error_line(error).partition(". ")[0]  # then PyTorch lists every device that it knows
         raise UserError(f"the device {arguments.device!r} cannot be used here: {reason}; give cpu, or auto") from error
     return str(arguments.device)
 

@@ -176,7 +176,8 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     """Load a model, in evaluation mode, in float32 on the CPU, together with its metadata.
 
     Args:
-        path: a file written by :func:`save_model`, or the name of weights in the package; the default ones if None.
+        path: a file written by :func:`save_model`, or the name of weights in the package; None and ``default``
+            are the default ones.
 
     Raises:
         UserError: the file does not exist, is not a ccnet3d model file, or its weights do not match its metadata.
@@ -186,7 +187,7 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     >>> info.class_names[:3]
     ('Sky', 'Building', 'Pole')
     """
-    path = Path(DEFAULT_WEIGHTS if path is None else path)
+    path = Path(DEFAULT_WEIGHTS if path is None or str(path) == "default" else path)
     shipped = shipped_weights()
     known = str(path) in shipped and not is_file(path)
     if known:

@@ -55,7 +55,7 @@ def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> Mo
 
 def _load_initial_weights(model: CCNet3D, weights: str) -> None:
     """Load trained weights; only one of the two models may have an attention or embeddings."""
-    trained, _ = load_model(None if weights == "default" else weights)
+    trained, _ = load_model(weights)
     try:
         missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
         different = [

@@ -105,7 +105,7 @@ class _Teachers:
     """One or several models; the mean of their class probabilities labels a frame."""
 
     def __init__(self, recipe: UnlabelledRecipe, device: torch.device) -> None:
-        loaded = [load_model(None if name == "default" else name) for name in recipe.teachers]
+        loaded = [load_model(name) for name in recipe.teachers]
         self.info: ModelInfo = loaded[0][1]
         for name, (_, info) in zip(recipe.teachers, loaded, strict=True):
             if info.class_names != self.info.class_names:

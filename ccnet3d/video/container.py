@@ -153,7 +153,7 @@ def describe_streams(streams: Sequence[Any]) -> str:
 
 
 def other_streams(container: Any, stream: Any) -> list[str]:
-    """Return a warning if a container has further videos, besides the parts of an AVIF image."""
+    """Return a warning if a container has more than one video; the parts of an AVIF image do not count."""
     streams = video_streams(container)
     if len(streams) == 1 or container.metadata.get("major_brand") in ("avif", "avis"):
         return []

@@ -83,6 +83,7 @@ def test_default_weights() -> None:
     assert DEFAULT_WEIGHTS in files
     assert sum(file.stat().st_size for file in files.values()) < 30_000_000
     model, info = load_model()
+    assert load_model("default")[1] == info
     assert len(info.class_names) == 11
     assert info.input_size == (608, 800)
     assert info.recipe["seed"] == 0
