@@ -1,0 +1,102 @@
+"""The options of ``ccnet3d-infer``."""
+
+from __future__ import annotations
+
+import argparse
+
+from ccnet3d import __version__
+from ccnet3d.cli.options import add_debug_option, add_model_options, non_negative, share
+from ccnet3d.cli.paths import user_path
+
+PROGRAM = "ccnet3d-infer"
+
+SMOOTHING_FRAMES, SMOOTHING_SECONDS = 1, 0.1
+"""Default smoothing, and how close in time frames must be for it: at one frame per second it does harm."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Segment videos: one palette PNG per frame, whose pixel values are class ids, and summary.json.",
+    )
+    parser.add_argument(
+        "videos",
+        nargs="*",
+        metavar="VIDEO",
+        help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
+        "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
+    )
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the masks")
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
+    )
+    add_output_options(parser)
+    add_selection_options(parser)
+    parser.add_argument(
+        "--decoder",
+        choices=("auto", "av", "decord"),
+        default="auto",
+        help="library that decodes the video; auto is av (PyAV)",
+    )
+    parser.add_argument(
+        "--stream",
+        type=int,
+        metavar="N",
+        help="which video stream of the file, by its index as ffprobe shows it (default: the one that ffmpeg chooses)",
+    )
+    model = parser.add_argument_group("model")
+    add_model_options(model)
+    model.add_argument(
+        "--smooth",
+        type=non_negative,
+        metavar="N",
+        help="average each prediction with N frames on each side (when causal, before it) where the picture does "
+        f"not change; by default {SMOOTHING_FRAMES} where frames are at most {SMOOTHING_SECONDS} s apart, else 0",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per frame and per video on stdout")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_debug_option(parser)
+    return parser
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    from ccnet3d.masks import FORMATS
+
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        default="png",
+        help="; ".join(f"{one.name}: {one.help}" for one in FORMATS.values()),
+    )
+    group.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
+    group.add_argument(
+        "--overlay",
+        type=user_path,
+        metavar="FILE.mp4",
+        help="also write the video with the masks painted over it; with several videos, a folder for them",
+    )
+    group.add_argument(
+        "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
+    )
+    group.add_argument(
+        "--save-probabilities",
+        action="store_true",
+        help="also write probabilities/FRAME-INDEX.npz: uint8 [K, h, w] in 255ths, at the decoder's stride",
+    )
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
+    again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
+
+
+def add_selection_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("frame and video selection")
+    group.add_argument("--start", default="0", metavar="WHEN", help="first frame: 250, or a time: 10s, 10.5, 1:02:03")
+    group.add_argument("--end", metavar="WHEN", help="frame or time to stop before")
+    group.add_argument("--frame-stride", type=int, default=1, metavar="N", help="only every N-th frame")
+    group.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="every N-th video from the I-th on, I from 0 to N-1"
+    )
