@@ -153,8 +153,8 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         run = RunFolder(folder)
         if run.is_interrupted() or run.outputs():
             raise UserError(
-                f"{folder} contains a run without {SUMMARY_NAME}: it was interrupted; "
-                "run ccnet3d-infer again with --resume"
+                f"{folder} contains a run without {SUMMARY_NAME}: another process is still writing it, or it was "
+                "interrupted; wait for its end, or run ccnet3d-infer again with --resume"
             ) from error
         raise UserError(f"{folder} contains no {SUMMARY_NAME}; give the output folder of ccnet3d-infer") from error
     except OSError as error:

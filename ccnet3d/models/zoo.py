@@ -203,6 +203,8 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
             if not known:
                 _check_weights(file, info.model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise UserError(f"{bad[0]} has values that are not finite")
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
