@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
 from ccnet3d.cli.paths import expand_home, model_name, user_path
 from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-attention"
 
@@ -101,7 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
         own = heat[attention_map.position[0]].sum()
         heaviest = heat.flatten().sort(descending=True).values.cumsum(0)
         cells = int((heaviest < 0.9).sum()) + 1
-        print(f"R = {count}: {own:.1%} of the weight in the pixel's frame, 90% in {cells} of {heat.numel()} cells")
+        print(
+            f"R = {count}: {own:.1%} of the weight in the pixel's frame, "
+            f"90% in {cells} of {count_of(heat.numel(), 'cell')}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ from ccnet3d.cli.paths import user_path
 from ccnet3d.cli.views import add_view_options, add_views, check_views
 from ccnet3d.config import read_lines
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
@@ -313,7 +314,8 @@ def show_robustness(arguments: argparse.Namespace, results: Sequence[Evaluation]
 def title(result: Evaluation) -> str:
     """Return what was evaluated, in one line."""
     dataset, split, masks = (result.settings[key] for key in ("dataset", "split", "masks"))
-    return f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}"
+    frames, videos = count_of(len(result.frames), "frame"), count_of(len(result.videos), "video")
+    return f"{dataset} {split}: {frames} of {videos}, {masks}"
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.streams import print_message
 from ccnet3d.cli.views import add_views, check_views
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job, RunOptions, TestTimeAugmentation, VideoSegmenter
@@ -121,7 +122,7 @@ def segment_job(
     if arguments.json:
         print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
     elif not arguments.quiet:
-        masks = f"{summary['frames']} masks of {summary['width']}x{summary['height']} in {job.folder}"
+        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.folder}"
         print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
 
 
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
                 failed += 1
                 print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
         if failed:
-            raise UserError(f"{failed} of {len(jobs)} videos failed; their errors are above")
+            raise UserError(f"{failed} of {count_of(len(jobs), 'video')} failed; their errors are above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from ccnet3d.files import write_atomically
 from ccnet3d.inference import resize_frame, working_size
 from ccnet3d.models import CCNet3D
 from ccnet3d.video import VideoReader
+from ccnet3d.wording import count_of
 
 __all__ = ["AttentionMap", "check_plotting", "compute_attention_map", "draw_attention_map", "frames_around", "reach"]
 
@@ -88,7 +89,9 @@ def compute_attention_map(
         raise UserError("the model has no attention to show (loops = 0); give weights of a model with attention")
     count = len(reader)
     if not 0 <= frame_index < count:
-        raise UserError(f"{reader.info.name} has no frame {frame_index}; it has {count} frames, numbered from 0")
+        raise UserError(
+            f"{reader.info.name} has no frame {frame_index}; it has {count_of(count, 'frame')}, numbered from 0"
+        )
     frame_indices = frames_around(frame_index, clip_length, count)
     images = [frame.image for frame in reader.clip(frame_indices)]
     height, width = images[frame_index - frame_indices.start].shape[:2]
