@@ -145,8 +145,8 @@ def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
             return
         index, mask = upcoming
     raise UserError(
-        f"{reader.info.name} gave {count_of(count, 'frame')} and no frame {index}, for which {masks.folder} has a mask; "
-        "give the video that the masks were made from"
+        f"{reader.info.name} gave {count_of(count, 'frame')} and no frame {index}, for which {masks.folder} has a "
+        "mask; give the video that the masks were made from"
     )
 
 

@@ -154,7 +154,8 @@ class Playback:
         missing = indexer.sent - indexer.shown
         if not indexer.ranked and missing > 0 and self._canonical in ONE_TO_ONE_CODECS:
             found.append(
-                f"{missing} of {count_of(indexer.sent, 'packet')} yielded no frame; frame indices count decoded frames only"
+                f"{missing} of {count_of(indexer.sent, 'packet')} yielded no frame; "
+                "frame indices count decoded frames only"
             )
         if self._damaged:
             found.append(

@@ -72,10 +72,10 @@ def test_masks_of_another_tool_against_labels(yard: Path, tmp_path: Path) -> Non
         "frequency-weighted IoU",
         "boundary F-score",
         "boundary IoU",
-        "vc8_strict",
+        "VC8 strict",
     }
     assert lines.pop("flicker") == "0.00"
-    assert {value for name, value in lines.items() if not name.startswith("vc")} == {"100.00"}
+    assert {value for name, value in lines.items() if not name.startswith("VC")} == {"100.00"}
     (tmp_path / "masks" / "0004.png").unlink()
     scoring = run("evaluate.py", *labels, "--classes", "3")
     assert (scoring.returncode, scoring.stderr.count("\n")) == (2, 1)
