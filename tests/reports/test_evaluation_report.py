@@ -245,7 +245,7 @@ def test_differences_as_text() -> None:
     head, first, *_ = differences_text(runs).splitlines()
     assert head == "new against old, 12 frames"
     values = [100 * run.evaluation.miou for run in runs]
-    assert first.split()[:4] == ["miou", *(f"{value:.2f}" for value in values), f"{values[1] - values[0]:+.2f}"]
+    assert first.split()[:4] == ["mIoU", *(f"{value:.2f}" for value in values), f"{values[1] - values[0]:+.2f}"]
     assert first.endswith(f"p over videos {runs[1].differences['miou'].p_values['videos']:.4f}")
 
 
