@@ -65,8 +65,8 @@ def confidence_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     confidence = logits.new_empty(size)
     for start in range(0, height, _STRIP_ROWS):
         strip = slice(start, start + _STRIP_ROWS)
-        pairs = (wide.index_select(1, row[strip]) for row in (upper, lower))
-        resized = torch.lerp(*pairs, down[strip, None])  # [K, rows of the strip, W]
+        above, below = (wide.index_select(1, row[strip]) for row in (upper, lower))
+        resized = torch.lerp(above, below, down[strip, None])  # [K, rows of the strip, W]
         confidence[strip] = (resized.amax(0) - resized.logsumexp(0)).exp_()
     return confidence
 
