@@ -19,7 +19,7 @@ ROOT = PACKAGE / "__init__.py"
 """Offers names of all rooms, which it imports when they are used; so it is above every room and has no step."""
 
 LADDER = [
-    {"constants", "errors", "files", "journal", "images", "config", "distributed", "resources"},
+    {"constants", "errors", "files", "journal", "images", "config", "distributed", "resources", "wording"},
     {"attention"},
     {"video", "data", "models"},
     {"masks", "metrics", "losses"},

@@ -14,7 +14,7 @@ from PIL import Image
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.inference.source_files import image_names
 from ccnet3d.journal import relative_name
-from ccnet3d.masks import MaskClasses, MaskSequence, RunFolder, paint
+from ccnet3d.masks import OTHER, MaskClasses, MaskSequence, RunFolder, paint
 from ccnet3d.video import VideoFrame, VideoInfo, VideoWriter
 
 __all__ = ["FrameOutput", "RunWriter"]
@@ -204,6 +204,7 @@ class RunWriter:
                 }
                 for i in self._classes.shown
             ],
+            "unassigned_pixel_share": int(self._pixels[OTHER]) / total,
         }
 
 

@@ -20,6 +20,7 @@ from ccnet3d.masks import SavedMasks
 from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.mask_statistics import MaskStatistics
 from ccnet3d.video import VideoFrame, VideoReader
+from ccnet3d.wording import count_of
 
 __all__ = ["Matched", "clock", "spread", "write_video_page"]
 
@@ -144,8 +145,8 @@ def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
             return
         index, mask = upcoming
     raise UserError(
-        f"{reader.info.name} gave {count} frames and no frame {index}, for which {masks.folder} has a mask; "
-        "give the video that the masks were made from"
+        f"{reader.info.name} gave {count_of(count, 'frame')} and no frame {index}, for which {masks.folder} has a "
+        "mask; give the video that the masks were made from"
     )
 
 
@@ -198,7 +199,7 @@ def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, qu
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
     summary = masks.summary
-    parts = [f"{len(masks)} masks"]
+    parts = [count_of(len(masks), "mask")]
     if summary.get("width") and summary.get("height"):
         parts.append(f"{summary['width']} x {summary['height']} pixels")
     if summary.get("frames_per_second"):
