@@ -173,6 +173,7 @@ class RunWriter:
             self._size or (0, 0),
             self._video.frames_per_second,
             [names[index] for index in self._frame_indices] if names else None,
+            self._video.name,
         )
         self._run.write_file(sequence)
         summary = {
