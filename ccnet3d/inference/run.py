@@ -16,6 +16,7 @@ import torch
 
 import ccnet3d
 from ccnet3d.errors import UserError
+from ccnet3d.inference.beside_files import open_beside
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
@@ -56,6 +57,10 @@ class RunOptions:
     """An .mp4 file for the video with its masks painted over it."""
     opacity: float = 0.5
     """Share of the class color in it, in [0, 1]."""
+    alpha: Path | None = None
+    """A .webm or .mov file for the video with only the classes ``class_names`` visible, on transparent ground."""
+    shares: Path | None = None
+    """A .csv or .parquet file for the share of each class in each frame."""
     resume: bool = False
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
@@ -118,8 +123,9 @@ def segment_video(
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
-        if options.overlay and not options.overlay.exists():
-            raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
+        for path in (options.overlay, options.alpha, options.shares):
+            if path and not path.exists():
+                raise UserError(f"the run in {folder} is complete, but {path} is missing; give --overwrite")
         run.finish()
         return summary
     run.format.check(classes)
@@ -127,12 +133,19 @@ def segment_video(
     frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES, reader.stop)
     with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written
+        beside = open_beside(
+            classes,
+            reader.info,
+            overlay=options.overlay,
+            opacity=options.opacity,
+            alpha=options.alpha,
+            shares=options.shares,
+        )
         with lock_folder(folder):
             with RunWriter(run, classes, reader.info, on_frame) as writer:
                 saved = writer.begin(
                     settings,
-                    overlay=options.overlay,
-                    opacity=options.opacity,
+                    beside=beside,
                     resume=options.resume,
                     overwrite=options.overwrite,
                     frames=options.selection.indices(reader.info.expected_frames),
@@ -183,6 +196,8 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
         "classes": list(options.class_names),
         "probabilities": options.save_probabilities,
         "overlay": {"opacity": options.opacity} if options.overlay else None,
+        "alpha": bool(options.alpha) or None,
+        "shares": bool(options.shares) or None,
         "weights_sha256": fingerprint(segmenter.model),
         "clip_length": segmenter.clip_length,
         "clip_stride": segmenter.clip_stride,

@@ -2,7 +2,8 @@
 
 Label Studio compresses a picture of 4 equal channels, 0 or 255, to a stream of bits, the highest of a byte first:
 
-- 32 bits: the number of values; 5 bits: the bits of a value, minus 1; 4 times 4 bits: the sizes of a run length, minus 1.
+- First 32 bits: the number of values; 5 bits: the bits of a value, minus 1; 4 times 4 bits: the bits of a run length,
+  minus 1, of which there are four sizes.
 - For each run: the bit 1; 2 bits: which of the sizes; the run length minus 1, in that many bits; the value.
 """
 

@@ -46,6 +46,8 @@ class _Summary:
     width: int | None = None
     height: int | None = None
     frames_per_second: float | None = None
+    image_names: tuple[str, ...] | None = None
+    video: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class _Summary:
                 raise UserError("frame numbers that do not increase, starting at 0 or above")
         if self.pts_seconds and len(self.pts_seconds) != self.frames:
             raise UserError(f"{len(self.pts_seconds)} times for {self.frames} masks")
+        if self.image_names is not None and len(self.image_names) != self.frames:
+            raise UserError(f"{len(self.image_names)} names of images for {self.frames} masks")
         ids = [c.id for c in self.classes]
         if not ids or not all(0 <= i < OTHER for i in ids) or len(set(ids)) < len(ids):
             raise UserError(f"class ids {ids[:300]}, which are not all different and in 0 to {OTHER - 1}")
@@ -86,6 +90,11 @@ class SavedMasks:
     """The frame index of each mask, ascending; it may have gaps."""
     pts_seconds: tuple[float | None, ...]
     """Presentation time of each mask's frame, None where the video has none."""
+    frames_per_second: float | None = None
+    image_names: tuple[str, ...] | None = None
+    """The file of each mask's frame, relative to the folder of all; None for a video."""
+    video_name: str = ""
+    """The name of the video, or of the folder of the images."""
 
     def __len__(self) -> int:
         return len(self.frame_indices)
@@ -140,7 +149,18 @@ def open_masks(folder: Path | str) -> SavedMasks:
     ids, names, colors = tuple(c.id for c in classes), tuple(c.name for c in classes), tuple(c.color for c in classes)
     indices = tuple(range(checked.frames)) if checked.frame_numbers is None else checked.frame_numbers
     seconds = checked.pts_seconds or (None,) * len(indices)
-    masks = SavedMasks(folder, summary, ids, names, colors, indices, seconds)
+    masks = SavedMasks(
+        folder,
+        summary,
+        ids,
+        names,
+        colors,
+        indices,
+        seconds,
+        checked.frames_per_second,
+        checked.image_names,
+        checked.video,
+    )
     _check_files(masks, mask_format)
     return masks
 

@@ -75,12 +75,10 @@ class AlphaVideoWriter(FrameWriter):
             pts_seconds: its presentation time in seconds; frame index divided by the rate if None.
         """
         if self._stream is None:
-            self._open_stream(
-                self._codec.name, self._codec.pixel_format, (image.shape[0], image.shape[1]), self._codec.options
-            )
-            context = self._stream.codec_context
-            context.color_primaries = context.color_trc = context.colorspace = _BT709
-            context.color_range = _LIMITED_RANGE
+            size = image.shape[0], image.shape[1]
+            encoder = self._open_stream(self._codec.name, self._codec.pixel_format, size, self._codec.options)
+            encoder.color_primaries = encoder.color_trc = encoder.colorspace = _BT709
+            encoder.color_range = _LIMITED_RANGE
         frame = _with_alpha(self._fit(image), self._fit(visible[..., None])[..., 0], self._codec.pixel_format)
         self._encode_at(frame, pts_seconds)
 

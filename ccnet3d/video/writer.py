@@ -85,15 +85,17 @@ class FrameWriter(StreamWriter):
         self._first_seconds = 0.0
         self._last_pts = -1
 
-    def _open_stream(self, codec: str, pixel_format: str, size: tuple[int, int], options: dict[str, str]) -> None:
-        """Add the stream for frames of ``size``, height and width."""
+    def _open_stream(self, codec: str, pixel_format: str, size: tuple[int, int], options: dict[str, str]) -> Any:
+        """Add the stream for frames of ``size``, height and width, and return its encoder."""
         height, width = size
         self._stream = self._container.add_stream(codec, rate=self._rate, options=options)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = pixel_format
-        self._stream.codec_context.sample_aspect_ratio = self._pixel_aspect
-        self._stream.codec_context.time_base = _TIME_BASE
-        self._stream.codec_context.thread_count = 1  # an encoder's output may depend on the number of threads
+        encoder = self._stream.codec_context
+        encoder.sample_aspect_ratio = self._pixel_aspect
+        encoder.time_base = _TIME_BASE
+        encoder.thread_count = 1  # an encoder's output may depend on the number of threads
+        return encoder
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
         """Return an image ``[h, w, C]`` padded or cropped to the size of the stream."""
