@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,8 @@ def convert_masks(masks: SavedMasks, path: Path, mask_format: str, class_names: 
     [[[255, 1, 1]]]
     """
     one = _single_file_format(mask_format)
-    if masks.image_names is None and "images" in (masks.summary.get("settings", {}).get("source") or {}):
+    source = _settings(masks).get("source")
+    if masks.image_names is None and isinstance(source, dict) and "images" in source:
         raise UserError(
             f"the run in {masks.folder} is of an earlier version, which did not record the names of its images; run "
             "ccnet3d-infer again with --overwrite"
@@ -91,7 +93,9 @@ def select_classes(masks: SavedMasks, requested: Sequence[str] = ()) -> MaskClas
     if unknown := [name for name in requested if name.lower() not in by_name]:
         raise UserError(f"the masks have no class {unknown[0]!r}; they have {', '.join(masks.class_names)}")
     shown = {by_name[name.lower()] for name in requested} or set(masks.class_ids)
-    names, palette = [""] * (max(masks.class_ids) + 1), [(0, 0, 0)] * (max(masks.class_ids) + 1)
+    # Formats tell from the number of names whether classes are missing.
+    count = max(masks.class_ids) + 1 + bool(_settings(masks).get("classes"))
+    names, palette = [""] * count, [(0, 0, 0)] * count
     for i, name, color in zip(masks.class_ids, masks.class_names, masks.palette, strict=True):
         names[i], palette[i] = name, color
     return MaskClasses(tuple(names), tuple(palette), tuple(sorted(shown)))
@@ -114,6 +118,11 @@ def check_export(masks: SavedMasks, path: Path, *, overwrite: bool, suffix: str 
             raise UserError(f"{path} is a file of the run in {masks.folder}; give another name")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; give another name, or --overwrite to replace it")
+
+
+def _settings(masks: SavedMasks) -> dict[str, Any]:
+    """Return the settings of the run; empty for one of an early version."""
+    return dict(masks.summary.get("settings", {}))
 
 
 def _single_file_format(name: str) -> MaskFormat:
