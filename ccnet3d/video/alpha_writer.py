@@ -49,7 +49,7 @@ class AlphaVideoWriter(FrameWriter):
         pixel_aspect: width of a pixel divided by its height.
 
     Raises:
-        UserError: the file ends otherwise.
+        UserError: the file ends otherwise, or is a .webm file for pixels that are not square.
         OutputError: the file cannot be written.
 
     >>> from ccnet3d.video import draw_sample_frame
@@ -63,6 +63,11 @@ class AlphaVideoWriter(FrameWriter):
     def __init__(self, path: Path, frames_per_second: float | None, pixel_aspect: Fraction = Fraction(1)) -> None:
         if path.suffix.lower() not in _CODECS:
             raise UserError(f"the video with alpha must be a .webm (VP9) or .mov (ProRes 4444) file, got {path}")
+        if path.suffix.lower() == ".webm" and pixel_aspect != 1:  # PyAV cannot set what the container needs
+            raise UserError(
+                f"the pixels of the video are not square ({pixel_aspect}), which is not written to WebM; give a .mov "
+                f"file instead of {path}"
+            )
         self._codec = _CODECS[path.suffix.lower()]
         super().__init__(path, self._codec.container, frames_per_second, pixel_aspect)
 

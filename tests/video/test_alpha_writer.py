@@ -14,6 +14,7 @@ from ccnet3d.errors import UserError
 from ccnet3d.video import AlphaVideoWriter, draw_sample_frame
 
 TIMES = [0.0, 0.04, 0.5, 0.54]
+ASPECT = {".webm": Fraction(1), ".mov": Fraction(4, 3)}
 
 
 def part(number: int, height: int, width: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def part(number: int, height: int, width: int) -> np.ndarray:
 
 
 def write(path: Path, size: tuple[int, int]) -> Path:
-    with AlphaVideoWriter(path, 25.0, Fraction(4, 3)) as writer:
+    with AlphaVideoWriter(path, 25.0, ASPECT[path.suffix]) as writer:
         for number, seconds in enumerate(TIMES):
             writer.write(draw_sample_frame(number, *size), part(number, *size), seconds + 100)
     return path
@@ -53,7 +54,7 @@ def test_colors_alpha_and_times_are_read_back(tmp_path: Path, suffix: str, size:
         stream = container.streams.video[0]
         assert stream.codec_context.name == ("vp9" if suffix == ".webm" else "prores")
         assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (1, 1)  # BT.709, limited
-        assert stream.sample_aspect_ratio == Fraction(4, 3)
+        assert stream.sample_aspect_ratio == ASPECT[suffix]
         times = [frame.time for frame in container.decode(stream)]
         # Players look for this before they decode alpha.
         assert suffix == ".mov" or stream.metadata["alpha_mode"] == "1"
@@ -70,6 +71,8 @@ def test_same_frames_give_the_same_bytes(tmp_path: Path, suffix: str, width: int
 def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must be a .webm \(VP9\) or .mov \(ProRes 4444\) file, got cut.mp4"):
         AlphaVideoWriter(Path("cut.mp4"), 25.0)
+    with pytest.raises(UserError, match=r"not square \(4/3\), which is not written to WebM; give a .mov file instead"):
+        AlphaVideoWriter(Path("cut.webm"), 25.0, Fraction(4, 3))
     with pytest.raises(RuntimeError), AlphaVideoWriter(tmp_path / "cut.mov", 25.0) as writer:
         writer.write(draw_sample_frame(0, 48, 64), np.ones((48, 64), bool), 0.0)
         raise RuntimeError
