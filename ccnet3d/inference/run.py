@@ -16,14 +16,13 @@ import torch
 
 import ccnet3d
 from ccnet3d.errors import UserError
-from ccnet3d.inference.beside_files import open_beside
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
 from ccnet3d.inference.source_files import check_apart, fingerprint_files, image_names
 from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.journal import lock_folder
-from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
+from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings, open_beside
 from ccnet3d.models import fingerprint
 from ccnet3d.video import VideoFrame, VideoReader
 

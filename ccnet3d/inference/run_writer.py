@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ccnet3d.errors import UserError
-from ccnet3d.inference.beside_files import BesideFile
 from ccnet3d.inference.source_files import image_names
 from ccnet3d.journal import relative_name
-from ccnet3d.masks import BESIDE_KEYS, MaskClasses, MaskSequence, RunFolder
+from ccnet3d.masks import BESIDE_KEYS, BesideFile, MaskClasses, MaskSequence, RunFolder
 from ccnet3d.video import VideoFrame, VideoInfo
 
 __all__ = ["FrameOutput", "RunWriter"]

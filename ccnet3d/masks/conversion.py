@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ccnet3d.errors import UserError
+from ccnet3d.masks.beside_files import open_beside
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, MaskClasses, MaskFormat, MaskSequence
 from ccnet3d.masks.run_names import summarized_names
-from ccnet3d.masks.saved_masks import SavedMasks
+from ccnet3d.masks.saved_masks import SavedMasks, match_frames
 from ccnet3d.masks.shares import ShareWriter
+from ccnet3d.video import VideoReader
 
-__all__ = ["check_export", "convert_masks", "select_classes", "write_shares"]
+__all__ = ["check_export", "convert_masks", "render_masks", "select_classes", "write_shares"]
 
 
 def convert_masks(masks: SavedMasks, path: Path, mask_format: str, class_names: Sequence[str] = ()) -> None:
@@ -81,6 +85,43 @@ def write_shares(masks: SavedMasks, path: Path, class_names: Sequence[str] = ())
             writer.add(index, seconds[index], np.bincount(mask.ravel(), minlength=256))
 
 
+def render_masks(
+    masks: SavedMasks,
+    reader: VideoReader,
+    *,
+    overlay: Path | None = None,
+    opacity: float = 0.5,
+    alpha: Path | None = None,
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write a video with its saved masks painted over it, or with only some classes visible.
+
+    Args:
+        masks: of a run.
+        reader: the open video that they were made from.
+        overlay: an .mp4 file; an existing one is replaced.
+        opacity: share of the class color in it.
+        alpha: a .webm or .mov file; an existing one is replaced.
+        class_names: classes that the files show; all of the masks if empty.
+
+    Raises:
+        UserError: a file of another kind, a video that does not match the masks, or a name that is not a class of them.
+        OutputError: a file cannot be written.
+    """
+    classes = select_classes(masks, class_names)
+    shown = _shown_ids(classes)
+    pairs = match_frames(reader, masks)
+    first = next(pairs)  # the reader knows the pixel aspect now
+    with ExitStack() as context:
+        files = open_beside(classes, reader.info, overlay=overlay, opacity=opacity, alpha=alpha)
+        for file in files:
+            context.enter_context(file.writer)
+        for frame, saved in chain([first], pairs):
+            mask = shown[saved]
+            for file in files:
+                file.add(frame, mask, np.bincount(mask.ravel(), minlength=256))
+
+
 def select_classes(masks: SavedMasks, requested: Sequence[str] = ()) -> MaskClasses:
     """Return the classes of saved masks, of which the requested ones are shown; all without a request.
 
@@ -134,8 +175,7 @@ def _single_file_format(name: str) -> MaskFormat:
 
 def _shown(masks: SavedMasks, classes: MaskClasses, size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
     """Yield frame indices and masks; pixels of classes that are not shown become OTHER."""
-    shown = np.full(256, OTHER, np.uint8)
-    shown[list(classes.shown)] = classes.shown
+    shown = _shown_ids(classes)
     for index, mask in masks:
         if size and mask.shape != size:
             raise UserError(
@@ -143,3 +183,10 @@ def _shown(masks: SavedMasks, classes: MaskClasses, size: tuple[int, int] | None
                 "the format stores one size"
             )
         yield index, shown[mask]
+
+
+def _shown_ids(classes: MaskClasses) -> np.ndarray:
+    """Return what each id becomes, uint8 ``[256]``: itself if it is shown, else OTHER."""
+    shown = np.full(256, OTHER, np.uint8)
+    shown[list(classes.shown)] = classes.shown
+    return shown

@@ -18,8 +18,9 @@ from ccnet3d.masks.mask_format import OTHER, RUN_AGAIN, MaskFormat
 from ccnet3d.masks.png_format import mask_path
 from ccnet3d.masks.run_folder import RunFolder
 from ccnet3d.masks.run_names import SUMMARY_NAME
+from ccnet3d.video import VideoFrame, VideoReader
 
-__all__ = ["SavedMasks", "open_masks"]
+__all__ = ["SavedMasks", "match_frames", "open_masks"]
 
 _MOST_FRAMES = 10_000_000
 """Masks of a run; as many as 110 hours of video at 25 frames per second have."""
@@ -163,6 +164,38 @@ def open_masks(folder: Path | str) -> SavedMasks:
     )
     _check_files(masks, mask_format)
     return masks
+
+
+def match_frames(reader: VideoReader, masks: SavedMasks) -> Iterator[tuple[VideoFrame, np.ndarray]]:
+    """Yield each mask with its frame.
+
+    Raises:
+        UserError: the video has no frame for a mask, or a frame of another size.
+    """
+    pairs = iter(masks)
+    index, mask = next(pairs)
+    count = 0
+    for frame in reader:
+        count += 1
+        if frame.index < index:
+            continue
+        if frame.index > index:
+            break
+        if mask.shape != frame.image.shape[:2]:
+            (height, width), (mask_height, mask_width) = frame.image.shape[:2], mask.shape
+            raise UserError(
+                f"frame {index} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
+                f"{mask_width}x{mask_height}; give the video that the masks were made from"
+            )
+        yield frame, mask
+        upcoming = next(pairs, None)
+        if upcoming is None:
+            return
+        index, mask = upcoming
+    raise UserError(
+        f"{reader.info.name} gave {count} frames and no frame {index}, for which {masks.folder} has a mask; "
+        "give the video that the masks were made from"
+    )
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

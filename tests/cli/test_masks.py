@@ -49,9 +49,11 @@ def test_labels_to_paste(saved: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "nothing to write; give --format with --output, --shares, or --labels"),
+        ([], "nothing to write; give --format with --output, --shares, --overlay, --alpha or --labels"),
         (["--format", "npz"], "--format and --output belong together"),
         (["-o", "x.npz", "--labels", "cvat"], "--format and --output belong together"),
+        (["--overlay", "x.mp4"], "--video belongs to --overlay and --alpha"),
+        (["--video", "x.mp4", "--labels", "cvat"], "--video belongs to --overlay and --alpha"),
         (["--format", "coco-rle", "-o", "x.npz"], "the file must end in .json, got x.npz"),
         (["--shares", "x.txt"], "must be a .csv or .parquet file, got x.txt"),
         (["--labels", "cvat", "--classes", "tree"], "the masks have no class 'tree'; they have ground, box, rail"),

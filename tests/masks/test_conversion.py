@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeVideo
 from PIL import Image
 
+from ccnet3d.cli.masks import main
 from ccnet3d.errors import UserError
 from ccnet3d.inference import RunOptions, VideoSegmenter, segment_video
 from ccnet3d.masks import FORMATS, check_export, convert_masks, open_masks, select_classes, write_shares
@@ -85,6 +86,30 @@ def test_some_classes_of_masks(
         convert_masks(masks, tmp_path / "x.npz", "npz", ["tree"])
     with pytest.raises(UserError, match="cannot convert masks to 'png'; known are npz, ffv1, cvat"):
         convert_masks(masks, tmp_path / "x", "png")
+
+
+def test_videos_of_saved_masks_equal_those_of_a_run(
+    torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, tmp_path: Path, capsys
+) -> None:
+    video, segmenter = make_video(frames=5, width=70), VideoSegmenter(torn_model, tiny_info)
+    options = RunOptions(class_names=["box"], overlay=tmp_path / "a.mp4", alpha=tmp_path / "a.mov", opacity=0.7)
+    segment(video, tmp_path / "some", segmenter, options)
+    segment(video, tmp_path / "all", segmenter, RunOptions())
+    common = ["--video", str(video), "--alpha", str(tmp_path / "b.mov"), "--overlay", str(tmp_path / "b.mp4")]
+    for masks in ("some", "all"):
+        options = [*common, "--opacity", "0.7", "--classes", "box", "--overwrite", "-q"]
+        assert main([str(tmp_path / masks), *options]) == 0
+        for suffix in (".mp4", ".mov"):
+            assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
+    before = (tmp_path / "b.mov").read_bytes()
+    assert main([str(tmp_path / "all"), *common, "--overwrite"]) == 2
+    assert "a video with alpha shows some classes; name them" in capsys.readouterr().err
+    other = make_video("other.mp4", frames=3, width=70)
+    assert main([str(tmp_path / "all"), "--video", str(other), *options[2:]]) == 2
+    assert "other.mp4 gave 3 frames and no frame 3" in capsys.readouterr().err
+    assert main([str(tmp_path / "some"), *common, "--overwrite", "--alpha", str(tmp_path / "a.mov")]) == 2
+    assert "a.mov is a file of the run in" in capsys.readouterr().err
+    assert (tmp_path / "b.mov").read_bytes() == before
 
 
 def test_masks_that_a_file_cannot_hold(tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
-from ccnet3d.masks import OTHER, MaskClasses, ShareWriter, paint
+from ccnet3d.masks.mask_format import OTHER, MaskClasses
+from ccnet3d.masks.palette import paint
+from ccnet3d.masks.shares import ShareWriter
 from ccnet3d.video import AlphaVideoWriter, VideoFrame, VideoInfo, VideoWriter
 
 __all__ = ["BesideFile", "open_beside"]
