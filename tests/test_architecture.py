@@ -32,7 +32,7 @@ LADDER = [
 
 STEP = {room: step for step, rooms in enumerate(LADDER) for room in rooms}
 
-OPTIONAL = {"av", "cv2", "decord", "jinja2", "matplotlib", "pycocotools", "scipy", "triton"}
+OPTIONAL = {"av", "cv2", "decord", "jinja2", "matplotlib", "pyarrow", "pycocotools", "scipy", "supervision", "triton"}
 """Packages that are slow to import or may be missing, so they are imported in the functions that use them."""
 
 MOST_LINES = 350

@@ -115,7 +115,7 @@ def segment_job(
                 print_now(json.dumps({"event": "frame", "video": job.name, **event}))
 
         smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
-        options = replace(options, smoothing=smoothing, overlay=job.overlay)
+        options = replace(options, smoothing=smoothing, overlay=job.overlay, alpha=job.alpha, shares=job.shares)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
     for warning in summary["warnings"]:
         print_warning(warning)
@@ -137,7 +137,13 @@ def run(arguments: argparse.Namespace) -> None:
     options = run_options(arguments)  # fails early, before a model is loaded
     with chosen_inputs(arguments) as inputs:
         jobs = plan_jobs(
-            inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard), on_skip=print_warning
+            inputs,
+            arguments.output,
+            arguments.overlay,
+            parse_shard(arguments.shard),
+            alpha=arguments.alpha,
+            shares=arguments.shares,
+            on_skip=print_warning,
         )
         segmenter = add_views(load_segmenter(arguments), arguments)
         failed = 0

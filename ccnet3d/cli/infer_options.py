@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
     )
     add_output_options(parser)
+    add_beside_options(parser)
     add_selection_options(parser)
     parser.add_argument(
         "--decoder",
@@ -76,15 +77,6 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     group.add_argument(
-        "--overlay",
-        type=user_path,
-        metavar="FILE.mp4",
-        help="also write the video with the masks painted over it; with several videos, a folder for them",
-    )
-    group.add_argument(
-        "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
-    )
-    group.add_argument(
         "--save-probabilities",
         action="store_true",
         help="also write probabilities/FRAME-INDEX.npz: uint8 [K, h, w] in 255ths, at the decoder's stride, "
@@ -100,6 +92,28 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
     again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
+
+
+def add_beside_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("further outputs, each a file; with several videos, a folder for them")
+    group.add_argument(
+        "--overlay", type=user_path, metavar="FILE.mp4", help="also write the video with the masks painted over it"
+    )
+    group.add_argument(
+        "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
+    )
+    group.add_argument(
+        "--alpha",
+        type=user_path,
+        metavar="FILE",
+        help="also write the video with all but --classes transparent, for editors: .webm (VP9) or .mov (ProRes 4444)",
+    )
+    group.add_argument(
+        "--shares",
+        type=user_path,
+        metavar="FILE",
+        help="also write the share of each class in each frame: .csv or .parquet",
+    )
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from ccnet3d.inference.source_files import check_apart, fingerprint_files, image
 from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.inference.tta import TestTimeAugmentation
 from ccnet3d.journal import lock_folder
-from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
+from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings, open_beside
 from ccnet3d.video import VideoFrame, VideoReader
 
 __all__ = ["RunOptions", "segment_video"]
@@ -60,6 +60,10 @@ class RunOptions:
     """An .mp4 file for the video with its masks painted over it."""
     opacity: float = 0.5
     """Share of the class color in it, in [0, 1]."""
+    alpha: Path | None = None
+    """A .webm or .mov file for the video with only the classes ``class_names`` visible, on transparent ground."""
+    shares: Path | None = None
+    """A .csv or .parquet file for the share of each class in each frame."""
     resume: bool = False
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
@@ -124,8 +128,9 @@ def segment_video(
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
-        if options.overlay and not options.overlay.exists():
-            raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
+        for path in (options.overlay, options.alpha, options.shares):
+            if path and not path.exists():
+                raise UserError(f"the run in {folder} is complete, but {path} is missing; give --overwrite")
         run.finish()
         return summary
     run.format.check(classes)
@@ -135,12 +140,19 @@ def segment_video(
     with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written
         size = segmenter.working_size(first_size[0], reader.info.pixel_aspect)
+        beside = open_beside(
+            classes,
+            reader.info,
+            overlay=options.overlay,
+            opacity=options.opacity,
+            alpha=options.alpha,
+            shares=options.shares,
+        )
         with lock_folder(folder):
             with RunWriter(run, classes, reader.info, on_frame) as writer:
                 saved = writer.begin(
                     settings,
-                    overlay=options.overlay,
-                    opacity=options.opacity,
+                    beside=beside,
                     resume=options.resume,
                     overwrite=options.overwrite,
                     frames=options.selection.indices(reader.info.expected_frames),
@@ -201,6 +213,8 @@ def _settings(
         "probabilities": options.save_probabilities,
         "overlay": {"opacity": options.opacity} if options.overlay else None,
         **({"min_confidence": options.min_confidence} if options.min_confidence else {}),
+        "alpha": bool(options.alpha) or None,
+        "shares": bool(options.shares) or None,
         "smoothing": smoothing,
         **segmenter.settings(),
     }
