@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.inference.pieces import Piece, piece_folder, remove_pieces, split_into_pieces
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.run import RunOptions, segment_video
 from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
@@ -12,13 +13,17 @@ from ccnet3d.inference.tta import TestTimeAugmentation
 __all__ = [
     "STDIN",
     "Job",
+    "Piece",
     "Prediction",
     "RunOptions",
     "Selection",
     "TestTimeAugmentation",
     "VideoSegmenter",
     "parse_moment",
+    "piece_folder",
     "plan_jobs",
+    "remove_pieces",
     "resize_frame",
     "segment_video",
+    "split_into_pieces",
 ]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 import ccnet3d
 from ccnet3d.errors import UserError
+from ccnet3d.inference.pieces import Piece, adopt_pieces
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
@@ -60,6 +61,11 @@ class RunOptions:
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
     """Replace what an earlier run wrote, and nothing else."""
+    piece: Piece | None = None
+    """Only this part of the selected frames, with the masks that a run of all has there; see
+    :mod:`ccnet3d.inference.pieces`."""
+    joined: Sequence[Path] = ()
+    """Output folders of all pieces of this run, whose masks are moved instead of predicted."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -68,6 +74,8 @@ class RunOptions:
             raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other; give one of them")
+        if self.piece and (self.overlay or self.format != "png"):
+            raise UserError("a piece is written as PNGs without an overlay, which is made when the pieces are joined")
 
 
 def segment_video(
@@ -137,9 +145,9 @@ def segment_video(
                     overwrite=options.overwrite,
                     frames=options.selection.indices(reader.info.expected_frames),
                 )
-                outputs = _outputs(
-                    chain([first], frames), segmenter, classes, run, saved, smoothing, options.save_probabilities
-                )
+                if options.joined:
+                    saved = sorted({*saved, *adopt_pieces(run, options.joined)})
+                outputs = _outputs(chain([first], frames), segmenter, classes, run, saved, smoothing, options)
                 with Sink(writer.add, _WAITING_FRAMES) as sink:
                     for output in outputs:
                         sink.put(output)
@@ -191,6 +199,7 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
         "input_size": list(segmenter.input_size),
         "dtype": str(segmenter.dtype).removeprefix("torch."),
         "device": segmenter.device.type,
+        **({"piece": list(options.piece)} if options.piece else {}),
     }
 
 
@@ -201,24 +210,29 @@ def _outputs(
     run: RunFolder,
     saved: Sequence[int],
     smoothing: int,
-    probabilities: bool,
+    options: RunOptions,
 ) -> Iterator[FrameOutput]:
     """Yield the output of every frame: read back up to where an interrupted run stopped, predicted from there on."""
-    first_index = max(0, len(saved) - segmenter.history(smoothing))
+    start, stop = options.piece or (0, None)
+    done = start + len(saved)  # positions among the selected frames, as are the segmenter's indices
+    first_index = max(0, done - segmenter.history(smoothing))
     first_index -= first_index % segmenter.batch_size
     source = iter(frames)
-    context: list[np.ndarray] = []  # frames with a mask that later predictions depend on
-    for count, index in enumerate(saved):
+    context: list[np.ndarray] = []  # frames with a mask, or of earlier pieces, that later predictions depend on
+    for position in range(done):
         frame = next(source, None)
-        if frame is None or frame.index != index:
+        if position >= start and (frame is None or frame.index != saved[position - start]):
             raise UserError(
-                f"{run.masks} contains the mask of frame {index} where the video has "
+                f"{run.masks} contains the mask of frame {saved[position - start]} where the video has "
                 f"{'no frame' if frame is None else f'frame {frame.index}'}, so the run cannot be resumed; "
                 "give --overwrite"
             )
-        if count >= first_index:
+        if frame is None:  # the video ends before the piece
+            return
+        if position >= first_index:
             context.append(frame.image)
-        yield FrameOutput(frame, run.read_mask(index), None, saved=True)
+        if position >= start:
+            yield FrameOutput(frame, run.read_mask(frame.index), None, saved=True)
     waiting: deque[VideoFrame] = deque()
 
     def images() -> Iterator[np.ndarray]:
@@ -229,8 +243,8 @@ def _outputs(
     shown = np.full(256, OTHER, np.uint8)
     shown[list(classes.shown)] = classes.shown
     predictions = segmenter.predict(
-        chain(context, images()), smoothing=smoothing, first_index=first_index, emit_from=len(saved)
+        chain(context, images()), smoothing=smoothing, first_index=first_index, emit_from=done
     )
-    for prediction in predictions:
-        quantized = prediction.probabilities() if probabilities else None
+    for prediction in islice(predictions, None if stop is None else max(0, stop - done)):
+        quantized = prediction.probabilities() if options.save_probabilities else None
         yield FrameOutput(waiting.popleft(), shown[prediction.mask()], quantized, saved=False)
