@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["expand_home", "user_path"]
+__all__ = ["expand_home", "path_or_url", "user_path"]
 
 
 def user_path(text: str) -> Path:
@@ -23,3 +23,8 @@ def expand_home(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError:  # no such user
         return text
+
+
+def path_or_url(text: str) -> Path | str:
+    """Parse a path, or leave a URL as it is: a Path would lose one of its slashes."""
+    return text if "://" in text else user_path(text)

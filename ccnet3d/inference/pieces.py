@@ -85,8 +85,8 @@ def adopt_pieces(run: RunFolder, folders: Sequence[Path]) -> list[int]:
         if summary is None:
             raise UserError(f"the piece in {folder} is incomplete; run the command again with --resume")
         names = summarized_names(folder)
-        probabilities = dict((index, path) for path, index in numbered_files(folder / PROBABILITIES_NAME, "npz"))
-        masks = dict((index, path) for path, index in numbered_files(folder, "png"))
+        probabilities = {index: path for path, index in numbered_files(folder / PROBABILITIES_NAME, "npz")}
+        masks = {index: path for path, index in numbered_files(folder, "png")}
         for index in summary["frame_numbers"]:
             # The mask comes last: where it is, everything of its frame is.
             _move(run, probabilities.get(index), run.probabilities, folder, names)

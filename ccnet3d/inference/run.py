@@ -23,7 +23,7 @@ from ccnet3d.inference.selection import Selection
 from ccnet3d.inference.source_files import check_apart, fingerprint_files, image_names
 from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.journal import lock_folder
-from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
+from ccnet3d.masks import FORMATS, OTHER, PNG, MaskClasses, RunFolder, check_settings
 from ccnet3d.models import fingerprint
 from ccnet3d.video import VideoFrame, VideoReader
 
@@ -62,8 +62,8 @@ class RunOptions:
     overwrite: bool = False
     """Replace what an earlier run wrote, and nothing else."""
     piece: Piece | None = None
-    """Only this part of the selected frames, with the masks that a run of all has there; see
-    :mod:`ccnet3d.inference.pieces`."""
+    """Only this part of the selected frames, as PNGs, with the masks that a run of all has there; ``format`` is that of
+    the whole run. See :func:`ccnet3d.inference.split_into_pieces`."""
     joined: Sequence[Path] = ()
     """Output folders of all pieces of this run, whose masks are moved instead of predicted."""
 
@@ -74,8 +74,8 @@ class RunOptions:
             raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other; give one of them")
-        if self.piece and (self.overlay or self.format != "png"):
-            raise UserError("a piece is written as PNGs without an overlay, which is made when the pieces are joined")
+        if self.piece and self.overlay:
+            raise UserError("a piece has no overlay; it is made when the pieces are joined")
 
 
 def segment_video(
@@ -121,7 +121,7 @@ def segment_video(
     folder, info = Path(folder), segmenter.info
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
-    run = RunFolder(folder, FORMATS[options.format])
+    run = RunFolder(folder, PNG if options.piece else FORMATS[options.format])
     check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
@@ -130,8 +130,8 @@ def segment_video(
             raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
         run.finish()
         return summary
-    run.format.check(classes)
-    run.format.check_images(image_names(reader.info))
+    FORMATS[options.format].check(classes)
+    FORMATS[options.format].check_images(image_names(reader.info))
     frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES, reader.stop)
     with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written

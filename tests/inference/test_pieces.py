@@ -21,6 +21,8 @@ from ccnet3d.inference import (
 from ccnet3d.models import CCNet3D, ModelInfo
 from ccnet3d.video import open_video
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -34,7 +36,7 @@ def segment_pieces(
     folders = [piece_folder(out, piece) for piece in pieces]
     for piece, folder in reversed([*zip(pieces, folders, strict=True)]):
         with open_video(video) as reader:
-            segment_video(reader, segmenter, folder, replace(options, piece=piece, format="png", overlay=None))
+            segment_video(reader, segmenter, folder, replace(options, piece=piece, overlay=None))
     with open_video(video) as reader:
         segment_video(reader, segmenter, out, replace(options, joined=folders))
     remove_pieces(out)
@@ -59,7 +61,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_joined_pieces_equal_one_run(
-    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, one_thread: None, setting: tuple
+    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, setting: tuple
 ) -> None:
     length, stride, causal, smoothing, piece_frames, start, end, frame_stride = setting
     video = make_video(frames=22)
@@ -77,7 +79,7 @@ def test_joined_pieces_equal_one_run(
 
 @pytest.mark.parametrize("mask_format", ["npz", "ffv1", "cvat", "coco-rle"])
 def test_formats_and_overlays_are_made_when_pieces_are_joined(
-    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, one_thread: None, mask_format: str
+    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, mask_format: str
 ) -> None:
     if mask_format == "coco-rle":
         pytest.importorskip("pycocotools")
@@ -97,7 +99,7 @@ def test_formats_and_overlays_are_made_when_pieces_are_joined(
 
 @pytest.mark.parametrize("expected", [3, 9, 40])
 def test_a_wrong_number_of_frames_changes_nothing(
-    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, one_thread: None, expected: int
+    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, expected: int
 ) -> None:
     """The last piece takes what a file has beyond its header, and pieces beyond its end are empty."""
     video, segmenter = make_video(frames=12), VideoSegmenter(torn_model, tiny_info, smoothing=1)
@@ -108,7 +110,7 @@ def test_a_wrong_number_of_frames_changes_nothing(
 
 
 def test_interrupted_pieces_and_joins_are_resumed(
-    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, one_thread: None, monkeypatch
+    make_video: MakeVideo, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, monkeypatch
 ) -> None:
     video, segmenter = make_video(frames=12), VideoSegmenter(torn_model, tiny_info, smoothing=1)
     with open_video(video) as reader:
@@ -117,7 +119,7 @@ def test_interrupted_pieces_and_joins_are_resumed(
     pieces = split_into_pieces(Selection(), 12, 5)
     folders = [piece_folder(out, piece) for piece in pieces]
 
-    class Interrupted(Exception):
+    class InterruptedRunError(Exception):
         pass
 
     def run(folder: Path, options: RunOptions, stop_after: int = 99) -> None:
@@ -126,14 +128,14 @@ def test_interrupted_pieces_and_joins_are_resumed(
         def on_frame(event: dict) -> None:
             seen.append(event)
             if len(seen) == stop_after:
-                raise Interrupted
+                raise InterruptedRunError
 
         with open_video(video) as reader:
             segment_video(reader, segmenter, folder, options, on_frame=on_frame)
 
     for piece, folder in zip(pieces, folders, strict=True):
         options = RunOptions(piece=piece, resume=True)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedRunError):
             run(folder, options, stop_after=2)
         with pytest.raises(UserError, match="is incomplete; run the command again with --resume"):
             run(out, RunOptions(joined=folders, resume=True))
@@ -144,16 +146,16 @@ def test_interrupted_pieces_and_joins_are_resumed(
 
     def fail_after_seven(*arguments: object) -> None:
         if len(moved) == 7:
-            raise Interrupted
+            raise InterruptedRunError
         moved.append(move(*arguments))
 
     monkeypatch.setattr(module, "_move", fail_after_seven)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run(out, RunOptions(joined=folders, resume=True))
     monkeypatch.undo()
     with pytest.raises(UserError, match="the run in .* had piece"):
         run(folders[0], RunOptions(piece=(0, 6), resume=True))
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run(out, RunOptions(joined=folders, resume=True), stop_after=3)
     (folders[0] / "mine.txt").write_text("notes")
     run(out, RunOptions(joined=folders, resume=True))
@@ -165,8 +167,8 @@ def test_interrupted_pieces_and_joins_are_resumed(
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 1 frame, got 0"):
         split_into_pieces(Selection(), 10, 0)
-    with pytest.raises(UserError, match="a piece is written as PNGs without an overlay"):
-        RunOptions(piece=(0, 5), format="npz")
+    with pytest.raises(UserError, match="a piece has no overlay"):
+        RunOptions(piece=(0, 5), overlay=Path("over.mp4"))
     (tmp_path / ".pieces").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is not a folder that a run made"):
         piece_folder(tmp_path, (0, 5))
