@@ -7,10 +7,9 @@ import csv
 import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MakeVideo
@@ -41,60 +40,50 @@ def cluster() -> Iterator[None]:
             yield
 
 
-class Killer(threading.Thread):
-    """Kill the process that writes to an output folder once it has written some masks, as often as requested."""
+def dying(video: str, masks: int, times: int, marks: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function like segment_job whose process kills itself after some masks of a video, that many times."""
 
-    def __init__(self, folder: Path, masks: int, times: int = 1) -> None:
-        super().__init__(daemon=True)
-        self._folder, self._masks, self._times = folder, masks, times
-        self.killed: list[int] = []
+    def segment(job: Any, segmenter: Any, options: Any, arguments: Any, on_progress: Any = lambda: None) -> dict:
+        from ccnet3d.cli.infer import segment_job  # in the actor, where it is the command's own
 
-    def run(self) -> None:
-        end = time.monotonic() + 100
-        while len(self.killed) < self._times and time.monotonic() < end:
-            if len(list(self._folder.glob("0*.png"))) >= self._masks:
-                self.killed += self._kill()
-            time.sleep(0.02)
+        done: list[None] = []
 
-    def _kill(self) -> list[int]:
-        lock = str(self._folder / ".ccnet3d-lock")
-        for process in Path("/proc").iterdir():
-            if not process.name.isdecimal() or int(process.name) in (os.getpid(), *self.killed):
-                continue
-            try:
-                opened = [os.readlink(file) for file in (process / "fd").iterdir()]
-            except OSError:
-                continue
-            if lock in opened:
-                os.kill(int(process.name), signal.SIGKILL)
-                return [int(process.name)]
-        return []
+        def progress() -> None:
+            done.append(None)
+            on_progress()
+            dead = len(list(marks.glob(f"{video}-*")))
+            if f"{video}.mp4" in job.name and len(done) == masks and dead < times:
+                (marks / f"{video}-{dead}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return segment_job(job, segmenter, options, arguments, progress)
+
+    return segment
 
 
+@pytest.mark.usefixtures("cluster")
 def test_six_videos_two_actors_one_broken_file_one_actor_killed(
-    cluster: None, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     (tmp_path / "videos").mkdir()
-    for name, frames in zip("abcde", (4, 6, 5, 90, 3), strict=True):
+    for name, frames in zip("abcde", (4, 6, 5, 20, 3), strict=True):
         make_video(f"{name}.mp4", frames=frames).rename(tmp_path / "videos" / f"{name}.mp4")
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video" * 100)
     options = ["videos", "--checkpoint", str(tiny_checkpoint), "--smooth", "1", "--save-probabilities", "--json"]
     monkeypatch.chdir(tmp_path)
     assert main([*options, "-o", "plain", "--overlay", "plain/overlays", "--threads", "1", "-q"]) == 2
     plain = capsys.readouterr()
-    killer = Killer(tmp_path / "ray" / "d", masks=10)
-    killer.start()
+    monkeypatch.setattr("ccnet3d.cli.infer.segment_job", dying("d", 10, 1, tmp_path))
     ray = [*options, "-o", "ray", "--overlay", "ray/overlays", "--engine", "ray", "--actors", "2"]
     assert main([*ray, "--manifest", "table.csv"]) == 2
-    killer.join()
-    assert len(killer.killed) == 1
+    assert (tmp_path / "d-0").exists()
     shown = capsys.readouterr()
     expected = tree(tmp_path / "plain")
     assert tree(tmp_path / "ray") == expected
-    assert len(expected) == 2 * (4 + 6 + 5 + 90 + 3) + 5 + 5
+    assert len(expected) == 2 * (4 + 6 + 5 + 20 + 3) + 5 + 5
     table = rows(tmp_path / "table.csv")
     assert {name: (row["status"], row["frames"]) for name, row in table.items()} == {
-        **{name: ("done", frames) for name, frames in zip("abcde", ("4", "6", "5", "90", "3"), strict=True)},
+        **{name: ("done", frames) for name, frames in zip("abcde", ("4", "6", "5", "20", "3"), strict=True)},
         "broken": ("failed", ""),
     }
     assert table["a"]["video"] == "videos/a.mp4"
@@ -113,44 +102,37 @@ def test_six_videos_two_actors_one_broken_file_one_actor_killed(
         assert events(shown.out, name)[-1]["summary"] == events(plain.out, name)[-1]["summary"]
 
 
-def test_a_video_whose_actor_always_dies_fails_alone(
-    cluster: None, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys
-) -> None:
-    videos = [str(make_video("long.mp4", frames=150)), str(make_video("short.mp4", frames=3))]
-    killer = Killer(tmp_path / "out" / "long", masks=5, times=2)
-    killer.start()
-    arguments = [*videos, "-o", str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint), "-q"]
-    ray = ["--engine", "ray", "--actors", "1", "--retries", "1", "--manifest", str(tmp_path / "table.csv")]
-    assert main([*arguments, *ray]) == 2
-    killer.join()
-    table = rows(tmp_path / "table.csv")
-    assert {name: row["status"] for name, row in table.items()} == {"long": "failed", "short": "done"}
-    assert table["long"]["error"].startswith("its actor died in 2 tries (it was killed, or its machine is gone")
-    assert "1 of 2 videos failed" in capsys.readouterr().err
-
-
+@pytest.mark.usefixtures("cluster")
 def test_pieces_in_two_actors_equal_one_run(
-    cluster: None, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    """With a killed piece, and a video that is too short for pieces."""
-    videos = [str(make_video("long.mp4", frames=60)), str(make_video("short.mp4", frames=5))]
-    common = [*videos, "--checkpoint", str(tiny_checkpoint), "-q", "--format", "ffv1", "--save-probabilities"]
-    plain = [*common, "-o", str(tmp_path / "plain"), "--overlay", str(tmp_path / "plain" / "overlays")]
+    """With a piece whose actor is killed, a video without pieces, and one whose actor dies each time."""
+    videos = [str(make_video(f"{name}.mp4", frames=frames)) for name, frames in [("long", 21), ("short", 5)]]
+    common = ["--checkpoint", str(tiny_checkpoint), "-q", "--format", "ffv1", "--save-probabilities"]
+    plain = [*videos, *common, "-o", str(tmp_path / "plain"), "--overlay", str(tmp_path / "plain" / "overlays")]
     assert main([*plain, "--threads", "1"]) == 0
-    out = ["-o", str(tmp_path / "ray"), "--overlay", str(tmp_path / "ray" / "overlays")]
-    killer = Killer(tmp_path / "ray" / "long" / ".pieces" / "000000000", masks=4)
-    killer.start()
-    ray = [*common, *out, "--engine", "ray", "--actors", "2", "--piece-frames", "30"]
-    assert main(ray) == 0
-    killer.join()
-    assert len(killer.killed) == 1
-    expected = tree(tmp_path / "plain")
-    assert tree(tmp_path / "ray") == expected
+    doomed = dying("doomed", 3, 2, tmp_path)
+
+    def segment(*arguments: Any) -> dict[str, Any]:
+        return (doomed if "doomed" in arguments[0].name else once)(*arguments)
+
+    once = dying("long", 6, 1, tmp_path)
+    monkeypatch.setattr("ccnet3d.cli.infer.segment_job", segment)
+    videos.insert(1, str(make_video("doomed.mp4", frames=6)))
+    ray = [*videos, *common, "-o", str(tmp_path / "ray"), "--overlay", str(tmp_path / "ray" / "overlays")]
+    ray += ["--engine", "ray", "--actors", "2", "--piece-frames", "8", "--retries", "1"]
+    assert main([*ray, "--manifest", str(tmp_path / "table.csv")]) == 2
+    assert "1 of 3 videos failed" in capsys.readouterr().err
+    table = rows(tmp_path / "table.csv")
+    assert {name: row["status"] for name, row in table.items()} == {"long": "done", "doomed": "failed", "short": "done"}
+    assert table["doomed"]["error"].startswith("its actor died in 2 tries (it was killed, or its machine is gone")
+    assert sorted(path.name for path in tmp_path.glob("*-?")) == ["doomed-0", "doomed-1", "long-0"]
+    found = {name: data for name, data in tree(tmp_path / "ray").items() if not name.startswith("doomed")}
+    assert found == tree(tmp_path / "plain")
 
 
-def test_errors_of_all_videos_end_the_command(
-    cluster: None, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_errors_of_all_videos_end_the_command(make_video: MakeVideo, tmp_path: Path, capsys) -> None:
     video, out = str(make_video(frames=2)), ["-o", str(tmp_path / "out"), "--engine", "ray"]
     assert main([video, *out, "--checkpoint", str(tmp_path / "missing.safetensors")]) == 2
     assert "missing.safetensors" in capsys.readouterr().err
