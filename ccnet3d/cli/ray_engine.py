@@ -65,6 +65,8 @@ def _cluster() -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise UserError("--engine ray needs ray; run: pip install 'ccnet3d[ray]'") from error
+    # Ray lets its processes yield to all others of the machine, and so the command would be slower than without it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if ray.is_initialized():  # by the program that calls this
         yield ray
         return

@@ -44,6 +44,7 @@ class RemoteFolder:
             UserError: the place cannot be used, or contains a run whose upload was interrupted, without ``resume`` or
                 ``overwrite``.
         """
+        self._store.check_bucket(self._url)
         self._folder.mkdir(parents=True)
         for path in self._remote_files():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +27,9 @@ _PACKAGES = {
     "memory": "fsspec",
 }
 """What to install for each scheme of URLs that are files; other URLs are streams, or unknown."""
+
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes whose URLs begin with the name of a bucket."""
 
 _CLIENTS = {
     "adlfs",
@@ -117,6 +120,17 @@ class Store:
                 return self._files.info(url)["type"] == "file"
             except FileNotFoundError:
                 return False
+
+    def check_bucket(self, url: str) -> None:
+        """Check that the bucket of an output exists, which a store else says only when a file is written.
+
+        Raises:
+            UserError: it does not.
+        """
+        bucket = f"{self.prefix}{split_url(url)[1].partition('/')[0]}"
+        if url.partition("://")[0] in _BUCKETS:
+            with self._errors(url), suppress(PermissionError):  # to list it, which need not mean to write
+                self._files.info(bucket)
 
     def match(self, pattern: str) -> list[str]:
         """Return the URLs of the files that match a pattern, sorted."""

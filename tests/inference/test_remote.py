@@ -193,7 +193,9 @@ def test_errors_name_the_url_as_typed(memory: Any, tiny_checkpoint: Path, tmp_pa
     assert "s3://bucket/a.mp4 needs a package; run: pip install 'ccnet3d[s3]'" in capsys.readouterr().err
 
 
-def test_a_store_without_rights(monkeypatch, capsys, tmp_path: Path) -> None:
+def test_a_store_without_rights(
+    make_video: MakeVideo, tiny_checkpoint: Path, monkeypatch, capsys, tmp_path: Path
+) -> None:
     class NoCredentialsError(Exception):
         """As botocore has it, which is not an OSError."""
 
@@ -204,6 +206,8 @@ def test_a_store_without_rights(monkeypatch, capsys, tmp_path: Path) -> None:
             pass
 
         def info(self, url: str) -> None:
+            if url == "s3://missing":
+                raise FileNotFoundError(url)
             raise (PermissionError("Access Denied") if "denied" in url else NoCredentialsError("Unable to locate\nit"))
 
     monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: Files())
@@ -212,6 +216,10 @@ def test_a_store_without_rights(monkeypatch, capsys, tmp_path: Path) -> None:
         error = capsys.readouterr().err
         assert f"error: cannot use s3://{bucket}/a.mp4: {reason}; check the name, your credentials" in error
         assert error.count("\n") == 1
+    assert main([str(make_video(frames=2)), "-o", "s3://missing/out", "--checkpoint", str(tiny_checkpoint)]) == 2
+    shown = capsys.readouterr()
+    assert "cannot use s3://missing/out: there is no such file, folder or bucket" in shown.err
+    assert shown.out == ""  # it is found before the video is segmented
 
 
 def test_a_file_that_is_too_large_for_the_disk(memory: Any, tmp_path: Path, monkeypatch) -> None:
