@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ccnet3d.cli.actor_sizes import ActorSizes, size_actors
 from ccnet3d.cli.infer_options import PROGRAM
@@ -31,7 +31,9 @@ from ccnet3d.cli.ray_actors import Reports, Segmenting
 from ccnet3d.cli.ray_progress import Progress
 from ccnet3d.cli.streams import print_message
 from ccnet3d.errors import UserError
-from ccnet3d.inference import STDIN, Job, Piece
+
+if TYPE_CHECKING:
+    from ccnet3d.inference import Job, Piece
 
 __all__ = ["segment_with_ray"]
 
@@ -46,6 +48,8 @@ def segment_with_ray(jobs: Sequence[Job], work: Work) -> Iterator[Outcome]:
     Raises:
         UserError: Ray is not installed or cannot be started, or the model cannot be loaded.
     """
+    from ccnet3d.inference import STDIN
+
     if any(job.source == STDIN for job in jobs):
         raise UserError("Ray's processes cannot read standard input; give a file, or --engine plain")
     if not jobs:
