@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECONDS, build_parser
-from ccnet3d.cli.options import load_segmenter, print_now, print_user_error, run_command
+from ccnet3d.cli.infer_tasks import Work, check_job_options, finish_jobs, segment_in_turn
+from ccnet3d.cli.options import load_segmenter, print_now, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.streams import print_message
 from ccnet3d.cli.views import add_views, check_views
@@ -94,9 +95,21 @@ def _standard_input() -> BinaryIO:
 
 
 def segment_job(
-    job: Job, segmenter: VideoSegmenter | TestTimeAugmentation, options: RunOptions, arguments: argparse.Namespace
-) -> None:
-    """Segment one video, with a progress bar on a terminal."""
+    job: Job,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
+    options: RunOptions,
+    arguments: argparse.Namespace,
+    on_progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Segment one video, with a progress bar on a terminal, and return its summary.
+
+    Args:
+        job: the video and its outputs, all of them local.
+        segmenter: the model.
+        options: what all videos share.
+        arguments: the command's options.
+        on_progress: called for each frame.
+    """
     from tqdm import tqdm
 
     from ccnet3d.inference import STDIN, segment_video
@@ -111,6 +124,7 @@ def segment_job(
 
         def on_frame(event: dict[str, Any]) -> None:
             bar.update()
+            on_progress()
             if arguments.json:
                 print_now(json.dumps({"event": "frame", "video": job.name, **event}))
 
@@ -120,23 +134,30 @@ def segment_job(
     for warning in summary["warnings"]:
         print_warning(warning)
     if arguments.json:
-        print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
+        print_now(json.dumps({"event": "video", "video": job.name, "output": job.output, "summary": summary}))
     elif not arguments.quiet:
-        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.folder}"
+        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.output}"
         print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
+    return summary
 
 
 def print_warning(text: str) -> None:
     print_message(f"{PROGRAM}: warning: {text}")
 
 
+def load_views(arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmentation:
+    """Return the model, or several views of it, as the options say."""
+    return add_views(load_segmenter(arguments), arguments)
+
+
 def run(arguments: argparse.Namespace) -> None:
-    from ccnet3d.inference import plan_jobs
+    from ccnet3d.inference import plan_all_jobs
 
     check_views(arguments)
     options = run_options(arguments)  # fails early, before a model is loaded
+    check_job_options(arguments)
     with chosen_inputs(arguments) as inputs:
-        jobs = plan_jobs(
+        jobs = plan_all_jobs(
             inputs,
             arguments.output,
             arguments.overlay,
@@ -145,18 +166,14 @@ def run(arguments: argparse.Namespace) -> None:
             shares=arguments.shares,
             on_skip=print_warning,
         )
-        segmenter = add_views(load_segmenter(arguments), arguments)
-        failed = 0
-        for job in jobs:
-            try:
-                segment_job(job, segmenter, options, arguments)
-            except UserError as error:  # one bad video does not stop the others; a bug does
-                if len(jobs) == 1:
-                    raise
-                failed += 1
-                print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
-        if failed:
-            raise UserError(f"{failed} of {count_of(len(jobs), 'video')} failed; their errors are above")
+        work = Work(load_views, segment_job, options, arguments)
+        if arguments.engine == "ray":
+            from ccnet3d.cli.ray_engine import segment_with_ray
+
+            outcomes = segment_with_ray(jobs, work)
+        else:
+            outcomes = segment_in_turn(jobs, work)
+        finish_jobs(outcomes, len(jobs), arguments, PROGRAM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
