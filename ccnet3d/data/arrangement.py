@@ -111,7 +111,7 @@ class Arrangement:
         return found
 
     def number(self, images: Sequence[FoundImage]) -> None:
-        """Number all images of some sequences by their order, if ``frame_numbers`` says so."""
+        """Count the images of whole sequences, if ``frame_numbers`` says that their order numbers them."""
         if self.spec.frame_numbers == "order":
             self._places |= _place_in_order(images)
 

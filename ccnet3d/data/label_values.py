@@ -90,7 +90,7 @@ def count_values(paths: Sequence[Path], encoding: str, divisor: int, progress: P
     def count(path: Path) -> Counter[int]:
         values = _packed(read_rgb(path)) if encoding == "color" else read_label_ids(path, encoding, divisor)
         lowest, highest = int(values.min()), int(values.max())
-        if 0 <= lowest and highest < 1 << 16:
+        if lowest >= 0 and highest < 1 << 16:
             counts = np.bincount(values.ravel())
             return Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
         found, numbers = np.unique(values, return_counts=True)

@@ -164,9 +164,7 @@ def _counted(names: Sequence[str], what: str) -> list[str]:
     return [f"{what}: {len(names)} ({', '.join(names[:3])}{more})"] if names else []
 
 
-def _frames(
-    spec: DatasetSpec, layout: LayoutSpec, pairs: Sequence[tuple[FoundImage, FoundLabel]]
-) -> list[LabelledFrame]:
+def _frames(files: Arrangement, pairs: Sequence[tuple[FoundImage, FoundLabel]]) -> list[LabelledFrame]:
     """Return the frames of some pairs, sorted.
 
     Raises:
