@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["expand_home", "user_path"]
+__all__ = ["expand_home", "png_file", "user_path"]
 
 
 def user_path(text: str) -> Path:
@@ -23,3 +23,11 @@ def expand_home(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError:  # no such user
         return text
+
+
+def png_file(text: str) -> Path:
+    """Parse the path of a PNG file."""
+    path = user_path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
+    return path

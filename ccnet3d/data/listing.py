@@ -19,7 +19,7 @@ from ccnet3d.data.items import LabelledFrame
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import FileProblemsError, UserError
 
-__all__ = ["Split", "list_frames", "list_splits"]
+__all__ = ["Split", "find_layout", "list_frames", "list_splits"]
 
 
 class Split(NamedTuple):
@@ -31,8 +31,10 @@ class Split(NamedTuple):
     """Sorted by sequence and frame number."""
     left_out: tuple[str, ...]
     """What is not used: one line per kind, with the number of files and the first names."""
+    unlabeled: tuple[str, ...] = ()
+    """Images without a label, relative to the data folder."""
     unused_labels: tuple[str, ...] = ()
-    """Labels without an image in this split, where labels of other splits may be in the same place."""
+    """Labels without an image in this split; their place may also have labels of other splits."""
 
 
 class _Pairs(NamedTuple):
@@ -40,7 +42,8 @@ class _Pairs(NamedTuple):
 
     pairs: list[tuple[FoundImage, FoundLabel]]
     left_out: list[str]
-    unused: list[str]
+    unlabeled: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
@@ -56,10 +59,10 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         UserError: no data, an unknown split, a file name without a frame number, or two labels of one frame.
         FileProblemsError: listed files that do not exist.
     """
-    layout = _find_layout(spec, root, split)
+    layout = find_layout(spec, root, split)
     files = Arrangement(spec, layout, root, split)
     if layout.pair_list:
-        found = _Pairs(_read_pairs(root, root / layout.pair_list.replace("{split}", split)), [], [])
+        found = _Pairs(_read_pairs(root, root / layout.pair_list.replace("{split}", split)), [])
         files.number([image for image, _ in found.pairs])
     elif layout.frame_list:
         found = _listed_pairs(
@@ -71,7 +74,7 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         raise UserError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
     if absent := [path for image, label in found.pairs for path in (image.path, label.path) if not path.is_file()]:
         raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
-    return Split(layout, _frames(files, found.pairs), tuple(found.left_out), tuple(found.unused))
+    return Split(layout, _frames(files, found.pairs), tuple(found.left_out), found.unlabeled, found.unused)
 
 
 def list_splits(spec: DatasetSpec, spec_folder: Path, root: Path) -> list[str]:
@@ -99,7 +102,7 @@ def _entries(spec: DatasetSpec, layout: LayoutSpec, split: str) -> Sequence[str]
     raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}{advice}")
 
 
-def _find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
+def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
     """Return the first layout of the dataset whose files are in ``root``.
 
     Raises:
@@ -129,7 +132,7 @@ def _listed_pairs(files: Arrangement, names: Sequence[str]) -> _Pairs:
             pairs.append((image, files.label_of(image) or FoundLabel(files.expected_label(image))))
         else:
             missing.append(name)
-    return _Pairs(pairs, _counted(missing, f"missing of the {len(names)} listed frames"), [])
+    return _Pairs(pairs, _counted(missing, f"missing of the {len(names)} listed frames"))
 
 
 def _sequence_pairs(files: Arrangement, entries: Sequence[str]) -> _Pairs:
@@ -152,10 +155,11 @@ def _sequence_pairs(files: Arrangement, entries: Sequence[str]) -> _Pairs:
     root = files.root
     images = {path.relative_to(root).as_posix() for path in images_seen}
     unused = [name for name in unused if name not in images]
-    left_out = _counted([path.relative_to(root).as_posix() for path in alone], "images without a label")
+    unlabeled = tuple(path.relative_to(root).as_posix() for path in alone)
+    left_out = _counted(unlabeled, "images without a label")
     if not files.labels_are_shared:
         left_out += _counted(unused, "labels without an image")
-    return _Pairs([*pairs.values()], left_out, unused)
+    return _Pairs([*pairs.values()], left_out, unlabeled, tuple(unused))
 
 
 def _counted(names: Sequence[str], what: str) -> list[str]:

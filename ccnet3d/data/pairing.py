@@ -125,16 +125,17 @@ def _templates(frames: Sequence[str], labels: Sequence[str]) -> Iterator[tuple[s
 
 
 def _templates_of(one: tuple[str, ...], other: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield templates for a folder of frames and one of labels: a common end, a common start, a common word."""
+    """Yield templates for a folder of frames and one of labels: a common end, a common start, none, a common word."""
     end = 0
     while end < min(len(one), len(other)) and one[-1 - end] == other[-1 - end]:
         end += 1
-    for length in range(end, -1, -1):
+    for length in range(end, 0, -1):
         yield _joined(one[: len(one) - length]), _joined(other[: len(other) - length])
     start = _common(one, other)
     if start and start < len(one) and start < len(other):
         head = (*one[: start - 1], "{sequence}")
         yield _joined((*head, *one[start:])), _joined((*head, *other[start:]))
+    yield _joined(one), _joined(other)
     if len(one) == len(other):
         different = [index for index in range(len(one)) if one[index] != other[index]]
         if len(different) == 1:
