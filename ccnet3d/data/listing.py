@@ -19,7 +19,11 @@ from ccnet3d.data.items import LabelledFrame
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import FileProblemsError, UserError
 
-__all__ = ["Split", "find_layout", "list_frames", "list_splits"]
+__all__ = ["NoFramesError", "Split", "find_layout", "list_frames", "list_splits"]
+
+
+class NoFramesError(UserError):
+    """None of the frames that a list names is there."""
 
 
 class Split(NamedTuple):
@@ -71,7 +75,7 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
     else:
         found = _sequence_pairs(files, _entries(spec, layout, split))
     if not found.pairs:
-        raise UserError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
+        raise NoFramesError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
     if absent := [path for image, label in found.pairs for path in (image.path, label.path) if not path.is_file()]:
         raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
     return Split(layout, _frames(files, found.pairs), tuple(found.left_out), found.unlabeled, found.unused)

@@ -14,7 +14,7 @@ from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.arrangement import Arrangement
 from ccnet3d.data.check import Inspection, inspect_frames
 from ccnet3d.data.datasets import LabelledSequences
-from ccnet3d.data.listing import Split, find_layout, list_frames, list_splits
+from ccnet3d.data.listing import NoFramesError, Split, find_layout, list_frames, list_splits
 from ccnet3d.data.source import DataSource
 from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 from ccnet3d.data.split_draw import draw_splits
@@ -53,11 +53,18 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
         raise UserError(_without_splits(spec, source))
     if wrong := [name for name in names if name not in known]:
         raise UserError(f"there is no split {wrong[0]!r} in {source.root}; it has {', '.join(known)}")
-    splits, found, inspections, problems = {}, {}, {}, []
+    splits: dict[str, LabelledSequences] = {}
+    found: dict[str, Split] = {}
+    inspections: dict[str, Inspection] = {}
+    problems: list[str] = []
+    empty: list[str] = []
     for name in names or known:
         try:
             found[name] = list_frames(spec, path.parent, source.root, name)
             splits[name] = source.open(name)
+        except NoFramesError as error:
+            empty.append(str(error))
+            continue
         except UserError as error:
             problems += error.problems if isinstance(error, FileProblemsError) else [f"split {name}: {error}"]
             continue
@@ -72,7 +79,12 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
     for name, one in inspections.items():
         if not torch.any(one.pixel_counts[:IGNORE_INDEX]) and not one.problems:
             problems.append(f"split {name}: all pixels are void")
-    return Overview([*lines, *_warnings(splits, inspections)], list(dict.fromkeys(problems)), splits)
+    lines += _warnings(splits, inspections)
+    if splits:  # a part of a dataset is usable
+        lines += [f"warning: {line}" for line in empty]
+    else:
+        problems += empty
+    return Overview(lines, list(dict.fromkeys(problems)), splits)
 
 
 def _without_splits(spec: DatasetSpec, source: DataSource) -> str:
@@ -126,7 +138,7 @@ def _unpaired_lines(source: DataSource, spec: DatasetSpec, found: Mapping[str, S
 
 def _outside(source: DataSource, spec: DatasetSpec, found: Mapping[str, Split], known: set[Path]) -> list[str]:
     """Return the images of the layout that no split contains."""
-    images = {}
+    images: dict[Path, None] = {}
     for name in found:
         layout = find_layout(spec, source.root, name)
         if not layout.pair_list:
