@@ -102,7 +102,7 @@ def describe_folder(
     if names and layout.has_shapes:
         raise UserError(f"the classes of {layout.label_encoding} have names in the files; rename them in dataset.toml")
     name = re.sub(r"\W+", "_", folder.resolve().name) or "dataset"
-    splits = {"all": found.sequences} if found.sequences else {}
+    splits = {} if layout.pair_list or layout.frame_list else {"all": found.sequences}
     spec = DatasetSpec(name, layouts=(layout,), splits=splits, **labeling.keys)
     spec = _with_frame_numbers(spec, folder)
     spec, more = _with_splits(spec, folder, found.sequences, val_share, seed)

@@ -91,6 +91,8 @@ def _namings(frames: Sequence[str], labels: Sequence[str]) -> list[_Naming]:
         near = bisect_left(ordered, stem)
         for label in ordered[max(0, near - _MOST_PATTERNS) : near + _MOST_PATTERNS]:
             common = stem[: _common(stem, label)]
+            if common not in (stem, label):
+                common = common.rstrip("_-. ")  # the separator belongs to the suffixes
             suffixes = stem[len(common) :], label[len(common) :]
             if common and not any(suffix[:1].isdecimal() for suffix in suffixes):
                 counts[_Naming(suffixes[0], "", suffixes[1])] += 1
