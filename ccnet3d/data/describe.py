@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ from ccnet3d.images import find_images
 __all__ = ["Draft", "describe_folder"]
 
 _SAMPLED_FILES = 6
+_FEWEST_STEPS = 20
+"""Steps from one labeled frame to the next by which a gap can be told."""
+
 _NUMBERED = r"(?P<sequence>.+)[_-]f?(?P<frame>\d+)"
 _TWO = (ClassSpec("a", (0, 0, 0)), ClassSpec("b", (0, 0, 0)))  # for listing files, before the classes are known
 _SPLIT = re.compile(r"(?:(train)(?:ing)?|(val)(?:id|idation)?|(test)(?:ing)?)(?:\d{4})?", re.IGNORECASE)
@@ -105,6 +109,7 @@ def describe_folder(
     splits = {} if layout.pair_list or layout.frame_list else {"all": found.sequences}
     spec = DatasetSpec(name, layouts=(layout,), splits=splits, **labeling.keys)
     spec = _with_frame_numbers(spec, folder)
+    spec = _with_largest_gap(spec, folder, labeling.notes)
     spec, more = _with_splits(spec, folder, found.sequences, val_share, seed)
     return Draft(spec, (*notes, *labeling.notes, *more), labeling.shares)
 
@@ -300,6 +305,23 @@ def _with_frame_numbers(spec: DatasetSpec, folder: Path) -> DatasetSpec:
     if more and (len(plain) < len(frames) or len(frames) >= 2 * len(sequences)):
         return replace(spec, frame_pattern=_NUMBERED)
     return spec if len(plain) == len(frames) else replace(spec, frame_numbers="order")
+
+
+def _with_largest_gap(spec: DatasetSpec, folder: Path, notes: list[str]) -> DatasetSpec:
+    """Return the description with max_gap_frames, and note it, if a few gaps are far longer than all others."""
+    if spec.frame_numbers == "order":
+        return spec
+    splits = spec.splits or ("train", "val")
+    steps = sorted(
+        later.number - earlier.number
+        for split in splits
+        for earlier, later in pairwise(list_frames(spec, folder, folder, split).frames)
+        if later.sequence == earlier.sequence
+    )
+    if len(steps) < _FEWEST_STEPS or steps[-1] <= 4 * (usual := steps[len(steps) * 9 // 10]):
+        return spec
+    notes.append(f"frames whose numbers differ by more than {2 * usual} are never in one clip (max_gap_frames)")
+    return replace(spec, max_gap_frames=2 * usual)
 
 
 def _with_splits(

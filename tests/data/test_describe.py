@@ -200,6 +200,13 @@ def test_lists_of_pairs_and_of_frames(tmp_path: Path) -> None:
     assert frames_of(tmp_path) == {"train": [(".", 2), (".", 4)], "val": [(".", 1), (".", 3)]}
 
 
+def test_gaps_are_found(tmp_path: Path) -> None:
+    for number in (*range(0, 600, 30), *range(4000, 4600, 30)):
+        write_pair(tmp_path, ids(0, 1).astype(np.uint8), number)
+    assert described(tmp_path).max_gap_frames == 60
+    assert len(DataSource(tmp_path).open("train").segments) == 2
+
+
 def test_stills_with_any_names(tmp_path: Path) -> None:
     for name in ("cat", "dog 7", "dog 7b", "x"):
         write_image(tmp_path / f"images/{name}.jpg", size=SIZE)

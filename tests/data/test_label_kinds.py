@@ -380,3 +380,36 @@ def test_fingerprint_and_cache_follow_annotation_files(tmp_path: Path) -> None:
     after = opened(tmp_path, COCO_TOML)
     assert after.fingerprint() != first[0]
     assert after.cache_path(tmp_path) != first[1]
+
+
+def test_training_and_scores_are_those_of_label_images(yard: Path, tmp_path: Path) -> None:
+    """The same labels as RLE in one COCO file, void as what has no shape."""
+    mask_tools = pytest.importorskip("pycocotools.mask")
+    from dataclasses import replace
+
+    from tiny_run import RECIPE, make_trainer
+
+    from ccnet3d.evaluation import evaluate_masks, open_predictions
+
+    annotations: dict[str, list[tuple[str, Any]]] = {}
+    for path in sorted((yard / "labels").rglob("*.png")):
+        ids = np.array(Image.open(path))
+        name = path.relative_to(yard / "labels").as_posix()
+        annotations[name] = [
+            (one, {"size": [*ids.shape], "counts": mask_tools.encode(np.asfortranarray(ids == id_))["counts"].decode()})
+            for id_, one in enumerate(("ground", "box", "rail"))
+        ]
+    recipe = replace(RECIPE, epochs=1, data=replace(RECIPE.data, workers=1))
+    model = make_trainer(yard, tmp_path / "images", recipe).run().read_bytes()
+    write_json(yard / "instances.json", coco(["rail", "ground", "box"], annotations, (48, 64)))
+    (yard / "labels").rename(tmp_path / "masks")
+    description = yard / "dataset.toml"
+    layout = 'layouts = [{ labels = "instances.json", label_encoding = "coco" }]'
+    description.write_text(f"{layout}\n{description.read_text()}")
+    assert make_trainer(yard, tmp_path / "shapes", recipe).run().read_bytes() == model
+    val = DataSource(yard).open("val")
+    for mask in (tmp_path / "masks/night").iterdir():
+        pixels = np.array(Image.open(mask))
+        Image.fromarray(np.where(pixels == 255, 0, pixels).astype(np.uint8)).save(mask)
+    result = evaluate_masks(open_predictions(tmp_path / "masks/night", val), val)
+    assert result.scores["miou"] == 1
