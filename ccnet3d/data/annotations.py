@@ -91,7 +91,7 @@ def _reasons(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"cannot read the annotations {path}: {error.strerror}") from error
     except KeyError as error:
         raise UserError(f"{path} is not a {kind} file: it lacks {error}") from error
-    except (UserError, TypeError, ValueError, AttributeError, OverflowError, expat.ExpatError) as error:
+    except (UserError, TypeError, ValueError, AttributeError, LookupError, OverflowError, expat.ExpatError) as error:
         raise UserError(f"{path} is not a valid {kind} file: {str(error)[:200]}") from error
 
 

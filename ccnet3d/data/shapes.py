@@ -137,11 +137,10 @@ def _paint_png(canvas: Image.Image, shape: Shape, value: int) -> None:
 
 def _paint_rows(canvas: Image.Image, shape: Shape, value: int) -> None:
     left, top, width, runs = shape.data
-    lengths = np.array(runs, np.int64)
-    total = int(lengths.sum()) if (lengths >= 0).all() and lengths.max(initial=0) <= MOST_PIXELS else -1
+    total = sum(runs) if min(runs, default=-1) >= 0 else -1
     if width < 1 or not 0 < total <= MOST_PIXELS or total % width:
         raise UserError(f"the run lengths of a mask {shape.name!r} do not fill rows of {width} pixels")
-    inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(-1, width)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(-1, width)
     _paste(canvas, inside, left, top, value)
 
 
@@ -152,6 +151,8 @@ def _paint_coco(canvas: Image.Image, shape: Shape, value: int) -> None:
 
 
 def _paste(canvas: Image.Image, inside: np.ndarray, left: int, top: int, value: int) -> None:
+    if max(abs(left), abs(top)) > MOST_PIXELS:
+        raise UserError(f"a mask lies at {left}, {top}, outside of any image")
     canvas.paste(value, (left, top), Image.fromarray(inside.astype(np.uint8) * 255))
 
 

@@ -271,6 +271,7 @@ def test_cvat_ellipses_and_turned_boxes(tmp_path: Path) -> None:
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>', "it has a document type"),
         ("<annotations><image", "is not a valid CVAT for images file: "),
         ("<annotations>&c;</annotations>", "undefined entity"),
+        ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "unknown encoding"),
         ("<svg/>", "its root element is <svg>, expected <annotations>"),
         ('<annotations><track id="0" label="box"/></annotations>', "has tracks; export the task as CVAT for images"),
         ('<annotations><image name="a" width="5"/></annotations>', "it lacks 'height'"),
@@ -286,7 +287,7 @@ def test_damaged_cvat_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_damaged_cvat_mask(tmp_path: Path) -> None:
-    for rle in ("0, 5", "0, 999999999999", "3, -1, 4"):
+    for rle in ("0, 5", "0, 999999999999", "0, 99999999999999999999999", "3, -1, 4"):
         with pytest.raises(UserError, match=r"image 0001\.png: the run lengths of a mask 'box' do not fill rows"):
             read_cvat(tmp_path, f'<mask label="box" rle="{rle}" left="20" top="10" width="3" height="2"/>')
 
