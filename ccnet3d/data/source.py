@@ -42,6 +42,12 @@ class DataSource:
     cache: Path | None = None
     """Folder of frame caches; where one fits the data, decoded frames are read from it."""
 
+    @property
+    def description(self) -> Path:
+        """The ``dataset.toml`` that is used."""
+        own = self.root / "dataset.toml"
+        return own if own.is_file() or self.spec_file is None else self.spec_file
+
     def open(
         self,
         split: str,
@@ -62,10 +68,8 @@ class DataSource:
         Raises:
             UserError: no such data, or a description that does not fit it.
         """
-        own = self.root / "dataset.toml"
-        path = own if own.is_file() or self.spec_file is None else self.spec_file
-        spec = read_dataset_spec(path)
-        found = list_frames(spec, path.parent, self.root, split)
+        spec = read_dataset_spec(self.description)
+        found = list_frames(spec, self.description.parent, self.root, split)
         high = self.at_high_resolution()
         dataset = LabelledSequences(
             spec,
