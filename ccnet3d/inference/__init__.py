@@ -1,13 +1,21 @@
-"""Inference on videos."""
+"""Inference on videos.
+
+What needs PyTorch is imported when it is first used, so that commands can check their arguments before.
+"""
 
 from __future__ import annotations
 
-from ccnet3d.inference.pixels import resize_frame
-from ccnet3d.inference.run import RunOptions, segment_video
-from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ccnet3d.inference.selection import Selection, parse_moment
 from ccnet3d.inference.sources import STDIN, Job, plan_jobs
-from ccnet3d.inference.tta import TestTimeAugmentation
+
+if TYPE_CHECKING:
+    from ccnet3d.inference.pixels import resize_frame
+    from ccnet3d.inference.run import RunOptions, segment_video
+    from ccnet3d.inference.segmenter import Prediction, VideoSegmenter
+    from ccnet3d.inference.tta import TestTimeAugmentation
 
 __all__ = [
     "STDIN",
@@ -22,3 +30,22 @@ __all__ = [
     "resize_frame",
     "segment_video",
 ]
+
+_MODULE_OF = {
+    "Prediction": "segmenter",
+    "RunOptions": "run",
+    "TestTimeAugmentation": "tta",
+    "VideoSegmenter": "segmenter",
+    "resize_frame": "pixels",
+    "segment_video": "run",
+}
+"""The module that each lazy name is imported from; the same as the imports above."""
+
+if not TYPE_CHECKING:  # else type checkers would accept every name
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value  # so that this function runs once per name
+        return value

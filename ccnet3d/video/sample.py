@@ -14,7 +14,10 @@ from ccnet3d.video import sample_textures as textures
 from ccnet3d.video.sample_render import Camera, Surface, Texture, render
 from ccnet3d.video.writer import VideoWriter
 
-__all__ = ["SAMPLE_CLASSES", "draw_sample_frame", "draw_sample_labels", "write_sample_video"]
+__all__ = ["SAMPLE_CLASSES", "SAMPLE_FRAMES", "draw_sample_frame", "draw_sample_labels", "write_sample_video"]
+
+SAMPLE_FRAMES = 45
+"""Length of the clip: three seconds."""
 
 SAMPLE_CLASSES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
@@ -62,8 +65,8 @@ def draw_sample_labels(index: int, height: int = 360, width: int = 480) -> np.nd
     return _draw(index, height, width)[1]
 
 
-def write_sample_video(path: Path, frames: int = 45, frames_per_second: float = 15.0) -> None:
-    """Write the drawn drive to an mp4 file.
+def write_sample_video(path: Path, frames: int | None = None, frames_per_second: float = 15.0) -> None:
+    """Write the drawn drive to an mp4 file, by default ``SAMPLE_FRAMES`` of it.
 
     >>> from pathlib import Path
     >>> from ccnet3d.video import open_video, write_sample_video
@@ -73,7 +76,7 @@ def write_sample_video(path: Path, frames: int = 45, frames_per_second: float = 
     3
     """
     with VideoWriter(path, frames_per_second) as writer:
-        for index in range(frames):
+        for index in range(SAMPLE_FRAMES if frames is None else frames):
             writer.write(draw_sample_frame(index), None)
 
 
