@@ -25,7 +25,7 @@ BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^>]*) -->\n)?^```(?P<kind>|sh|bash|python)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 OTHER_BLOCK = re.compile(r"^```(?!sh\n|bash\n|python\n|\n).*?^```$", re.MULTILINE | re.DOTALL)
-FRAMES = 12
+FRAMES = 8
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, str]]:

@@ -210,11 +210,11 @@ def person(rng: Rng, coat: Color, stride: float) -> Texture:
     image = Image.new("RGBA", (width, height), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)
     middle, reach = width // 2, 34 * stride
-    for side, shade in ((1, 34), (-1, 46)):
+    for side, gray in ((1, 34), (-1, 46)):
         foot = middle + side * reach
         draw.line(
             [(middle, 186), (middle + side * reach * 0.55, 262), (foot, 336)],
-            fill=(shade, shade, shade + 14),
+            fill=(gray, gray, gray + 14),
             width=27,
             joint="curve",
         )
@@ -242,11 +242,11 @@ def cyclist(rng: Rng, coat: Color, lift: float) -> Texture:
     draw.ellipse([middle - 7, 206, middle + 7, 349], fill=(24, 24, 26))
     draw.rectangle([middle - 9, 214, middle + 9, 236], fill=(150, 26, 28))
     draw.line([10, 150, width - 10, 150], fill=(40, 40, 42), width=9)
-    for side, shade in ((1, 40), (-1, 50)):
+    for side, gray in ((1, 40), (-1, 50)):
         foot = 300 + side * 22 * lift
         draw.line(
             [(middle + side * 16, 184), (middle + side * 26, foot - 56), (middle + side * 20, foot)],
-            fill=(shade, shade, shade + 18),
+            fill=(gray, gray, gray + 18),
             width=24,
             joint="curve",
         )
