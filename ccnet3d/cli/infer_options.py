@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample",
         action="store_true",
-        help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
+        help="instead of a video, segment a short clip of a street drawn by the program; also writes "
+        "overlay.mp4 and the page view.html to the folder",
     )
     add_output_options(parser)
     add_beside_options(parser)
