@@ -154,6 +154,7 @@ class Job:
             line = {
                 "event": "frame",
                 "frame": index,
+                "expected_frames": opened.info.expected_frames,
                 "pts_seconds": event["pts_seconds"],
                 "width": width,
                 "height": height,

@@ -48,6 +48,7 @@ class FrameEvent(BaseModel):
 
     event: Literal["frame"]
     frame: int = Field(ge=0, description="frame index in the video")
+    expected_frames: int | None = Field(description="number of frames of the video, as far as its file says")
     pts_seconds: float | None = Field(description="presentation time")
     width: int
     height: int

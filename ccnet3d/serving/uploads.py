@@ -18,7 +18,6 @@ _MOST_PIXELS = 1 << 26
 
 _PHOTO_SUFFIXES = {
     "JPEG": ".jpg",
-    "MPO": ".jpg",
     "PNG": ".png",
     "WEBP": ".webp",
     "BMP": ".bmp",
@@ -90,8 +89,9 @@ def _photo_suffix(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here
             with Image.open(path, formats=list(_PHOTO_SUFFIXES)) as image:
-                animated = image.format != "MPO" and getattr(image, "is_animated", False)
-                size, kind = image.size, str(image.format)
+                kind = "JPEG" if image.format == "MPO" else str(image.format)  # a JPEG with a preview
+                animated = kind != "JPEG" and getattr(image, "is_animated", False)
+                size = image.size
     except Image.DecompressionBombError as error:
         raise LimitError(f"the photo has more than {_MOST_PIXELS} pixels") from error
     except Exception:  # whatever Pillow raises: FFmpeg will say whether it is a video

@@ -22,7 +22,7 @@ from serving.samples import ADDRESS, events_of, make_client, pngs_of
 from ccnet3d.cli.infer import main
 from ccnet3d.cli.serve import build_parser, chosen_smoothing
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.models import CCNet3D, ModelInfo
+from ccnet3d.models import CCNet3D, ModelInfo, load_model, save_model
 from ccnet3d.serving import ServerLimits
 from ccnet3d.video import open_video
 
@@ -41,18 +41,22 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture
-def client(torn_model: CCNet3D, tiny_info: ModelInfo) -> Iterator[Any]:
+def checkpoint(torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path) -> Path:
+    path = tmp_path / "torn.safetensors"
+    save_model(path, torn_model, tiny_info)
+    return path
+
+
+@pytest.fixture
+def client(checkpoint: Path) -> Iterator[Any]:
     arguments = build_parser().parse_args([])
-    with make_client(torn_model, tiny_info, smoothing_for=lambda rate: chosen_smoothing(arguments, rate)) as client:
+    model, info = load_model(checkpoint)
+    with make_client(model, info, smoothing_for=lambda rate: chosen_smoothing(arguments, rate)) as client:
         yield client
 
 
-def infer(video: Path, out: Path, model: CCNet3D, info: ModelInfo, *options: str) -> dict[str, bytes]:
+def infer(video: Path, out: Path, checkpoint: Path, *options: str) -> dict[str, bytes]:
     """The files that the command writes."""
-    from ccnet3d.models import save_model
-
-    checkpoint = out.parent / "model.safetensors"
-    save_model(checkpoint, model, info)
     assert main([str(video), "-o", str(out), "--checkpoint", str(checkpoint), "-q", *options]) == 0
     return {path.name: path.read_bytes() for path in out.glob("*.png")}
 
@@ -66,13 +70,12 @@ def infer(video: Path, out: Path, model: CCNet3D, info: ModelInfo, *options: str
     ],
 )
 def test_masks_are_those_of_the_command(
-    client: Any, torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, tmp_path: Path, query: str, options
+    client: Any, checkpoint: Path, tiny_info: ModelInfo, make_video: MakeVideo, tmp_path: Path, query: str, options
 ) -> None:
     video = make_video(frames=7, height=50, width=66)
-    expected = infer(video, tmp_path / "masks", torn_model, tiny_info, *options)
+    expected = infer(video, tmp_path / "masks", checkpoint, *options)
     events = events_of(client.post(f"/segment{query}", content=video.read_bytes()))
     assert pngs_of(events) == expected
-    assert len({Image.open(io.BytesIO(png)).getextrema() for png in expected.values()}) >= 1
     for event in events[:-1]:
         ids = np.array(Image.open(io.BytesIO(base64.b64decode(event["mask"]))))
         names = {name: float((ids == i).mean()) for i, name in enumerate(tiny_info.class_names) if (ids == i).any()}
@@ -83,13 +86,13 @@ def test_masks_are_those_of_the_command(
     assert (done["event"], done["frames"], done["downloads"]) == ("done", 7, None)
     assert done["summary"]["pts_seconds"] == pytest.approx([n / 10 for n in range(7)], abs=1e-3)
     summary = json.loads((tmp_path / "masks" / "summary.json").read_text())
-    for key in ("causal", "smoothing", "input_size", "clip_length", "weights_sha256", "classes"):
-        assert done["summary"]["settings"][key] == summary["settings"][key] or key == "classes"
+    for key in ("causal", "smoothing", "input_size", "clip_length", "weights_sha256"):
+        assert done["summary"]["settings"][key] == summary["settings"][key]
 
 
-def test_files(client: Any, torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, tmp_path: Path) -> None:
+def test_files(client: Any, checkpoint: Path, make_video: MakeVideo, tmp_path: Path) -> None:
     video = make_video(frames=4)
-    expected = infer(video, tmp_path / "masks", torn_model, tiny_info, "--overlay", str(tmp_path / "over.mp4"))
+    expected = infer(video, tmp_path / "masks", checkpoint, "--overlay", str(tmp_path / "over.mp4"))
     answer = client.post("/segment?output=zip", content=video.read_bytes())
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -108,7 +111,6 @@ def test_kept_results(client: Any, make_video: MakeVideo, own_temporary_folder: 
     downloads = first[-1]["downloads"]
     with zipfile.ZipFile(io.BytesIO(client.get(downloads["masks"]).content)) as archive:
         assert {name: archive.read(name) for name in archive.namelist()[:2]} == pngs_of(first)
-    (own_temporary_folder / "..").resolve()
     overlay = client.get(downloads["overlay"])
     assert overlay.headers["content-type"] == "video/mp4"
     for _ in range(4):
@@ -120,7 +122,7 @@ def test_kept_results(client: Any, make_video: MakeVideo, own_temporary_folder: 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_a_photo(client: Any, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, suffix: str) -> None:
+def test_a_photo(client: Any, checkpoint: Path, tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     exif = Image.Exif()
@@ -128,7 +130,7 @@ def test_a_photo(client: Any, torn_model: CCNet3D, tiny_info: ModelInfo, tmp_pat
     photo = folder / f"photo{suffix}"
     Image.fromarray(draw_scene(3, 50, 66)[0]).save(photo, exif=exif)
     events = events_of(client.post("/segment", content=photo.read_bytes()))
-    assert pngs_of(events) == infer(folder, tmp_path / "masks", torn_model, tiny_info)
+    assert pngs_of(events) == infer(folder, tmp_path / "masks", checkpoint)
     assert (events[0]["width"], events[0]["height"], events[0]["pts_seconds"]) == (50, 66, None)
 
 
@@ -148,7 +150,7 @@ def test_limits(torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo
         status, text = post(client, video)
         assert (status, "more than 4 frames" in text) == (413, True)
         monkeypatch.setattr("ccnet3d.serving.uploads._MOST_PIXELS", 48 * 64 - 1)
-        status, text = post(client, video)
+        status, text = post(client, make_video("short.mp4", frames=2).read_bytes())
         assert (status, "64x48 pixels" in text) == (413, True)
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48)).save(buffer, "PNG")
@@ -180,7 +182,7 @@ def test_too_much_time(torn_model: CCNet3D, tiny_info: ModelInfo, make_video: Ma
     [
         (b"", "", 422, "the request has no body"),
         (b"no video" * 99, "", 422, "the upload cannot be read as a video"),
-        (b"x", "?classes=Tree", 422, "of ground, box, rail; got Tree"),
+        (b"x", "?classes=Tree", 422, "of ground, box, rail; got 'Tree'"),
         (b"x", "?classes=,", 422, "names separated by commas"),
         (b"x", "?input_size=9999x9999", 422, "got 9999x9999"),
         (b"x", "?input_size=big", 422, "input_size: String should match"),

@@ -106,6 +106,7 @@ async function show() {
   showing = false;
 }
 
+const countOf = (masks) => `${masks} ${masks === 1 ? "mask" : "masks"}`;
 const percent = (share) => (share > 0 && share < 0.0005 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
 
 function go(k) {
@@ -248,7 +249,12 @@ async function addFrame(line) {
   timeline.drawAll();
   if (newest && !playing) go(k);
   else timeline.moveCursor(requested);
-  element("progress").textContent = `${received.length} ${received.length === 1 ? "mask" : "masks"}`;
+  const total = line.expected_frames;
+  element("progress").textContent = `${countOf(received.length)}${total ? ` of ${total}` : ""}`;
+  if (total) {
+    element("bar").className = "";
+    element("done").style.width = `${Math.min(100, (100 * received.length) / total)}%`;
+  }
   root.dataset.received = received.length;
 }
 
@@ -281,8 +287,7 @@ function fail(text) {
 }
 
 function finish(line) {
-  const count = `${line.frames} ${line.frames === 1 ? "mask" : "masks"}`;
-  element("progress").textContent = `${count}, complete`;
+  element("progress").textContent = `${countOf(line.frames)}, complete`;
   for (const name of ["masks", "overlay"]) element(name).href = line.downloads[name];
   element("downloads").hidden = false;
   for (const warning of line.summary.warnings) fail(warning);
@@ -310,6 +315,7 @@ async function segment(file) {
   element("progress").textContent = "Sending the file and waiting for the first mask";
   element("bar").hidden = false;
   element("bar").className = "unknown";
+  element("done").style.width = "";
   element("stop").hidden = false;
   let ended = false;
   try {
@@ -330,7 +336,7 @@ async function segment(file) {
     }
     if (!ended) throw new Error("the connection to the server was lost");
   } catch (error) {
-    if (error.name === "AbortError") element("progress").textContent = `Stopped after ${received.length} masks`;
+    if (error.name === "AbortError") element("progress").textContent = `Stopped after ${countOf(received.length)}`;
     else fail(error.message);
     if (error.name !== "AbortError" && !received.length) element("progress").textContent = "";
   }
