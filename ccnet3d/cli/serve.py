@@ -24,6 +24,7 @@ from ccnet3d.errors import UserError
 PROGRAM = "ccnet3d-serve"
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LAST_PORT = 65_535
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,10 +71,12 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address cannot be used.
     """
+    if port > _LAST_PORT:
+        raise UserError(f"--port must be 0 to {_LAST_PORT}, got {port}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot listen on {host} port {port}: {reason}; give another --host or --port") from error
 
