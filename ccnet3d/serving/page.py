@@ -1,12 +1,16 @@
-"""The files of the page: those of this room, with theme, layout and timeline of the reports."""
+"""What clients read: the page, with theme, layout and timeline of the reports, and facts about the model."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-from ccnet3d.reports import template_text
+from fastapi import FastAPI, Response
 
-__all__ = ["page_files"]
+from ccnet3d.inference import VideoSegmenter
+from ccnet3d.reports import template_text
+from ccnet3d.serving.schemas import Health, ModelDescription, describe
+
+__all__ = ["add_information", "add_page", "page_files"]
 
 
 def page_files() -> list[tuple[str, str, str]]:
@@ -23,3 +27,27 @@ def page_files() -> list[tuple[str, str, str]]:
         ("live.css", "text/css", shared_style + style),
         ("live.js", "text/javascript", template_text("timeline.js") + script),
     ]
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the files of the page, read once."""
+
+    def add(name: str, media_type: str, text: str) -> None:
+        @app.get(f"/{name}", include_in_schema=False, response_model=None)
+        async def read() -> Response:
+            return Response(text, media_type=media_type)
+
+    for file in page_files():
+        add(*file)
+
+
+def add_information(app: FastAPI, segmenter: VideoSegmenter) -> None:
+    """Answer ``/health`` and ``/classes``."""
+
+    @app.get("/health", summary="Whether the server runs")
+    async def health() -> Health:
+        return Health()
+
+    @app.get("/classes", summary="The model and its classes")
+    async def classes() -> ModelDescription:
+        return describe(segmenter)

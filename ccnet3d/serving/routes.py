@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic.json_schema import models_json_schema
+from starlette.requests import ClientDisconnect
 
 import ccnet3d
 from ccnet3d.errors import UserError
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.serving.answers import NDJSON, Contexts, FileAnswer, LinesAnswer
 from ccnet3d.serving.guards import Guard
 from ccnet3d.serving.jobs import MASKS_NAME, OVERLAY_NAME, Job, JobOptions, ServerLimits
-from ccnet3d.serving.page import page_files
-from ccnet3d.serving.schemas import DoneEvent, ErrorEvent, FrameEvent, Health, ModelDescription, Problem, describe
+from ccnet3d.serving.page import add_information, add_page
+from ccnet3d.serving.schemas import DoneEvent, ErrorEvent, FrameEvent, Problem
+from ccnet3d.serving.service import KEPT_RESULTS, BusyError, Service
 from ccnet3d.serving.uploads import UploadError, check_bytes, receive
 
 __all__ = ["build_app"]
 
-_KEPT_RESULTS = 4
 _LARGEST_INPUT = 1 << 21
-_NDJSON = "application/x-ndjson"
 _EVENTS = (FrameEvent, DoneEvent, ErrorEvent)
 _ANSWERS = {"zip": (MASKS_NAME, "application/zip"), "overlay": (OVERLAY_NAME, "video/mp4")}
 
@@ -48,87 +45,6 @@ _JOB_PROBLEMS: dict[int | str, dict[str, Any]] = {
     500: {"model": Problem, "description": "The server failed."},
     503: {"model": Problem, "description": "Too many requests are waiting; try again later."},
 }
-
-
-class _Service:
-    """The model, its thread, the jobs and the results that are kept for download."""
-
-    def __init__(
-        self, segmenter: VideoSegmenter, limits: ServerLimits, smoothing_for: Callable[[float | None], int]
-    ) -> None:
-        self.segmenter, self.limits, self.smoothing_for = segmenter, limits, smoothing_for
-        self._thread = ThreadPoolExecutor(1, "ccnet3d-model")
-        self._active: set[Job] = set()
-        self._kept: OrderedDict[str, Job] = OrderedDict()
-
-    @asynccontextmanager
-    async def job(self) -> AsyncIterator[Job]:
-        """Yield a job; what it made is gone when the block ends, unless it is kept.
-
-        Raises:
-            HTTPException: too many are active.
-        """
-        if len(self._active) > self.limits.max_waiting:
-            raise HTTPException(503, "the server is busy; try again later", {"Retry-After": "5"})
-        job = Job(self.limits)
-        self._active.add(job)
-        try:
-            yield job
-        finally:
-            self._active.discard(job)
-            if job not in self._kept.values():
-                job.remove()
-
-    @asynccontextmanager
-    async def working(
-        self, job: Job, options: JobOptions, causal: bool | None, input_size: tuple[int, int] | None
-    ) -> AsyncIterator[None]:
-        """Run the work of a job in the model's thread; it has ended when the block has."""
-        work = asyncio.get_running_loop().run_in_executor(
-            self._thread, job.work, lambda: self._variant(causal, input_size), self.smoothing_for, options
-        )
-        try:
-            yield
-        finally:
-            job.stop()
-            await asyncio.shield(work)
-
-    def _variant(self, causal: bool | None, input_size: tuple[int, int] | None) -> VideoSegmenter:
-        own = self.segmenter
-        causal = own.causal if causal is None else causal
-        input_size = input_size or own.input_size
-        if (causal, input_size) == (own.causal, own.input_size):
-            return own
-        return VideoSegmenter(
-            own.model,
-            own.info,
-            clip_length=own.clip_length,
-            clip_stride=own.clip_stride,
-            causal=causal,
-            input_size=input_size,
-            dtype=own.dtype,
-            batch_size=own.batch_size,
-        )
-
-    def keep(self, job: Job) -> str:
-        """Keep the files of a job until others follow; return their secret name."""
-        token = secrets.token_hex(16)
-        self._kept[token] = job
-        while len(self._kept) > _KEPT_RESULTS:
-            self._kept.popitem(last=False)[1].remove()
-        return token
-
-    def kept_file(self, token: str, name: str) -> Path | None:
-        job = self._kept.get(token)
-        path = job.file(name) if job else None
-        return path if path and path.is_file() else None
-
-    def close(self) -> None:
-        for job in self._active:
-            job.stop()
-        self._thread.shutdown()
-        for job in self._kept.values():
-            job.remove()
 
 
 async def _gone(request: Request) -> None:
@@ -170,6 +86,8 @@ async def _upload(request: Request, job: Job, limits: ServerLimits) -> None:
     try:
         async with asyncio.timeout(limits.max_seconds):
             await receive(request.stream(), job.upload, limits.max_bytes)
+    except ClientDisconnect:
+        raise HTTPException(408, "the client disconnected") from None
     except TimeoutError:
         raise HTTPException(408, f"the upload took longer than {limits.max_seconds} seconds") from None
 
@@ -183,7 +101,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def _class_names(service: _Service, text: str | None) -> tuple[str, ...]:
+def _class_names(service: Service, text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -202,7 +120,7 @@ def build_app(
     smoothing_for: Callable[[float | None], int],
 ) -> FastAPI:
     """Return the application; see :func:`ccnet3d.serving.make_app`."""
-    service = _Service(segmenter, limits, smoothing_for)
+    service = Service(segmenter, limits, smoothing_for)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -220,8 +138,8 @@ def build_app(
     )
     app.add_middleware(Guard, hosts=hosts)
     _handle_errors(app)
-    _add_page(app)
-    _add_information(app, segmenter)
+    add_page(app)
+    add_information(app, segmenter)
     _add_segment(app, service)
     _add_results(app, service)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -234,37 +152,21 @@ def _handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
+    @app.exception_handler(BusyError)
+    async def busy(_: Request, error: BusyError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})
+
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422 if isinstance(error, UploadError) else 413)
 
 
-def _add_page(app: FastAPI) -> None:
-    def add(name: str, media_type: str, text: str) -> None:
-        @app.get(f"/{name}", include_in_schema=False, response_model=None)
-        async def read() -> Response:
-            return Response(text, media_type=media_type)
-
-    for file in page_files():
-        add(*file)
-
-
-def _add_information(app: FastAPI, segmenter: VideoSegmenter) -> None:
-    @app.get("/health", summary="Whether the server runs")
-    async def health() -> Health:
-        return Health()
-
-    @app.get("/classes", summary="The model and its classes")
-    async def classes() -> ModelDescription:
-        return describe(segmenter)
-
-
-def _add_segment(app: FastAPI, service: _Service) -> None:
+def _add_segment(app: FastAPI, service: Service) -> None:
     binary = {"schema": {"type": "string", "format": "binary"}}
     events = {
         "oneOf": [{"$ref": f"#/components/schemas/{one.__name__}"} for one in (FrameEvent, DoneEvent, ErrorEvent)]
     }
-    content = {_NDJSON: {"schema": events}, **{media_type: binary for _, media_type in _ANSWERS.values()}}
+    content = {NDJSON: {"schema": events}, **{media_type: binary for _, media_type in _ANSWERS.values()}}
 
     @app.post(
         "/segment",
@@ -306,7 +208,7 @@ def _add_segment(app: FastAPI, service: _Service) -> None:
             opacity=opacity,
         )
         size = _parse_size(input_size)
-        stack = _Stack()
+        stack = Contexts()
         try:
             job = await stack.enter(service.job())
             await _upload(request, job, service.limits)
@@ -317,15 +219,15 @@ def _add_segment(app: FastAPI, service: _Service) -> None:
             if event["event"] == "error":
                 raise HTTPException(event["status"], event["detail"])
             if lines:
-                return _Stream(_lines(service, job, event, keep=keep), stack, service.limits)
+                return LinesAnswer(_lines(service, job, event, keep=keep), stack, service.limits)
             name, media_type = _ANSWERS[output]
-            return _File(job.file(name), media_type, stack)
+            return FileAnswer(job.file(name), media_type, stack)
         except BaseException:
             await stack.close()
             raise
 
 
-async def _lines(service: _Service, job: Job, event: dict[str, Any], *, keep: bool) -> AsyncIterator[bytes]:
+async def _lines(service: Service, job: Job, event: dict[str, Any], *, keep: bool) -> AsyncIterator[bytes]:
     """Yield the events of a job as lines, beginning with the one that is known."""
     while True:
         if event["event"] == "done":
@@ -338,50 +240,7 @@ async def _lines(service: _Service, job: Job, event: dict[str, Any], *, keep: bo
         event = await job.next_event()
 
 
-class _Stack:
-    """Contexts that outlive the function that enters them: until the answer is sent, or its client is gone."""
-
-    def __init__(self) -> None:
-        self._contexts = AsyncExitStack()
-
-    async def enter(self, context: Any) -> Any:
-        return await self._contexts.enter_async_context(context)
-
-    async def close(self) -> None:
-        """Leave the contexts, also if this task is being cancelled."""
-        await asyncio.shield(asyncio.ensure_future(self._contexts.aclose()))
-
-
-class _Stream(StreamingResponse):
-    """Lines that are sent until they end, the client disconnects, or it reads too slowly."""
-
-    def __init__(self, lines: AsyncIterator[bytes], stack: _Stack, limits: ServerLimits) -> None:
-        super().__init__(lines, media_type=_NDJSON)
-        self._stack, self._seconds = stack, 2 * limits.max_seconds
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            async with asyncio.timeout(self._seconds):
-                await super().__call__(scope, receive, send)
-        finally:
-            await self._stack.close()
-
-
-class _File(FileResponse):
-    """A file of a job that is removed when it is sent."""
-
-    def __init__(self, path: Path, media_type: str, stack: _Stack) -> None:
-        super().__init__(path, media_type=media_type, filename=path.name)
-        self._stack = stack
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._stack.close()
-
-
-def _add_results(app: FastAPI, service: _Service) -> None:
+def _add_results(app: FastAPI, service: Service) -> None:
     content = {media_type: {"schema": {"type": "string", "format": "binary"}} for _, media_type in _ANSWERS.values()}
 
     @app.get(
@@ -400,7 +259,7 @@ def _add_results(app: FastAPI, service: _Service) -> None:
     ) -> Response:
         path = service.kept_file(token, name)
         if path is None:
-            raise HTTPException(404, f"only the last {_KEPT_RESULTS} results are kept; segment the file again")
+            raise HTTPException(404, f"only the last {KEPT_RESULTS} results are kept; segment the file again")
         return FileResponse(path, filename=name)
 
 
