@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from ccnet3d import __version__
 from ccnet3d.cli.infer import chosen_smoothing
@@ -103,8 +104,14 @@ def run(arguments: argparse.Namespace) -> None:
             )
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         print_now(f"open http://{host}:{listener.getsockname()[1]}/ in a browser; end with Ctrl-C")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10, server_header=False)
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                app.state.end_jobs()  # else the server would wait for their masks
+                super().handle_exit(sig, frame)
+
+        Server(config).run(sockets=[listener])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

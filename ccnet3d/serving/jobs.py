@@ -25,7 +25,7 @@ from ccnet3d.inference import RunOptions, VideoSegmenter, segment_video
 from ccnet3d.serving.uploads import BoundedReader, LimitError, open_upload
 from ccnet3d.video import VideoFrame
 
-__all__ = ["MASKS_NAME", "OVERLAY_NAME", "Job", "JobOptions", "ServerLimits"]
+__all__ = ["MASKS_NAME", "OVERLAY_NAME", "Job", "JobOptions", "ServerEndsError", "ServerLimits"]
 
 MASKS_NAME, OVERLAY_NAME = "masks.zip", "overlay.mp4"
 
@@ -83,8 +83,15 @@ class JobOptions:
     opacity: float
 
 
+class ServerEndsError(UserError):
+    """The server is told to end."""
+
+
 class _StoppedError(Exception):
     """The client is gone."""
+
+
+_STATUS = ((LimitError, 413), (ServerEndsError, 503))
 
 
 class Job:
@@ -105,6 +112,7 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_WAITING_LINES)
         self._stopped = Event()
+        self._ending = Event()
 
     def file(self, name: str) -> Path:
         """Return the path of MASKS_NAME or OVERLAY_NAME."""
@@ -116,6 +124,10 @@ class Job:
     def stop(self) -> None:
         """Tell the work to end at its next frame."""
         self._stopped.set()
+
+    def end(self) -> None:
+        """Let the work fail at its next frame, because the server ends; safe in signal handlers."""
+        self._ending.set()
 
     def remove(self) -> None:
         """Delete everything of the job; its work must have ended."""
@@ -129,7 +141,7 @@ class Job:
         except _StoppedError:
             pass
         except UserError as error:
-            status = 413 if isinstance(error, LimitError) else 422
+            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 422)
             self._send_error(status, " ".join(self._without_paths(str(error)).split()))
         except Exception:
             traceback.print_exc()
@@ -190,6 +202,8 @@ class Job:
     def _check_stopped(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
+        if self._ending.is_set():
+            raise ServerEndsError("the server ends")
 
     def _send(self, event: dict[str, Any]) -> None:
         """Pass on an event; wait for the client to take earlier ones."""

@@ -136,6 +136,7 @@ def build_app(
         lifespan=lifespan,
         responses=_PROBLEMS,
     )
+    app.state.end_jobs = service.end_jobs
     app.add_middleware(Guard, hosts=hosts)
     _handle_errors(app)
     add_page(app)

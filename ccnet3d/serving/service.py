@@ -96,9 +96,12 @@ class Service:
         path = job.file(name) if job else None
         return path if path and path.is_file() else None
 
+    def end_jobs(self) -> None:
+        """Let all active jobs fail soon; safe in signal handlers."""
+        for job in list(self._active):
+            job.end()
+
     def close(self) -> None:
-        for job in self._active:
-            job.stop()
         self._thread.shutdown()
         for job in self._kept.values():
             job.remove()

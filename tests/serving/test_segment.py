@@ -316,6 +316,26 @@ def test_disconnect_ends_the_work(
     assert list(own_temporary_folder.iterdir()) == []
 
 
+def test_the_end_of_the_server_ends_the_work(
+    torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, monkeypatch
+) -> None:
+    app, encoded = slow_app(torn_model, tiny_info, monkeypatch, ServerLimits())
+    body = make_video(frames=100).read_bytes()
+
+    async def scenario() -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+        task = asyncio.create_task(_call(app, body, asyncio.Event(), sent))
+        while len(sent) < 3:
+            await asyncio.sleep(0.01)
+        app.state.end_jobs()
+        await asyncio.wait_for(task, 20)
+        return sent
+
+    lines = b"".join(one.get("body", b"") for one in asyncio.run(scenario())).splitlines()
+    assert json.loads(lines[-1]) == {"event": "error", "status": 503, "detail": "the server ends"}
+    assert len(encoded) < 60
+
+
 def test_a_full_queue(torn_model: CCNet3D, tiny_info: ModelInfo, make_video: MakeVideo, monkeypatch) -> None:
     app, _ = slow_app(torn_model, tiny_info, monkeypatch, ServerLimits(max_waiting=1))
     body = make_video(frames=10).read_bytes()
