@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.reports._templates import template_text
 from ccnet3d.reports.attention_map import AttentionMap, check_plotting, compute_attention_map, draw_attention_map
 from ccnet3d.reports.contact_sheet import check_picture, write_contact_sheet
 from ccnet3d.reports.evaluation_report import check_report_folder, write_evaluation_report
@@ -18,6 +19,7 @@ __all__ = [
     "check_report_folder",
     "compute_attention_map",
     "draw_attention_map",
+    "template_text",
     "write_contact_sheet",
     "write_evaluation_report",
     "write_video_page",
