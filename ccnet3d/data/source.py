@@ -9,7 +9,7 @@ from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipTransform
 from ccnet3d.data.listing import list_frames
 from ccnet3d.data.simulation import Simulation
-from ccnet3d.data.spec import read_dataset_spec
+from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 
 __all__ = ["DataSource"]
 
@@ -62,9 +62,7 @@ class DataSource:
         Raises:
             UserError: no such data, or a description that does not fit it.
         """
-        own = self.root / "dataset.toml"
-        path = own if own.is_file() or self.spec_file is None else self.spec_file
-        spec = read_dataset_spec(path)
+        path, spec = self._spec_path(), self.read_spec()
         found = list_frames(spec, path.parent, self.root, split)
         high = self.at_high_resolution()
         dataset = LabelledSequences(
@@ -80,6 +78,18 @@ class DataSource:
         if self.cache is not None:
             dataset.use_cache(self.cache)
         return dataset
+
+    def read_spec(self) -> DatasetSpec:
+        """Return the description of the dataset.
+
+        Raises:
+            UserError: it is missing or invalid.
+        """
+        return read_dataset_spec(self._spec_path())
+
+    def _spec_path(self) -> Path:
+        own = self.root / "dataset.toml"
+        return own if own.is_file() or self.spec_file is None else self.spec_file
 
     def at_high_resolution(self) -> DataSource | None:
         """Return the source of the frames at a higher resolution, None if there are none."""

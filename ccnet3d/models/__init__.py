@@ -8,6 +8,7 @@ from ccnet3d.models.backbone_weights import load_backbone_weights, load_head_wei
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "TrainingOutputs",
+    "Transfer",
     "feature_channels",
     "fingerprint",
     "fuse_batch_norms",
@@ -29,4 +31,5 @@ __all__ = [
     "load_model",
     "save_model",
     "shipped_weights",
+    "transfer_weights",
 ]
