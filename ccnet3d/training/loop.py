@@ -105,7 +105,8 @@ class Trainer:
         training = TrainingNetwork(self.model, recipe.compute, recipe.model.trained, recipe.model.frozen)
         self.model = training.model
         self.network = self.processes.wrap(training, some_unused=leaves_parameters_unused(self.model, recipe.losses))
-        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+        new_parts = self.transfer.new_parts if self.transfer is not None else ()
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, new_parts)
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.class_weights: Tensor | None = None

@@ -179,6 +179,9 @@ class OptimizerRecipe:
     """Learning rate of the backbone's first layer, as a factor of its last layer's; it grows geometrically between."""
     evidence_factor: float = 1.0
     """Learning rate of the class evidence attention, as a factor of the learning rate of the rest."""
+    new_factor: float = 1.0
+    """Learning rate of parts that are new to a run from ``model.initial_weights``, such as the classifier of other
+    classes, as a further factor: trained parts need small steps, new ones large ones."""
     weight_decay: float = 0.01
     """Weight decay of convolution kernels; biases, norms and gamma have none."""
     schedule: str = "poly"

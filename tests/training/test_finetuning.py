@@ -14,7 +14,7 @@ from ccnet3d.data import Augmentation
 from ccnet3d.errors import UserError
 from ccnet3d.models import load_model
 from ccnet3d.resources import recipe_file
-from ccnet3d.training import DataRecipe, ModelRecipe, Recipe, read_recipe
+from ccnet3d.training import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, read_recipe
 from ccnet3d.training.sizes import fitted_sizes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,20 @@ def test_the_architecture_is_that_of_the_weights(yard: Path, tmp_path: Path, tin
     moved = {name.partition(".")[0] for name in start if not torch.allclose(start[name], end[name], rtol=1e-3)}
     assert "backbone" not in moved
     assert {"head", "classifier"} <= moved
+
+
+def test_learning_rates_by_depth(yard: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The first layer learns slowest, parts with new classes fastest."""
+    use_classes(yard, "dog", "rail", "cat")
+    rates = OptimizerRecipe(learning_rate=0.1, backbone_factor=0.5, backbone_first_factor=0.25, new_factor=10.0)
+    trainer = make_trainer(yard, tmp_path, replace(tiny_finetune(tiny_checkpoint), optimizer=rates))
+    rate_of = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    by_name = {name: rate_of[id(p)] for name, p in trainer.model.named_parameters()}
+    backbone = [rate for name, rate in by_name.items() if name.startswith("backbone.")]
+    assert backbone == sorted(backbone)
+    assert (backbone[0], backbone[-1]) == pytest.approx((0.0125, 0.05))
+    others = {name.partition(".")[0]: rate for name, rate in by_name.items() if not name.startswith("backbone.")}
+    assert others == pytest.approx({"head": 0.1, "decoder": 0.1, "classifier": 1.0, "auxiliary": 1.0})
 
 
 def test_what_does_not_fit_is_one_error(yard: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
