@@ -16,10 +16,12 @@ from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECON
 from ccnet3d.cli.options import load_segmenter, print_now, print_user_error, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.streams import print_message
+from ccnet3d.cli.views import add_views, check_views
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import Job, RunOptions, VideoSegmenter
+    from ccnet3d.inference import Job, RunOptions, TestTimeAugmentation, VideoSegmenter
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -50,6 +52,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         format=arguments.format,
         class_names=class_names,
         save_probabilities=arguments.save_probabilities,
+        min_confidence=arguments.min_confidence,
         opacity=arguments.opacity,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
@@ -90,7 +93,9 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, arguments: argparse.Namespace) -> None:
+def segment_job(
+    job: Job, segmenter: VideoSegmenter | TestTimeAugmentation, options: RunOptions, arguments: argparse.Namespace
+) -> None:
     """Segment one video, with a progress bar on a terminal."""
     from tqdm import tqdm
 
@@ -110,14 +115,14 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
                 print_now(json.dumps({"event": "frame", "video": job.name, **event}))
 
         smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
-        options = replace(options, smoothing=smoothing, overlay=job.overlay)
+        options = replace(options, smoothing=smoothing, overlay=job.overlay, alpha=job.alpha, shares=job.shares)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
     for warning in summary["warnings"]:
         print_warning(warning)
     if arguments.json:
         print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
     elif not arguments.quiet:
-        masks = f"{summary['frames']} masks of {summary['width']}x{summary['height']} in {job.folder}"
+        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.folder}"
         print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
 
 
@@ -128,12 +133,19 @@ def print_warning(text: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.inference import plan_jobs
 
+    check_views(arguments)
     options = run_options(arguments)  # fails early, before a model is loaded
     with chosen_inputs(arguments) as inputs:
         jobs = plan_jobs(
-            inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard), on_skip=print_warning
+            inputs,
+            arguments.output,
+            arguments.overlay,
+            parse_shard(arguments.shard),
+            alpha=arguments.alpha,
+            shares=arguments.shares,
+            on_skip=print_warning,
         )
-        segmenter = load_segmenter(arguments)
+        segmenter = add_views(load_segmenter(arguments), arguments)
         failed = 0
         for job in jobs:
             try:
@@ -144,7 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
                 failed += 1
                 print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
         if failed:
-            raise UserError(f"{failed} of {len(jobs)} videos failed; their errors are above")
+            raise UserError(f"{failed} of {count_of(len(jobs), 'video')} failed; their errors are above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.video.alpha_writer import AlphaVideoWriter
 from ccnet3d.video.file_kinds import FileKinds, is_image, match_pattern, sort_files
 from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
@@ -12,6 +13,7 @@ from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
+    "AlphaVideoWriter",
     "FileKinds",
     "GrayVideoWriter",
     "VideoError",

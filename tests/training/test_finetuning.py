@@ -108,7 +108,7 @@ def test_the_command_finetunes(
         "sizes that fit the frames: 128x96, crops of 64x64; for those of the recipe (800x608), give "
         "--set data.fit_sizes=false"
     )
-    assert lines[2].endswith("1 steps on cpu; writing to runs/yard_finetune")
+    assert lines[2].endswith("1 step on cpu; writing to runs/yard_finetune")
     assert lines[-1] == "ccnet3d-infer video.mp4 -o masks/ --checkpoint runs/yard_finetune/model.safetensors"
     _, info = load_model("runs/yard_finetune/model.safetensors")
     assert info.input_size == (96, 128)
