@@ -73,11 +73,12 @@ def initial_weights(info: ModelInfo, path: Path) -> dict[str, Tensor]:
     if "model" not in info.recipe:
         raise UserError(f"{path} does not say what its training started from; leave out --start-share")
     recipe = from_table(ModelRecipe, info.recipe["model"], "model")
-    state = build_model(recipe, len(info.class_names)).state_dict()
-    if recipe.initial_weights:
-        start, _ = load_model(recipe.initial_weights)
-        parts = tuple(start.state_dict())
-    elif recipe.head_classes:
+    model, transfer = build_model(recipe, info.class_names)
+    state = model.state_dict()
+    if transfer is not None:
+        drawn = tuple(f"{part}." for part in transfer.new_parts)
+        return {name: tensor for name, tensor in state.items() if not name.startswith(drawn)}
+    if recipe.head_classes:
         parts = ("backbone.", "head.", "classifier.", "detail.")  # detail starts at 0, so its input does not matter
     elif recipe.backbone_weights:
         parts = ("backbone.",)

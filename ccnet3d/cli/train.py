@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,7 +63,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="override a value of the recipe, such as --set optimizer.learning_rate=5e-4; may be repeated",
     )
     parser.add_argument(
-        "--out", type=user_path, metavar="FOLDER", help="folder of the run; runs/NAME-OF-THE-RECIPE by default"
+        "--initial-weights",
+        metavar="FILE",
+        help="model file, or name of weights in the package, to start from, also one of other classes; instead of the "
+        "recipe's model.initial_weights. The recipe finetune takes any of our models",
+    )
+    parser.add_argument(
+        "--freeze",
+        type=lambda text: text.split(","),
+        metavar="PART,...",
+        help="parts of the network that keep their weights, such as backbone or backbone,head; instead of the recipe's "
+        "model.frozen",
+    )
+    parser.add_argument(
+        "--out", type=user_path, metavar="FOLDER", help="folder of the run; runs/DATASET_RECIPE by default"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     add_device_options(parser)
@@ -74,14 +90,19 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.training import Trainer, read_recipe
 
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
-    out = arguments.out or Path("runs") / path.stem
-    recipe, source = choose_data(read_recipe(path, arguments.overrides), arguments)
+    overrides = [*arguments.overrides]
+    if arguments.initial_weights is not None:
+        overrides.append(f"model.initial_weights={json.dumps(arguments.initial_weights)}")
+    if arguments.freeze:
+        overrides.append(f"model.frozen={json.dumps(arguments.freeze)}")
+    recipe, source = choose_data(read_recipe(path, overrides), arguments)
+    out = arguments.out or Path("runs") / run_name(path.stem, source)
     device = local_device(choose_device(arguments))
     processes = Processes.join(device)
     try:
         trainer = Trainer(recipe, source, out, device, processes=processes)
         if processes.is_main_process:
-            print(describe(trainer), flush=True)
+            print("\n".join(describe(trainer, recipe)), flush=True)
             for warning in trainer.warnings:
                 print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         model = trainer.run(resume=arguments.resume)
@@ -92,7 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         processes.leave()
     if processes.is_main_process:
-        print(f"wrote {model}")
+        print(f"wrote {model}; segment a video with it:")
+        print(f"ccnet3d-infer video.mp4 -o masks/ --checkpoint {shlex.quote(str(model))}")
 
 
 def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, DataSource | None]:
@@ -116,16 +138,41 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
     return recipe, data_source(arguments)
 
 
-def describe(trainer: Trainer) -> str:
-    """Return a line about what is about to run."""
+def run_name(recipe: str, source: DataSource | None) -> str:
+    """Return the name of a run: of its dataset and its recipe, or of the recipe alone without labeled data.
+
+    Raises:
+        UserError: the data has no valid description.
+    """
+    if source is None:
+        return recipe
+    name = re.sub(r"[^\w.-]+", "-", source.read_spec().name).strip("-.")[:100]
+    if not name or recipe == name or recipe.startswith(f"{name}_"):  # camvid_lite on camvid
+        return recipe
+    return f"{name}_{recipe}"
+
+
+def describe(trainer: Trainer, recipe: Recipe) -> list[str]:
+    """Return lines about what is about to run: its initial weights, sizes other than the recipe's, its length."""
+    lines = []
+    data, given = trainer.recipe.data, recipe.data
+    if trainer.transfer is not None:
+        lines.append(f"from {recipe.model.initial_weights}: {trainer.transfer.summary()}")
+    if data != given:
+        (height, width), (crop_height, crop_width) = data.input_size, data.augmentation.crop_size
+        lines.append(
+            f"sizes that fit the frames: {width}x{height}, crops of {crop_width}x{crop_height}; for those of the "
+            f"recipe ({given.input_size[1]}x{given.input_size[0]}), give --set data.fit_sizes=false"
+        )
     pseudo = f" and {len(trainer.pseudo_set)} pseudo-labeled frames" if trainer.pseudo_set is not None else ""
     kind = "training" if trainer.val_set is not None else "pseudo-labeled"
     processes = trainer.processes.world_size
     where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
-    return (
+    lines.append(
         f"{count_of(len(trainer.train_set), f'{kind} frame')}{pseudo}, "
         f"{count_of(trainer.total_steps, 'step')} on {where}; writing to {trainer.out}"
     )
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.items import ClipTransform
 from ccnet3d.data.listing import list_frames
 from ccnet3d.data.simulation import Simulation
-from ccnet3d.data.spec import read_dataset_spec
+from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 
 __all__ = ["DataSource"]
 
@@ -68,7 +68,7 @@ class DataSource:
         Raises:
             UserError: no such data, or a description that does not fit it.
         """
-        spec = read_dataset_spec(self.description)
+        spec = self.read_spec()
         found = list_frames(spec, self.description.parent, self.root, split)
         high = self.at_high_resolution()
         dataset = LabelledSequences(
@@ -84,6 +84,14 @@ class DataSource:
         if self.cache is not None:
             dataset.use_cache(self.cache)
         return dataset
+
+    def read_spec(self) -> DatasetSpec:
+        """Return the description of the dataset.
+
+        Raises:
+            UserError: it is missing or invalid.
+        """
+        return read_dataset_spec(self.description)
 
     def at_high_resolution(self) -> DataSource | None:
         """Return the source of the frames at a higher resolution, None if there are none."""

@@ -9,6 +9,7 @@ from ccnet3d.models.card import describe_file, model_card, push_to_hub
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "TrainingOutputs",
+    "Transfer",
     "describe_file",
     "feature_channels",
     "fingerprint",
@@ -33,4 +35,5 @@ __all__ = [
     "push_to_hub",
     "save_model",
     "shipped_weights",
+    "transfer_weights",
 ]

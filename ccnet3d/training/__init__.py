@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ccnet3d.training.build import build_model
+from ccnet3d.training.build import BuiltModel, build_model
 from ccnet3d.training.loop import CHECKPOINT_NAME, MODEL_NAME, PRECISIONS, Trainer
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer
@@ -20,6 +20,7 @@ __all__ = [
     "CHECKPOINT_NAME",
     "MODEL_NAME",
     "PRECISIONS",
+    "BuiltModel",
     "ComputeRecipe",
     "DataRecipe",
     "ModelRecipe",

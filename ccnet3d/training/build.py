@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 
 from ccnet3d.data import DatasetSpec
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, load_backbone_weights, load_head_weights, load_model
+from ccnet3d.models import (
+    CCNet3D,
+    ModelConfig,
+    ModelInfo,
+    Transfer,
+    load_backbone_weights,
+    load_head_weights,
+    load_model,
+    transfer_weights,
+)
 from ccnet3d.training.recipe import ModelRecipe, Recipe
 
-__all__ = ["build_model", "describe_model"]
+__all__ = ["BuiltModel", "build_model", "describe_model"]
 
 
-def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
-    """Build a model on the CPU; weights that the recipe does not name are drawn from torch's random state.
+class BuiltModel(NamedTuple):
+    """The result of :func:`build_model`."""
+
+    model: CCNet3D
+    """On the CPU."""
+    transfer: Transfer | None
+    """What was copied from the recipe's ``initial_weights``; None without them."""
+
+
+def build_model(recipe: ModelRecipe, class_names: Sequence[str]) -> BuiltModel:
+    """Build the model of a recipe; weights that the recipe does not name are drawn from torch's random state.
 
     >>> tiny = {"backbone": "test_efficientnet", "channels": 16, "skip_channels": (12, 10, 8)}
-    >>> build_model(ModelRecipe(overrides=tiny), num_classes=3)(torch.rand(1, 2, 3, 32, 48)).shape
+    >>> model, _ = build_model(ModelRecipe(overrides=tiny), ["ground", "box", "rail"])
+    >>> model(torch.rand(1, 2, 3, 32, 48)).shape
     torch.Size([1, 2, 3, 32, 48])
 
     Raises:
         UserError: an invalid override, or weights that do not exist or belong to another model.
     """
-    config = recipe.build_config(num_classes)
+    config, transfer = recipe.build_config(len(class_names)), None
     try:
         model = CCNet3D(config)
         if recipe.backbone_weights:
@@ -32,12 +53,12 @@ def build_model(recipe: ModelRecipe, num_classes: int) -> CCNet3D:
         if recipe.head_classes:
             load_head_weights(model, recipe.backbone_weights, recipe.head_classes)
         if recipe.initial_weights:
-            _load_initial_weights(model, recipe.initial_weights)
+            transfer = _load_initial_weights(model, class_names, recipe.initial_weights)
     except ValueError as error:
         raise UserError(str(error)) from error
     if recipe.initial_weights and model.head.attention is not None and "initial_gamma" in recipe.overrides:
         torch.nn.init.constant_(model.head.attention.gamma, config.initial_gamma)
-    return model
+    return BuiltModel(model, transfer)
 
 
 def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> ModelInfo:
@@ -53,19 +74,12 @@ def describe_model(config: ModelConfig, recipe: Recipe, spec: DatasetSpec) -> Mo
     )
 
 
-def _load_initial_weights(model: CCNet3D, weights: str) -> None:
-    """Load trained weights; only one of the two models may have an attention or embeddings."""
-    trained, _ = load_model(weights)
+def _load_initial_weights(model: CCNet3D, class_names: Sequence[str], weights: str) -> Transfer:
+    trained, info = load_model(weights)
     try:
-        missing, unexpected = model.load_state_dict(trained.state_dict(), strict=False)
-        different = [
-            key for key in (*missing, *unexpected) if not key.startswith(("head.attention.", "embedding.", "evidence."))
-        ]
-        if different:
-            raise RuntimeError(f"only one of the two has {different[0]}")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        return transfer_weights(model, class_names, trained, info.class_names)
+    except UserError as error:
         raise UserError(
-            f"initial_weights {weights} are of another architecture or other classes ({reason}); "
-            "give a model file with this recipe's architecture and classes, or leave initial_weights empty"
+            f"initial_weights {weights} are of another architecture ({error}); give weights of this recipe's "
+            "architecture, or set model.architecture=initial_weights for that of the weights"
         ) from error

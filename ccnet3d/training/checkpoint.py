@@ -88,8 +88,8 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path} to resume from; start without --resume")
     saved = _read(path)
-    recipe_table = parse_json(saved.recipe)
     expected = json.loads(json.dumps(asdict(recipe)))
+    recipe_table = _with_defaults(parse_json(saved.recipe))
     if recipe_table != expected:
         differing = sorted(key for key in {*recipe_table, *expected} if recipe_table.get(key) != expected.get(key))
         raise UserError(
@@ -115,6 +115,14 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
             f"{path} does not fit the model, perhaps because the classes have changed ({reason}); give another --out"
         ) from error
     return Progress(saved.step, saved.evaluated)
+
+
+def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a recipe with the keys that earlier versions did not have."""
+    try:
+        return dict(json.loads(json.dumps(asdict(from_table(Recipe, table)))))
+    except UserError:
+        return table
 
 
 def _read(path: Path) -> _Saved:

@@ -65,7 +65,9 @@ class Trainer:
         processes: the processes that train together; a single one by default.
 
     Attributes:
+        recipe: as given, with the sizes that fit the data if it asks for that.
         warnings: lines about what may be wrong with the data, such as a class without a training pixel.
+        transfer: what was copied from the recipe's ``initial_weights``; None without them.
 
     Raises:
         UserError: data or weights that do not exist or do not fit the recipe.
@@ -80,7 +82,6 @@ class Trainer:
         *,
         processes: Processes | None = None,
     ) -> None:
-        self.recipe = recipe
         self.out = out
         self.device = device
         self.processes = processes or Processes()
@@ -88,7 +89,8 @@ class Trainer:
         if recipe.compute.sync_batch_norm and self.processes.world_size > 1 and device.type == "cpu":
             raise UserError("PyTorch has no synchronized batch norm for CPUs; set compute.sync_batch_norm=false")
         splits = open_splits(recipe, source, out, device, self.processes)
-        self.train_set, self.val_set, self.pseudo_set, pixel_counts = splits
+        self.train_set, self.val_set, self.pseudo_set, pixel_counts, data = splits
+        self.recipe = recipe = replace(recipe, data=data)
         self.data_fingerprints = splits.fingerprints()
         self.warnings = splits.warnings()
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
@@ -96,15 +98,16 @@ class Trainer:
         self._batches(0)  # fails early if a batch cannot be split evenly
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
-        self.model = build_model(recipe.model, len(spec.classes))
+        self.model, self.transfer = build_model(recipe.model, spec.class_names)
         describe_model(self.model.config, recipe, spec)  # fails early if a model file cannot have these values
         self.model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.ema.module.eval()
-        training = TrainingNetwork(self.model, recipe.compute, recipe.model.trained)
+        training = TrainingNetwork(self.model, recipe.compute, recipe.model.trained, recipe.model.frozen)
         self.model = training.model
         self.network = self.processes.wrap(training, some_unused=leaves_parameters_unused(self.model, recipe.losses))
-        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+        new_parts = self.transfer.new_parts if self.transfer is not None else ()
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, new_parts)
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.class_weights: Tensor | None = None

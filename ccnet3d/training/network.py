@@ -30,17 +30,23 @@ class TrainingNetwork(nn.Module):
         model: on its device.
         recipe: how a step is computed.
         trained: names of the parts of the model that are trained; empty for all.
+        frozen: names of the parts that are not trained, in place of ``trained``.
 
     Raises:
         UserError: the model has no such part.
     """
 
-    def __init__(self, model: CCNet3D, recipe: ComputeRecipe, trained: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: CCNet3D, recipe: ComputeRecipe, trained: Sequence[str] = (), frozen: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         parts = dict(model.named_children())
-        if unknown := [name for name in trained if name not in parts]:
-            raise UserError(f"model.trained names {unknown[0]!r}, which the model lacks; it has {', '.join(parts)}")
-        self.constant = [part for name, part in parts.items() if trained and name not in trained]
+        for key, names in (("trained", trained), ("frozen", frozen)):
+            if unknown := [name for name in names if name not in parts]:
+                raise UserError(f"model.{key} names {unknown[0]!r}, which the model lacks; it has {', '.join(parts)}")
+        self.constant = [part for name, part in parts.items() if name in frozen or (trained and name not in trained)]
+        if len(self.constant) == len(parts):
+            raise UserError("model.frozen names every part of the model; leave at least one to be trained")
         for part in self.constant:
             part.requires_grad_(False)
         self.model: CCNet3D = convert_sync_batchnorm(model) if recipe.sync_batch_norm else model

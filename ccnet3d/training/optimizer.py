@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -13,12 +14,18 @@ from ccnet3d.training.recipe import OptimizerRecipe
 __all__ = ["build_optimizer", "learning_rate_factor"]
 
 
-def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe, new_parts: Collection[str] = ()) -> torch.optim.Optimizer:
     """Build the optimizer, with parameter groups by learning rate and by weight decay.
 
     Convolution kernels have weight decay; biases, norms and single weights such as gamma have none. Parameters without
     gradients are left out.
+
+    Args:
+        model: its parameters.
+        recipe: the settings.
+        new_parts: prefixes of the parameters that have the recipe's ``new_factor``.
     """
+    new = tuple(f"{part}." for part in new_parts)
     in_backbone = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
     factors = {
         name: recipe.backbone_factor * recipe.backbone_first_factor ** (1 - depth / max(1, len(in_backbone) - 1))
@@ -28,7 +35,8 @@ def build_optimizer(model: CCNet3D, recipe: OptimizerRecipe) -> torch.optim.Opti
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((factors.get(name, 1.0), parameter.dim() > 1), []).append(parameter)
+            factor = factors.get(name, 1.0) * (recipe.new_factor if name.startswith(new) else 1.0)
+            groups.setdefault((factor, parameter.dim() > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,

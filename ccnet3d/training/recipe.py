@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ccnet3d.config import apply_overrides, from_table, read_toml
 from ccnet3d.data import Augmentation, Simulation
 from ccnet3d.errors import UserError
 from ccnet3d.losses import Losses
-from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalization
+from ccnet3d.models import ARCHITECTURES, ModelConfig, input_normalization, load_model
 
 __all__ = [
     "ComputeRecipe",
@@ -23,13 +23,16 @@ __all__ = [
     "read_recipe",
 ]
 
+OF_INITIAL_WEIGHTS = "initial_weights"
+"""The value of ``model.architecture`` for the architecture of the initial weights."""
+
 
 @dataclass(frozen=True)
 class ModelRecipe:
     """Section ``[model]``: which model is trained, and its initial weights."""
 
     architecture: str = "ccnet3d_lite"
-    """A name in ``ccnet3d.models.ARCHITECTURES``."""
+    """A name in ``ccnet3d.models.ARCHITECTURES``, or ``initial_weights`` for the architecture of these weights."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ``ModelConfig`` that differ from the architecture's."""
     backbone_weights: str = ""
@@ -39,30 +42,51 @@ class ModelRecipe:
     model: for each class, the class of the file that it starts from. Empty to start them from random weights."""
     initial_weights: str = ""
     """A trained model file of this architecture to start from, or the name of weights in the package, ``default`` for
-    the default ones; empty to start from the backbone's weights only. An attention (of either kind) or embeddings that
-    only one of the two models has are initialized or dropped, and an ``initial_gamma`` among the overrides replaces the
-    trained gamma."""
+    the default ones; empty to start from the backbone's weights only. Its classes may be others: weights of a class are
+    copied where both have a class of that name, and initialized elsewhere. An attention (of either kind) or embeddings
+    that only one of the two models has are initialized or dropped, and an ``initial_gamma`` among the overrides
+    replaces the trained gamma."""
     trained: tuple[str, ...] = ()
     """Parts of the network that are trained (``backbone``, ``head``, ``decoder``, ``classifier``, ``evidence``, ...);
     the others keep their weights and batch norm statistics. Empty for all."""
+    frozen: tuple[str, ...] = ()
+    """The opposite of ``trained``: parts that are not trained; ``ccnet3d-train --freeze`` replaces them."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise UserError(f"unknown architecture {self.architecture!r}; choose one of {sorted(ARCHITECTURES)}")
+        if self.architecture == OF_INITIAL_WEIGHTS:
+            if not self.initial_weights:
+                raise UserError("model.architecture is that of initial_weights, but model.initial_weights is empty")
+        elif self.architecture not in ARCHITECTURES:
+            raise UserError(
+                f"unknown architecture {self.architecture!r}; choose one of {sorted(ARCHITECTURES)}, or "
+                f"{OF_INITIAL_WEIGHTS!r} for that of the weights"
+            )
+        if self.trained and self.frozen:
+            raise UserError(
+                f"model.trained and model.frozen are opposites, set only one of them; got {list(self.trained)} and "
+                f"{list(self.frozen)}"
+            )
 
     def build_config(self, num_classes: int) -> ModelConfig:
         """Return the architecture with its overrides; another backbone implies its own input normalization.
 
         Raises:
-            UserError: an invalid override.
+            UserError: an invalid override, or no such ``initial_weights`` if the architecture is theirs.
         """
-        base = {key: getattr(ARCHITECTURES[self.architecture], key) for key in ModelConfig.__dataclass_fields__}
+        architecture = self._architecture()
+        base = {key: getattr(architecture, key) for key in ModelConfig.__dataclass_fields__}
         try:
             if "backbone" in self.overrides:
                 base["input_mean"], base["input_std"] = input_normalization(str(self.overrides["backbone"]))
             return from_table(ModelConfig, {**base, **self.overrides, "num_classes": num_classes}, "model.overrides")
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def _architecture(self) -> ModelConfig:
+        if self.architecture != OF_INITIAL_WEIGHTS:
+            return ARCHITECTURES[self.architecture]
+        _, info = load_model(self.initial_weights)
+        return replace(info.model, embedding_channels=0)  # only some losses need embeddings; these set an override
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,9 @@ class DataRecipe:
     works on single frames and on clips, with batches of many scenes and batches of frames over time."""
     input_size: tuple[int, int] = (360, 480)
     """Working size (height, width) in evaluation and inference."""
+    fit_sizes: bool = False
+    """Replace ``input_size`` and ``augmentation.crop_size`` where the frames of the data have another aspect ratio, or
+    are so small that they would be enlarged more than twofold. Sizes that ``--set`` gives are never replaced."""
     clip_strides: tuple[int, ...] = (1,)
     """Labeled frames from one frame of a clip to the next; each clip draws one of them."""
     high_resolution_share: float = 0.0
@@ -152,6 +179,9 @@ class OptimizerRecipe:
     """Learning rate of the backbone's first layer, as a factor of its last layer's; it grows geometrically between."""
     evidence_factor: float = 1.0
     """Learning rate of the class evidence attention, as a factor of the learning rate of the rest."""
+    new_factor: float = 1.0
+    """Learning rate of parts that are new to a run from ``model.initial_weights``, such as the classifier of other
+    classes, as a further factor: trained parts need small steps, new ones large ones."""
     weight_decay: float = 0.01
     """Weight decay of convolution kernels; biases, norms and gamma have none."""
     schedule: str = "poly"
@@ -237,8 +267,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.epochs, self.evaluate_every, self.checkpoint_every, self.inference_clip_length) < 1:
             raise UserError("epochs, evaluate_every, checkpoint_every and inference_clip_length must be at least 1")
-        default = ARCHITECTURES[self.model.architecture].embedding_channels
-        channels = self.model.overrides.get("embedding_channels", default)
+        channels = self.model.overrides.get("embedding_channels", 0)  # no architecture has embeddings of its own
         consistent = self.losses.category_consistent
         weight = consistent.weight if consistent else 0.0
         if bool(channels) != bool(weight):
@@ -268,6 +297,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: the file is missing or not TOML, a key is unknown, or a value is invalid.
     """
     table = apply_overrides(read_toml(path), overrides)
+    names = {text.partition("=")[0] for text in overrides}
+    if names & {"data.input_size", "data.augmentation.crop_size"} and "data.fit_sizes" not in names:
+        table["data"]["fit_sizes"] = False
     try:
         return from_table(Recipe, table)
     except UserError as error:

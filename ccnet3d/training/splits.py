@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.training.pseudo_labels import PSEUDO_LABELS_NAME, label_videos, open_pseudo_labels
 from ccnet3d.training.recipe import DataRecipe, Recipe
+from ccnet3d.training.sizes import fitted_sizes
 
 __all__ = ["Splits", "open_splits"]
 
@@ -30,6 +32,8 @@ class Splits(NamedTuple):
     """Pseudo-labeled frames to mix with those of ``train``."""
     pixel_counts: Tensor
     """int64 ``[256]``, labeled pixels of each class id in ``train``."""
+    data: DataRecipe
+    """The section of the recipe, with sizes that fit the labeled frames if it asks for that."""
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of the data of each labeled split; pseudo labels have one of their own."""
@@ -73,20 +77,22 @@ def open_splits(
     folder = out / PSEUDO_LABELS_NAME
     if source is None:
         pseudo, counts = _open_pseudo(recipe.data, folder, device, processes)
-        return Splits(pseudo, None, None, counts)
-    counts = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 1,))
+        return Splits(pseudo, None, None, counts, recipe.data)
+    validated = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 3,))
+    counts, (height, width) = validated[:-2], validated[-2:].tolist()
+    data = fitted_sizes(recipe.data, (height, width))
     train = source.open(
         recipe.train_split,
-        transform=recipe.data.augmentation,
+        transform=data.augmentation,
         high_resolution_share=share,
         simulation=recipe.data.simulation,
     )
     val = source.open(recipe.val_split)
     if unlabelled is None:
-        return Splits(train, val, None, counts)
+        return Splits(train, val, None, counts, data)
     held_out = {frame.image.resolve() for frame in val.frames}
-    pseudo, _ = _open_pseudo(recipe.data, folder, device, processes, train.spec.class_names, held_out)
-    return Splits(train, val, pseudo, counts)
+    pseudo, _ = _open_pseudo(data, folder, device, processes, train.spec.class_names, held_out)
+    return Splits(train, val, pseudo, counts, data)
 
 
 def _open_pseudo(
@@ -117,13 +123,17 @@ def _open_pseudo(
 
 
 def _validate(recipe: Recipe, source: DataSource) -> Tensor:
-    """Return the pixel counts of the train split; if all files are valid, training frames are cached too."""
+    """Return the pixel counts of the train split and the most common height and width of its frames.
+
+    If all files are valid, training frames are cached too.
+    """
     in_clips = max(recipe.data.clip_lengths) > 1
     splits = [(source, recipe.train_split, in_clips), (source, recipe.val_split, False)]
     if (high_resolution := source.at_high_resolution()) is not None:
         splits.append((high_resolution, recipe.train_split, in_clips))
     problems: list[str] = []
     counts: list[Tensor] = []
+    sizes: list[tuple[int, ...]] = []
     uncached: list[tuple[LabelledSequences, list[tuple[int, ...]]]] = []
     for part, split, equal_sizes in splits:
         try:
@@ -134,6 +144,7 @@ def _validate(recipe: Recipe, source: DataSource) -> Tensor:
         inspection = inspect_frames(dataset, equal_sizes=equal_sizes)
         problems += inspection.problems
         counts.append(inspection.pixel_counts)
+        sizes = sizes or inspection.sizes
         if split == recipe.train_split and dataset.cache is None:
             uncached.append((dataset, inspection.sizes))
     if problems:
@@ -143,7 +154,7 @@ def _validate(recipe: Recipe, source: DataSource) -> Tensor:
     if source.cache is not None:
         for dataset, sizes in uncached:
             dataset.write_cache(source.cache, sizes)
-    return counts[0]
+    return torch.cat([counts[0], torch.tensor(Counter(sizes).most_common(1)[0][0])])
 
 
 def _class_warnings(spec: DatasetSpec, pixel_counts: Tensor) -> list[str]:

@@ -54,7 +54,7 @@ def training_step(
 ) -> tuple[Callable[[], TrainingOutputs], Callable[[], None]]:
     """Return the forward pass of a step on random frames, and the whole step: forward, loss, backward, optimizer."""
     torch.manual_seed(0)
-    model = build_model(recipe.model, NUM_CLASSES).to(device).train()
+    model = build_model(recipe.model, [str(number) for number in range(NUM_CLASSES)]).model.to(device).train()
     optimizer = build_optimizer(model, recipe.optimizer)
     dtype = PRECISIONS[recipe.precision]
     size = recipe.data.augmentation.crop_size

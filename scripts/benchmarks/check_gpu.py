@@ -74,9 +74,9 @@ def process_group(device: torch.device) -> Iterator[None]:
 def losses_of_steps(recipe: Recipe, classes: int, device: torch.device, *, parallel: bool) -> list[float]:
     """Return the losses of a few fp32 steps on random clips, with or without the wrappers of several processes."""
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.model, classes).to(device)
+    model = build_model(recipe.model, [str(number) for number in range(classes)]).model.to(device)
     compute = replace(recipe.compute, sync_batch_norm=parallel and device.type == "cuda")
-    network: torch.nn.Module = TrainingNetwork(model, compute, recipe.model.trained)
+    network: torch.nn.Module = TrainingNetwork(model, compute, recipe.model.trained, recipe.model.frozen)
     optimizer = build_optimizer(model, recipe.optimizer)
     if parallel:
         network = DistributedDataParallel(network, find_unused_parameters=True)

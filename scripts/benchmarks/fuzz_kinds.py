@@ -167,7 +167,8 @@ def _toml(folder: Path, _: Path) -> Iterator[Seed]:
         read = read_recipe(case / "recipe.toml")
         config = read.model.build_config(3)
         if config.backbone == _TINY.backbone:
-            build_model(replace(read.model, overrides={**_RECIPE.model.overrides, **read.model.overrides}), 3)
+            overrides = {**_RECIPE.model.overrides, **read.model.overrides}
+            build_model(replace(read.model, overrides=overrides), ["ground", "box", "rail"])
 
     def ablation(case: Path) -> None:
         read_ablation(case / "ablation.toml")

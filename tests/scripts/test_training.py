@@ -87,7 +87,9 @@ def test_a_recipe_is_named_or_a_file(
     overrides = [*SMALL, "epochs=1", "data.workers=0", "data.high_resolution_share=0.5"]
     arguments = [*recipe, "--data", str(yard), "--high-resolution", str(large), "--cache", "cache", "--threads", "1"]
     assert train.main([*arguments, *(item for override in overrides for item in ("--set", override))]) == 0
-    assert capsys.readouterr().out.endswith("wrote runs/camvid_lite/model.safetensors\n")
+    *_, wrote, line = capsys.readouterr().out.splitlines()
+    assert wrote == "wrote runs/yard_camvid_lite/model.safetensors; segment a video with it:"
+    assert line == "ccnet3d-infer video.mp4 -o masks/ --checkpoint runs/yard_camvid_lite/model.safetensors"
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
