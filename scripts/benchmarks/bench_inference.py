@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the cost of inference: frames per second, T = 1 and T = 5, the command and its model, DeepLabV3-MobileNet, and memory.
+"""Measure inference: frames per second, cost of T = 1 and T = 5, of the command, of DeepLabV3-MobileNet, and memory.
 
 The machine should be otherwise idle. Ratios are between runs of one call; frames per second hold for the machine that
 the output names.
