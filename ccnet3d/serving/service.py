@@ -69,8 +69,7 @@ class Service:
     def _variant(self, causal: bool | None, input_size: tuple[int, int] | None) -> VideoSegmenter:
         own = self.segmenter
         causal = own.causal if causal is None else causal
-        input_size = input_size or own.input_size
-        if (causal, input_size) == (own.causal, own.input_size):
+        if causal == own.causal and input_size is None:
             return own
         return VideoSegmenter(
             own.model,
@@ -78,7 +77,8 @@ class Service:
             clip_length=own.clip_length,
             clip_stride=own.clip_stride,
             causal=causal,
-            input_size=input_size,
+            input_size=input_size or own.input_size,
+            keep_aspect=own.keep_aspect and input_size is None,
             dtype=own.dtype,
             batch_size=own.batch_size,
         )
