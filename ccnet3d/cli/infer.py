@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECONDS, build_parser
+from ccnet3d.cli.live import run_together
 from ccnet3d.cli.options import load_segmenter, print_now, print_user_error, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.streams import print_message
@@ -20,6 +22,7 @@ from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job, RunOptions, VideoSegmenter
+    from ccnet3d.video import VideoReader
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -90,7 +93,13 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, arguments: argparse.Namespace) -> None:
+def segment_job(
+    job: Job,
+    segmenter: VideoSegmenter,
+    options: RunOptions,
+    arguments: argparse.Namespace,
+    on_open: Callable[[VideoReader], None] = lambda _: None,
+) -> None:
     """Segment one video, with a progress bar on a terminal."""
     from tqdm import tqdm
 
@@ -100,17 +109,24 @@ def segment_job(job: Job, segmenter: VideoSegmenter, options: RunOptions, argume
     source = _standard_input() if job.source == STDIN else job.source
     hidden = True if arguments.quiet or arguments.json else None  # None: on a terminal only
     with (
-        open_video(source, arguments.decoder, arguments.stream) as reader,
+        open_video(
+            source, arguments.decoder, arguments.stream, timeout=arguments.timeout, reconnect=arguments.reconnect
+        ) as reader,
         tqdm(total=reader.info.expected_frames, unit="frame", disable=hidden, desc=reader.info.name) as bar,
     ):
+        on_open(reader)
+        live = reader.info.live
 
         def on_frame(event: dict[str, Any]) -> None:
             bar.update()
+            dropped = {"dropped_frames": reader.info.dropped_frames} if live else {}
             if arguments.json:
-                print_now(json.dumps({"event": "frame", "video": job.name, **event}))
+                print_now(json.dumps({"event": "frame", "video": job.name, **event, **dropped}))
 
         smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
         options = replace(options, smoothing=smoothing, overlay=job.overlay)
+        if arguments.causal is None:
+            segmenter = segmenter.with_causal(live)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
     for warning in summary["warnings"]:
         print_warning(warning)
@@ -125,8 +141,41 @@ def print_warning(text: str) -> None:
     print_message(f"{PROGRAM}: warning: {text}")
 
 
+def run_live(
+    jobs: list[Job], alone: bool, segmenter: VideoSegmenter, options: RunOptions, arguments: argparse.Namespace
+) -> int:
+    """Segment URLs and cameras at the same time, until Ctrl-C at the latest; return how many failed.
+
+    Raises:
+        UserError: there is one job alone, and it failed.
+    """
+    readers: list[VideoReader] = []
+    stopped = threading.Event()
+
+    def work(job: Job) -> None:
+        segment_job(job, segmenter, options, arguments, on_open)
+
+    def on_open(reader: VideoReader) -> None:
+        readers.append(reader)
+        if stopped.is_set():
+            reader.stop()
+
+    def stop() -> None:
+        stopped.set()
+        for reader in readers:
+            reader.stop()
+
+    failures = run_together(jobs, work, stop)
+    for job, error in failures:
+        if alone or not isinstance(error, UserError):
+            raise error
+        print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
+    return len(failures)
+
+
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.inference import plan_jobs
+    from ccnet3d.video import is_address
 
     options = run_options(arguments)  # fails early, before a model is loaded
     with chosen_inputs(arguments) as inputs:
@@ -134,8 +183,9 @@ def run(arguments: argparse.Namespace) -> None:
             inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard), on_skip=print_warning
         )
         segmenter = load_segmenter(arguments)
-        failed = 0
-        for job in jobs:
+        live_jobs = [job for job in jobs if is_address(job.source)]
+        failed = run_live(live_jobs, len(jobs) == 1, segmenter, options, arguments)
+        for job in [job for job in jobs if job not in live_jobs]:
             try:
                 segment_job(job, segmenter, options, arguments)
             except UserError as error:  # one bad video does not stop the others; a bug does

@@ -262,7 +262,9 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="frames from the start of a clip to that of the next, 1 to T; T - 1 by default",
     )
     parser.add_argument(
-        "--causal", action="store_true", help="predict each frame from itself and those before it, for live streams"
+        "--causal",
+        action=argparse.BooleanOptionalAction,
+        help="predict each frame from itself and those before it; the default for live sources only",
     )
     parser.add_argument(
         "--dtype",
@@ -331,7 +333,7 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
         info,
         clip_length=arguments.clip_length,
         clip_stride=arguments.clip_stride,
-        causal=arguments.causal,
+        causal=bool(arguments.causal),
         smoothing=smoothing,
         input_size=arguments.input_size,
         dtype=None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),

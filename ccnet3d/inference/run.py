@@ -24,7 +24,7 @@ from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.journal import lock_folder
 from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
 from ccnet3d.models import fingerprint
-from ccnet3d.video import VideoFrame, VideoReader
+from ccnet3d.video import VideoFrame, VideoInfo, VideoReader
 
 __all__ = ["RunOptions", "segment_video"]
 
@@ -116,6 +116,8 @@ def segment_video(
     run = RunFolder(folder, FORMATS[options.format])
     check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
+    if options.resume and reader.info.live:
+        raise UserError(f"{reader.info.name} is live, so a run cannot be resumed; give another folder or --overwrite")
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
         if options.overlay and not options.overlay.exists():
@@ -152,9 +154,16 @@ def segment_video(
                         "torch": torch.__version__,
                         "python": platform.python_version(),
                     },
+                    **_live_facts(reader.info),
                     "warnings": list(reader.info.warnings),
                 }
             )
+
+
+def _live_facts(info: VideoInfo) -> dict[str, Any]:
+    if not info.live:
+        return {}
+    return {"live": {"dropped_frames": info.dropped_frames, "reconnections": info.reconnections}}
 
 
 def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -132,6 +133,12 @@ class VideoSegmenter:
         self._attend = wrap(self._network.attend)
         self._decode = wrap(self._network.decode)
         self._settle = wrap(self._network.settle)
+
+    def with_causal(self, causal: bool) -> VideoSegmenter:
+        """Return a segmenter that shares the network and differs in ``causal``."""
+        other = copy(self)
+        other.causal = causal
+        return other
 
     def history(self, smoothing: int | None = None) -> int:
         """Return how many frames before a frame its prediction may depend on, so that a run can begin mid-video."""

@@ -9,6 +9,7 @@ from ccnet3d.video.pipe import is_pipe
 from ccnet3d.video.reader import open_video
 from ccnet3d.video.sample import draw_sample_frame, write_sample_video
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
+from ccnet3d.video.urls import is_address, safe_name, short_name
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
@@ -21,11 +22,14 @@ __all__ = [
     "VideoWriter",
     "draw_sample_frame",
     "images_in_folder",
+    "is_address",
     "is_image",
     "is_pipe",
     "match_pattern",
     "open_video",
     "read_gray_video",
+    "safe_name",
+    "short_name",
     "sort_files",
     "write_sample_video",
 ]

@@ -72,6 +72,12 @@ class VideoInfo:
     """Problems of the last iteration, as text for the user; complete once it has ended."""
     images: tuple[Path, ...] = ()
     """The files of a folder or pattern of images, by frame index; empty for a video."""
+    live: bool = False
+    """Whether the source does not wait for its reader."""
+    dropped_frames: int = 0
+    """Frames of a live source that came faster than they were read."""
+    reconnections: int = 0
+    """How often a broken connection was resumed."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height, in upright frames; known once the first frame was read."""
 
