@@ -35,8 +35,8 @@ def open_video(
 
     Args:
         source: a URL, ``camera:N``, a file with a video stream that FFmpeg can read, a folder of images, a pattern
-            of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once, as can a named
-            pipe.
+            of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once,
+            as can a named pipe.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
         stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
