@@ -1,4 +1,4 @@
-"""Atomic file writes, and archives whose bytes depend on their content alone."""
+"""Atomic file writes, archives whose bytes depend on their content alone, and PyTorch files of unknown origin."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ import errno
 import os
 import re
 import secrets
+import warnings
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ccnet3d.errors import OutputError
 
-__all__ = ["atomic_path", "is_file", "remove_unfinished", "timeless_entry", "write_atomically"]
+__all__ = ["atomic_path", "is_file", "load_tensors", "remove_unfinished", "timeless_entry", "write_atomically"]
 
 _UNFINISHED = ".partial"
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 """The name of a temporary file, and in it that of the file."""
+
+
+def load_tensors(path: Path) -> Any:
+    """Load a PyTorch file of tensors and plain values on the CPU, and of nothing else.
+
+    Depending on the damage, PyTorch raises almost any exception for a file that it cannot read; its messages and
+    warnings, which are not shown, may advise to trust the file.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ ROOT = PACKAGE / "__init__.py"
 """Offers names of all rooms, which it imports when they are used; so it is above every room and has no step."""
 
 LADDER = [
-    {"constants", "errors", "files", "journal", "images", "config", "distributed", "resources"},
+    {"constants", "errors", "files", "journal", "images", "config", "distributed", "resources", "wording"},
     {"attention"},
     {"video", "data", "models"},
     {"masks", "metrics", "losses"},
@@ -32,7 +32,7 @@ LADDER = [
 
 STEP = {room: step for step, rooms in enumerate(LADDER) for room in rooms}
 
-OPTIONAL = {"av", "cv2", "decord", "jinja2", "matplotlib", "pycocotools", "scipy", "triton"}
+OPTIONAL = {"av", "cv2", "decord", "jinja2", "matplotlib", "pyarrow", "pycocotools", "scipy", "supervision", "triton"}
 """Packages that are slow to import or may be missing, so they are imported in the functions that use them."""
 
 MOST_LINES = 350

@@ -21,6 +21,7 @@ from ccnet3d.cli.options import (
 from ccnet3d.cli.paths import user_path
 from ccnet3d.errors import UserError
 from ccnet3d.resources import ablation_file
+from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-ablate"
 
@@ -67,7 +68,10 @@ def run(arguments: argparse.Namespace) -> None:
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem
     check_ablation_folder(out, plot=arguments.plot)
-    print(f"{len(runs)} runs of {len(config.variants)} variants on {device}; writing to {out}", flush=True)
+    print(
+        f"{count_of(len(runs), 'run')} of {count_of(len(config.variants), 'variant')} on {device}; writing to {out}",
+        flush=True,
+    )
     results, costs = run_ablation(config, runs, source, out, device, lambda line: print(line, flush=True))
     header = {
         "ablation": path.stem,

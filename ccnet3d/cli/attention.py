@@ -11,13 +11,14 @@ from ccnet3d.cli.options import (
     add_debug_option,
     add_device_options,
     choose_device,
-    input_size,
     non_negative,
     positive,
     run_command,
 )
-from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.cli.paths import expand_home, model_name, user_path
+from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-attention"
 
@@ -59,11 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--loops", type=positive, default=3, metavar="R", help="draw 1 to R loops (default: 3)")
     parser.add_argument(
         "--checkpoint",
-        type=user_path,
-        help="model file, or the name of weights in the package; the default weights if not given",
+        type=model_name,
+        metavar="FILE",
+        help="model file, the name of weights in the package, or hf://ORG/NAME; the default weights if not given",
     )
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip (default: the model's)")
-    parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size (default: the model's)")
+    add_size_options(parser)
     add_device_options(parser)
     add_debug_option(parser)
     return parser
@@ -89,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.point,
             clip_length=arguments.clip_length or info.clip_length,
             input_size=arguments.input_size or info.input_size,
+            keep_aspect=keeps_aspect(arguments),
             loops=arguments.loops,
         )
         name = reader.info.name
@@ -99,7 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
         own = heat[attention_map.position[0]].sum()
         heaviest = heat.flatten().sort(descending=True).values.cumsum(0)
         cells = int((heaviest < 0.9).sum()) + 1
-        print(f"R = {count}: {own:.1%} of the weight in the pixel's frame, 90% in {cells} of {heat.numel()} cells")
+        print(
+            f"R = {count}: {own:.1%} of the weight in the pixel's frame, "
+            f"90% in {cells} of {count_of(heat.numel(), 'cell')}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

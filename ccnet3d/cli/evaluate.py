@@ -24,17 +24,16 @@ from ccnet3d.cli.options import (
     corruptions,
     data_source,
     ids,
-    input_size,
     load_segmenter,
     non_negative,
-    numbers,
     positive,
     run_command,
-    share,
 )
 from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.views import add_view_options, add_views, check_views
 from ccnet3d.config import read_lines
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.data import LabelledSequences
@@ -135,18 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="average over N frames on each side where the picture does not change; for frames that are close in time",
     )
-    model.add_argument("--scales", type=numbers, metavar="S,...", help="average over scales, such as 0.75,1,1.25")
-    model.add_argument("--flip", action="store_true", help="average with the mirrored frame")
-    model.add_argument(
-        "--window",
-        type=input_size,
-        metavar="HxW",
-        help="segment windows of this size, cut from the frame at its own size; for frames much larger than the "
-        "working size",
-    )
-    model.add_argument(
-        "--overlap", type=share, default=1 / 3, help="minimum overlap of neighboring windows, as a share (default: 1/3)"
-    )
+    add_view_options(model)
     add_debug_option(parser)
     return parser
 
@@ -163,9 +151,10 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.severity and not arguments.corrupt:
         raise UserError("--severity is for the corruptions of --corrupt; add --corrupt")
     if arguments.predictions:
-        names = ("checkpoint", "input_size", "clip_length", "smooth", "scales", "flip", "window")
+        names = ("checkpoint", "input_size", "aspect", "clip_length", "smooth", "scales", "flip", "window")
         if given := [name.replace("_", "-") for name in names if getattr(arguments, name)]:
             raise UserError(f"--{given[0]} is for a model, and --predictions are masks already; leave one of them out")
+    check_views(arguments)
     if arguments.labels and not (arguments.predictions and arguments.classes):
         raise UserError("--labels needs --predictions and --classes: the masks, and the count or names of the classes")
     if arguments.labels and arguments.flow:
@@ -210,24 +199,18 @@ def chosen_scores(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"scores": scores_of_options(options), "flow": flow}
 
 
-def load_model(arguments: argparse.Namespace) -> tuple[Segmenter, str]:
+def load_model(arguments: argparse.Namespace, dataset: LabelledSequences) -> tuple[Segmenter, str]:
     """Return the model that the options describe, and a description of how it is run."""
-    from ccnet3d.inference import TestTimeAugmentation
-
     segmenter = load_segmenter(arguments, arguments.smooth)
-    height, width = arguments.window or segmenter.input_size
+    frame = dataset.read_image(0)
+    height, width = arguments.window or segmenter.working_size((frame.shape[1], frame.shape[2]))
     description = f"T={segmenter.clip_length}, {height}x{width}"
-    if not (arguments.scales or arguments.flip or arguments.window):
+    views = add_views(segmenter, arguments)
+    if views is segmenter:
         return segmenter, description
-    views = TestTimeAugmentation(
-        segmenter,
-        scales=arguments.scales or [1.0],
-        flip=arguments.flip,
-        window=arguments.window,
-        overlap=arguments.overlap,
-    )
-    windows, mirrored = " windows" if views.window else "", ", mirrored too" if views.flip else ""
-    return views, f"{description}{windows}, scales {', '.join(f'{scale:g}' for scale in views.scales)}{mirrored}"
+    windows, mirrored = " windows" if arguments.window else "", ", mirrored too" if arguments.flip else ""
+    scales = ", ".join(f"{scale:g}" for scale in arguments.scales or [1.0])
+    return views, f"{description}{windows}, scales {scales}{mirrored}"
 
 
 def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Iterator[Evaluation]:
@@ -259,7 +242,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
         masks = open_predictions(arguments.predictions, dataset, video_starts_at=arguments.video_starts_at)
         yield evaluate_masks(masks, dataset, **options)
         return
-    segmenter, settings["masks"] = load_model(arguments)
+    segmenter, settings["masks"] = load_model(arguments, dataset)
     if arguments.corrupt:
         yield from evaluate_corrupted(segmenter, dataset, arguments.corrupt, arguments.severity or 3, **options)
     else:
@@ -331,7 +314,8 @@ def show_robustness(arguments: argparse.Namespace, results: Sequence[Evaluation]
 def title(result: Evaluation) -> str:
     """Return what was evaluated, in one line."""
     dataset, split, masks = (result.settings[key] for key in ("dataset", "split", "masks"))
-    return f"{dataset} {split}: {len(result.frames)} frames of {len(result.videos)} videos, {masks}"
+    frames, videos = count_of(len(result.frames), "frame"), count_of(len(result.videos), "video")
+    return f"{dataset} {split}: {frames} of {videos}, {masks}"
 
 
 def run(arguments: argparse.Namespace) -> None:

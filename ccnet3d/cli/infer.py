@@ -18,10 +18,12 @@ from ccnet3d.cli.live import run_together
 from ccnet3d.cli.options import load_segmenter, print_now, print_user_error, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.streams import print_message
+from ccnet3d.cli.views import add_views, check_views
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import Job, RunOptions, VideoSegmenter
+    from ccnet3d.inference import Job, RunOptions, TestTimeAugmentation, VideoSegmenter
     from ccnet3d.video import VideoReader
 
 
@@ -53,6 +55,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         format=arguments.format,
         class_names=class_names,
         save_probabilities=arguments.save_probabilities,
+        min_confidence=arguments.min_confidence,
         opacity=arguments.opacity,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
@@ -95,7 +98,7 @@ def _standard_input() -> BinaryIO:
 
 def segment_job(
     job: Job,
-    segmenter: VideoSegmenter,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
     options: RunOptions,
     arguments: argparse.Namespace,
     on_open: Callable[[VideoReader], None] = lambda _: None,
@@ -124,7 +127,7 @@ def segment_job(
                 print_now(json.dumps({"event": "frame", "video": job.name, **event, **dropped}))
 
         smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
-        options = replace(options, smoothing=smoothing, overlay=job.overlay)
+        options = replace(options, smoothing=smoothing, overlay=job.overlay, alpha=job.alpha, shares=job.shares)
         if arguments.causal is None:
             segmenter = segmenter.with_causal(live)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
@@ -133,7 +136,7 @@ def segment_job(
     if arguments.json:
         print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
     elif not arguments.quiet:
-        masks = f"{summary['frames']} masks of {summary['width']}x{summary['height']} in {job.folder}"
+        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.folder}"
         print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
 
 
@@ -142,7 +145,11 @@ def print_warning(text: str) -> None:
 
 
 def run_live(
-    jobs: list[Job], alone: bool, segmenter: VideoSegmenter, options: RunOptions, arguments: argparse.Namespace
+    jobs: list[Job],
+    alone: bool,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
+    options: RunOptions,
+    arguments: argparse.Namespace,
 ) -> int:
     """Segment URLs and cameras at the same time, until Ctrl-C at the latest; return how many failed.
 
@@ -177,12 +184,19 @@ def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.inference import plan_jobs
     from ccnet3d.video import is_address
 
+    check_views(arguments)
     options = run_options(arguments)  # fails early, before a model is loaded
     with chosen_inputs(arguments) as inputs:
         jobs = plan_jobs(
-            inputs, arguments.output, arguments.overlay, parse_shard(arguments.shard), on_skip=print_warning
+            inputs,
+            arguments.output,
+            arguments.overlay,
+            parse_shard(arguments.shard),
+            alpha=arguments.alpha,
+            shares=arguments.shares,
+            on_skip=print_warning,
         )
-        segmenter = load_segmenter(arguments)
+        segmenter = add_views(load_segmenter(arguments), arguments)
         live_jobs = [job for job in jobs if is_address(job.source)]
         failed = run_live(live_jobs, len(jobs) == 1, segmenter, options, arguments)
         for job in [job for job in jobs if job not in live_jobs]:
@@ -194,7 +208,7 @@ def run(arguments: argparse.Namespace) -> None:
                 failed += 1
                 print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
         if failed:
-            raise UserError(f"{failed} of {len(jobs)} videos failed; their errors are above")
+            raise UserError(f"{failed} of {count_of(len(jobs), 'video')} failed; their errors are above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import argparse
 from ccnet3d import __version__
 from ccnet3d.cli.options import add_debug_option, add_model_options, non_negative, share
 from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.views import add_view_options
 
 PROGRAM = "ccnet3d-infer"
 
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
     )
     add_output_options(parser)
+    add_beside_options(parser)
     add_selection_options(parser)
     add_live_options(parser)
     parser.add_argument(
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="average each prediction with N frames on each side (when causal, before it) where the picture does "
         f"not change; by default {SMOOTHING_FRAMES} where frames are at most {SMOOTHING_SECONDS} s apart, else 0",
     )
+    add_view_options(parser.add_argument_group("several views of each frame, whose probabilities are averaged"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON per frame and per video on stdout")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -87,22 +90,43 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     group.add_argument(
-        "--overlay",
-        type=user_path,
-        metavar="FILE.mp4",
-        help="also write the video with the masks painted over it; with several videos, a folder for them",
+        "--save-probabilities",
+        action="store_true",
+        help="also write probabilities/FRAME-INDEX.npz: uint8 [K, h, w] in 255ths, at the decoder's stride, "
+        "or at the frame's size with --scales, --flip or --window",
+    )
+    group.add_argument(
+        "--min-confidence",
+        type=share,
+        default=0.0,
+        metavar="P",
+        help="pixels whose class has a probability below P become 255; their share is in summary.json",
+    )
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
+    again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
+
+
+def add_beside_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("further outputs, each a file; with several videos, a folder for them")
+    group.add_argument(
+        "--overlay", type=user_path, metavar="FILE.mp4", help="also write the video with the masks painted over it"
     )
     group.add_argument(
         "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
     )
     group.add_argument(
-        "--save-probabilities",
-        action="store_true",
-        help="also write probabilities/FRAME-INDEX.npz: uint8 [K, h, w] in 255ths, at the decoder's stride",
+        "--alpha",
+        type=user_path,
+        metavar="FILE",
+        help="also write the video with all but --classes transparent, for editors: .webm (VP9) or .mov (ProRes 4444)",
     )
-    again = group.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue an interrupted run; skip complete ones")
-    again.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run, and no others")
+    group.add_argument(
+        "--shares",
+        type=user_path,
+        metavar="FILE",
+        help="also write the share of each class in each frame: .csv or .parquet",
+    )
 
 
 def add_live_options(parser: argparse.ArgumentParser) -> None:

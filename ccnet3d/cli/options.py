@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
-from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.paths import model_name, user_path
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
+from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, UserError, explain_out_of_memory
 from ccnet3d.resources import dataset_file
 
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
-def input_size(text: str) -> tuple[int, int]:
-    """Parse ``HEIGHTxWIDTH``."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, such as 360x480, got {text!r}")
-    return int(height), int(width)
 
 
 def positive(text: str) -> int:
@@ -48,14 +41,6 @@ def non_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
-
-
-def numbers(text: str) -> list[float]:
-    """Parse comma-separated numbers."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1,1.25, got {text!r}") from None
 
 
 def ids(text: str) -> list[int]:
@@ -249,11 +234,11 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for which model runs, and how."""
     parser.add_argument(
         "--checkpoint",
-        type=user_path,
+        type=model_name,
         metavar="FILE",
-        help="model file, or the name of weights in the package; the default weights if not given",
+        help="model file, the name of weights in the package, or hf://ORG/NAME; the default weights if not given",
     )
-    parser.add_argument("--input-size", type=input_size, metavar="HxW", help="working size; the model's own by default")
+    add_size_options(parser)
     parser.add_argument("--clip-length", type=positive, metavar="T", help="frames per clip; the model's by default")
     parser.add_argument(
         "--clip-stride",
@@ -336,6 +321,7 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
         causal=bool(arguments.causal),
         smoothing=smoothing,
         input_size=arguments.input_size,
+        keep_aspect=keeps_aspect(arguments),
         dtype=None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),
         batch_size=arguments.batch,
         compile_model=arguments.compile,

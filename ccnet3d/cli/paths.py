@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["expand_home", "user_path"]
+__all__ = ["expand_home", "model_name", "user_path"]
 
 
 def user_path(text: str) -> Path:
@@ -23,3 +23,8 @@ def expand_home(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError:  # no such user
         return text
+
+
+def model_name(text: str) -> str | Path:
+    """Parse what names a model: a path or a name, as :func:`user_path` does, or the address of one on a hub."""
+    return text if text.startswith("hf://") else user_path(text)

@@ -20,6 +20,7 @@ from ccnet3d.cli.options import (
 )
 from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.data import DataSource
@@ -122,8 +123,8 @@ def describe(trainer: Trainer) -> str:
     processes = trainer.processes.world_size
     where = f"{processes} processes on {trainer.device.type}" if processes > 1 else trainer.device.type
     return (
-        f"{len(trainer.train_set)} {kind} frames{pseudo}, {trainer.total_steps} steps on {where}; "
-        f"writing to {trainer.out}"
+        f"{count_of(len(trainer.train_set), f'{kind} frame')}{pseudo}, "
+        f"{count_of(trainer.total_steps, 'step')} on {where}; writing to {trainer.out}"
     )
 
 

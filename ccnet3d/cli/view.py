@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ccnet3d import __version__
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
 from ccnet3d.cli.paths import expand_home, user_path
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.reports import Matched
@@ -79,7 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
         megabytes = arguments.output.stat().st_size / 1e6
-        print_now(f"{pictures} of {len(masks)} masks as pictures in {arguments.output} ({megabytes:.1f} MB)")
+        print_now(
+            f"{pictures} of {count_of(len(masks), 'mask')} as pictures in {arguments.output} ({megabytes:.1f} MB)"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,8 @@ from ccnet3d.evaluation.resampling import (
     confidence_intervals,
     scores_of,
 )
+from ccnet3d.metrics import find_score
+from ccnet3d.wording import count_of
 
 __all__ = ["RECORD", "EvaluationSummary", "differences_text", "load_runs", "scores_text", "summarize"]
 
@@ -99,15 +101,15 @@ def scores_text(evaluation: Evaluation) -> str:
         >>> frame = EvaluatedFrame("walk", 1, "0001", 0)
         >>> evaluation = Evaluation(("ground", "box"), (frame,), {"confusion": torch.tensor([[[3, 1], [0, 4]]])})
         >>> scores_text(evaluation).splitlines()[:3]
-        ['ground           75.00', 'box              80.00', 'mIoU (pooled)    77.50']
+        ['ground                   75.00', 'box                      80.00', 'mIoU                     77.50']
     """
     rows = evaluation.class_scores("miou")
     values = evaluation.scores
     for metric, _ in evaluation.metrics:
         shown = [score for score in metric.scores if score.over]
         for score in sorted(shown, key=lambda score: score.name.endswith("accuracy")):  # IoU first
-            rows[score.label or score.title] = values[score.name]
-    return "\n".join(f"{name:<16}{_percent(value)}" for name, value in rows.items())
+            rows[score.title] = values[score.name]
+    return "\n".join(f"{name:<24}{_percent(value)}" for name, value in rows.items())
 
 
 def differences_text(runs: Sequence[EvaluationSummary]) -> str:
@@ -115,12 +117,17 @@ def differences_text(runs: Sequence[EvaluationSummary]) -> str:
     first, *others = runs
     lines = []
     for run in others:
-        lines.append(f"{run.name} against {first.name}, {len(run.evaluation.frames)} frames")
+        lines.append(f"{run.name} against {first.name}, {count_of(len(run.evaluation.frames), 'frame')}")
         for name, found in (run.differences or {}).items():
             shares = f"{100 * found.first:6.2f}{100 * found.second:7.2f}{100 * found.value:+7.2f}"
             p_values = [f"p over {unit} {p:.4f}" for unit, p in found.p_values.items() if p is not None]
-            lines.append("  ".join([f"{name:<24}{shares}", *p_values]))
+            lines.append("  ".join([f"{_title(name):<24}{shares}", *p_values]))
     return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    """Return the title of a score, or of a class's IoU."""
+    return f"IoU of {name.removeprefix('iou ')}" if name.startswith("iou ") else find_score(name).title
 
 
 def _percent(value: float) -> str:

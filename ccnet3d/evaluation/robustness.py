@@ -94,11 +94,11 @@ def robustness_scores(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, 
         >>> rows["mean"]["pixel_accuracy"]
         0.5
         >>> print(robustness_text(rows))
-                        mIoU (pooled)
-        clean                  100.00
-        noise                   58.33
-        drop                    12.50
-        mean                    35.42
+                          mIoU
+        clean           100.00
+        noise            58.33
+        drop             12.50
+        mean             35.42
     """
     rows = {str(evaluation.settings.get("corruption", "clean")): evaluation.scores for evaluation in evaluations}
     corrupted = [scores for name, scores in rows.items() if name != "clean"]
@@ -117,11 +117,11 @@ def robustness_text(rows: Mapping[str, Mapping[str, float]]) -> str:
         for score in metric.scores
         if score.name == "miou" or (metric.option and score.headline)
     ]
-    titles = [score.title for score in columns]
+    titles = [score.title.rjust(6) for score in columns]
     lines = [" " * 16 + "  ".join(titles)]
     for row, scores in rows.items():
         cells = ["-" if math.isnan(scores[c.name]) else f"{100 * scores[c.name]:.2f}" for c in columns]
-        shown = [cell.rjust(max(len(title), 6)) for cell, title in zip(cells, titles, strict=True)]
+        shown = [cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True)]
         lines.append(f"{row:<16}{'  '.join(shown)}")
     return "\n".join(lines)
 

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["classify_at_size", "quantize_probabilities", "resize_frame"]
+__all__ = ["classify_at_size", "confidence_at_size", "quantize_probabilities", "resize_frame"]
 
 _UNDECIDED = 255
 """Not a class id: there are at most 255 classes."""
+
+_STRIP_ROWS = 64
+"""Rows of a frame whose logits of all classes are in memory together."""
 
 
 def resize_frame(frame: Tensor, size: tuple[int, int]) -> Tensor:
@@ -47,6 +50,25 @@ def classify_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     ids[pixels] = torch.lerp(along(upper[y]), along(lower[y]), down[y, None]).argmax(-1).to(torch.uint8)
     return ids.view(size)
+
+
+def confidence_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the probability of each pixel's class ``[H, W]`` from the logits ``[K, h, w]``, resized bilinearly first.
+
+    That is the largest value of the softmax, so it is at least 1 / K. Each pixel's value is the same however the frame
+    is divided into strips, which bound the memory.
+    """
+    (height, width), (_, rows, columns) = size, logits.shape
+    upper, lower, down = _neighbors(height, rows, logits.device)
+    left, right, across = _neighbors(width, columns, logits.device)
+    wide = torch.lerp(logits.index_select(2, left), logits.index_select(2, right), across)  # [K, h, W]
+    confidence = logits.new_empty(size)
+    for start in range(0, height, _STRIP_ROWS):
+        strip = slice(start, start + _STRIP_ROWS)
+        above, below = (wide.index_select(1, row[strip]) for row in (upper, lower))
+        resized = torch.lerp(above, below, down[strip, None])  # [K, rows of the strip, W]
+        confidence[strip] = (resized.amax(0) - resized.logsumexp(0)).exp_()
+    return confidence
 
 
 def _neighbors(count: int, source_count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,9 +21,9 @@ from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
 from ccnet3d.inference.source_files import check_apart, fingerprint_files, image_names
 from ccnet3d.inference.stages import Sink, run_ahead
+from ccnet3d.inference.tta import TestTimeAugmentation
 from ccnet3d.journal import lock_folder
-from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings
-from ccnet3d.models import fingerprint
+from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings, open_beside
 from ccnet3d.video import VideoFrame, VideoInfo, VideoReader
 
 __all__ = ["RunOptions", "segment_video"]
@@ -51,11 +51,19 @@ class RunOptions:
     smoothing: int | None = None
     """Instead of the segmenter's own; see :class:`ccnet3d.inference.VideoSegmenter`."""
     save_probabilities: bool = False
-    """Also write the classes' probabilities of each frame, at the decoder's stride."""
+    """Also write the classes' probabilities of each frame, at the decoder's stride; those of several views at the
+    frame's size."""
+    min_confidence: float = 0.0
+    """Pixels become 255 if the probability of their class is less than this, in [0, 1]; see
+    :meth:`ccnet3d.inference.Prediction.mask`."""
     overlay: Path | None = None
     """An .mp4 file for the video with its masks painted over it."""
     opacity: float = 0.5
     """Share of the class color in it, in [0, 1]."""
+    alpha: Path | None = None
+    """A .webm or .mov file for the video with only the classes ``class_names`` visible, on transparent ground."""
+    shares: Path | None = None
+    """A .csv or .parquet file for the share of each class in each frame."""
     resume: bool = False
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
@@ -64,6 +72,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise UserError(f"unknown format {self.format!r}; choose {', '.join(FORMATS)}")
+        if not 0 <= self.min_confidence <= 1:
+            raise UserError(f"min_confidence must be a probability in [0, 1], got {self.min_confidence}")
         if not 0 <= self.opacity <= 1:
             raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
         if self.resume and self.overwrite:
@@ -72,7 +82,7 @@ class RunOptions:
 
 def segment_video(
     reader: VideoReader,
-    segmenter: VideoSegmenter,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
     folder: Path | str,
     options: RunOptions = RunOptions(),
     *,
@@ -82,7 +92,7 @@ def segment_video(
 
     Args:
         reader: the open video.
-        segmenter: predicts the masks.
+        segmenter: predicts the masks, of one view or of several.
         folder: the output folder; created if missing.
         options: what is written, and of which frames.
         on_frame: called for each frame that is done, in order, in the thread that writes, with a table of ``frame``
@@ -120,34 +130,43 @@ def segment_video(
         raise UserError(f"{reader.info.name} is live, so a run cannot be resumed; give another folder or --overwrite")
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
-        if options.overlay and not options.overlay.exists():
-            raise UserError(f"the run in {folder} is complete, but {options.overlay} is missing; give --overwrite")
+        for path in (options.overlay, options.alpha, options.shares):
+            if path and not path.exists():
+                raise UserError(f"the run in {folder} is complete, but {path} is missing; give --overwrite")
         run.finish()
         return summary
     run.format.check(classes)
     run.format.check_images(image_names(reader.info))
-    frames = run_ahead(options.selection.select(reader), _WAITING_FRAMES, reader.stop)
+    first_size: list[tuple[int, int]] = []
+    frames = run_ahead(options.selection.select(_noting_size(reader, first_size)), _WAITING_FRAMES, reader.stop)
     with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written
+        size = segmenter.working_size(first_size[0], reader.info.pixel_aspect)
+        beside = open_beside(
+            classes,
+            reader.info,
+            overlay=options.overlay,
+            opacity=options.opacity,
+            alpha=options.alpha,
+            shares=options.shares,
+        )
         with lock_folder(folder):
             with RunWriter(run, classes, reader.info, on_frame) as writer:
                 saved = writer.begin(
                     settings,
-                    overlay=options.overlay,
-                    opacity=options.opacity,
+                    beside=beside,
                     resume=options.resume,
                     overwrite=options.overwrite,
                     frames=options.selection.indices(reader.info.expected_frames),
                 )
-                outputs = _outputs(
-                    chain([first], frames), segmenter, classes, run, saved, smoothing, options.save_probabilities
-                )
+                outputs = _outputs(chain([first], frames), segmenter, size, classes, run, saved, smoothing, options)
                 with Sink(writer.add, _WAITING_FRAMES) as sink:
                     for output in outputs:
                         sink.put(output)
             return writer.complete(
                 {
                     "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+                    "working_size": list(size),
                     "settings": settings,
                     "versions": {
                         "ccnet3d": ccnet3d.__version__,
@@ -166,6 +185,14 @@ def _live_facts(info: VideoInfo) -> dict[str, Any]:
     return {"live": {"dropped_frames": info.dropped_frames, "reconnections": info.reconnections}}
 
 
+def _noting_size(frames: Iterable[VideoFrame], sizes: list[tuple[int, int]]) -> Iterator[VideoFrame]:
+    """Yield the frames and append the size of the first one, on which the working size of every part depends."""
+    for frame in frames:
+        if not sizes:
+            sizes.append((frame.image.shape[0], frame.image.shape[1]))
+        yield frame
+
+
 def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...]:
     """Return the ids of the requested classes, ascending; all without a request.
 
@@ -178,7 +205,9 @@ def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...
     return tuple(sorted({by_name[name.lower()] for name in requested})) or tuple(range(len(names)))
 
 
-def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOptions, smoothing: int) -> dict[str, Any]:
+def _settings(
+    reader: VideoReader, segmenter: VideoSegmenter | TestTimeAugmentation, options: RunOptions, smoothing: int
+) -> dict[str, Any]:
     path = reader.info.path
     selection = options.selection
     return {
@@ -192,25 +221,23 @@ def _settings(reader: VideoReader, segmenter: VideoSegmenter, options: RunOption
         "classes": list(options.class_names),
         "probabilities": options.save_probabilities,
         "overlay": {"opacity": options.opacity} if options.overlay else None,
-        "weights_sha256": fingerprint(segmenter.model),
-        "clip_length": segmenter.clip_length,
-        "clip_stride": segmenter.clip_stride,
-        "causal": segmenter.causal,
+        **({"min_confidence": options.min_confidence} if options.min_confidence else {}),
+        "alpha": bool(options.alpha) or None,
+        "shares": bool(options.shares) or None,
         "smoothing": smoothing,
-        "input_size": list(segmenter.input_size),
-        "dtype": str(segmenter.dtype).removeprefix("torch."),
-        "device": segmenter.device.type,
+        **segmenter.settings(),
     }
 
 
 def _outputs(
     frames: Iterable[VideoFrame],
-    segmenter: VideoSegmenter,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
+    working_size: tuple[int, int],
     classes: MaskClasses,
     run: RunFolder,
     saved: Sequence[int],
     smoothing: int,
-    probabilities: bool,
+    options: RunOptions,
 ) -> Iterator[FrameOutput]:
     """Yield the output of every frame: read back up to where an interrupted run stopped, predicted from there on."""
     first_index = max(0, len(saved) - segmenter.history(smoothing))
@@ -238,8 +265,12 @@ def _outputs(
     shown = np.full(256, OTHER, np.uint8)
     shown[list(classes.shown)] = classes.shown
     predictions = segmenter.predict(
-        chain(context, images()), smoothing=smoothing, first_index=first_index, emit_from=len(saved)
+        chain(context, images()),
+        smoothing=smoothing,
+        working_size=working_size,
+        first_index=first_index,
+        emit_from=len(saved),
     )
     for prediction in predictions:
-        quantized = prediction.probabilities() if probabilities else None
-        yield FrameOutput(waiting.popleft(), shown[prediction.mask()], quantized, saved=False)
+        quantized = prediction.probabilities() if options.save_probabilities else None
+        yield FrameOutput(waiting.popleft(), shown[prediction.mask(options.min_confidence)], quantized, saved=False)

@@ -1,21 +1,20 @@
-"""Everything that a run writes: masks, probabilities, the overlay, the one file of a format, and the summary."""
+"""Everything that a run writes: masks, probabilities, files beside them, the one file of a format, and the summary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ccnet3d.errors import OutputError, UserError
+from ccnet3d.errors import UserError
 from ccnet3d.inference.source_files import image_names
 from ccnet3d.journal import relative_name
-from ccnet3d.masks import MaskClasses, MaskSequence, RunFolder, paint
-from ccnet3d.video import VideoFrame, VideoInfo, VideoWriter
+from ccnet3d.masks import BESIDE_KEYS, OTHER, BesideFile, MaskClasses, MaskSequence, RunFolder
+from ccnet3d.video import VideoFrame, VideoInfo
 
 __all__ = ["FrameOutput", "RunWriter"]
 
@@ -35,8 +34,8 @@ class FrameOutput(NamedTuple):
 class RunWriter:
     """Write the outputs of one run and collect the statistics of its summary.
 
-    Call :meth:`begin`, then :meth:`add` for every frame within ``with writer``, then :meth:`complete`. The overlay
-    appears under its name when the block ends without an error.
+    Call :meth:`begin`, then :meth:`add` for every frame within ``with writer``, then :meth:`complete`. The files
+    beside the masks appear under their names when the block ends without an error.
 
     Args:
         run: the output folder.
@@ -53,9 +52,7 @@ class RunWriter:
         self._video = video
         self._on_frame = on_frame
         self._context = ExitStack()
-        self._overlay: VideoWriter | None = None
-        self._overlay_path: Path | None = None
-        self._opacity = 0.0
+        self._beside: Sequence[BesideFile] = ()
         self._size: tuple[int, int] | None = None
         self._frame_indices: list[int] = []
         self._times: list[float | None] = []
@@ -73,18 +70,16 @@ class RunWriter:
         self,
         settings: Mapping[str, Any],
         *,
-        overlay: Path | None,
-        opacity: float,
+        beside: Sequence[BesideFile],
         resume: bool,
         overwrite: bool,
         frames: Container[int],
     ) -> list[int]:
-        """Take possession of the output folder and open the overlay.
+        """Take possession of the output folder and open the files beside it.
 
         Args:
             settings: what a run that resumes this one must have in common with it.
-            overlay: an .mp4 file for the video with its masks painted over it.
-            opacity: share of the class color in it.
+            beside: the files elsewhere.
             resume: continue an interrupted run.
             overwrite: replace what an earlier run wrote.
             frames: the frame indices that may occur.
@@ -93,35 +88,31 @@ class RunWriter:
             The frame indices of the masks that are in the folder already.
 
         Raises:
-            UserError: the folder or the overlay cannot be used.
+            UserError: the folder or a file cannot be used.
         """
-        video = self._video
-        if overlay and video.path and _are_same(overlay, video.path):
-            raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
-        writer = VideoWriter(overlay, video.frames_per_second, video.pixel_aspect) if overlay else None
 
-        def open_overlay() -> None:
-            if writer:
-                self._overlay = self._context.enter_context(writer)
+        def open_files() -> None:
+            for file in beside:
+                self._context.enter_context(file.writer)
 
         saved = self._run.begin(
-            {**settings, "overlay_file": str(overlay.absolute()) if overlay else None},
+            {**settings, **dict.fromkeys(BESIDE_KEYS), **{one.key: str(one.path.absolute()) for one in beside}},
             resume=resume,
             overwrite=overwrite,
-            overlay=overlay,
+            beside=[file.path for file in beside],
             frames=frames,
-            when_checked=open_overlay,
+            when_checked=open_files,
         )
-        self._overlay_path, self._opacity = overlay, opacity
-        if overlay:
-            self._run.claim(overlay)
-            self._context.push(self._before_overlay_appears)
+        self._beside = beside
+        for file in beside:
+            self._run.claim(file.path)
+        self._context.push(self._before_files_appear)
         return saved
 
-    def _before_overlay_appears(self, _: object, error: BaseException | None, __: object) -> None:
-        """Check that nobody has written a file of that name while the run lasted."""
-        if error is None and self._overlay_path:
-            self._run.claim(self._overlay_path)
+    def _before_files_appear(self, _: object, error: BaseException | None, __: object) -> None:
+        """Check that nobody has written a file of those names while the run lasted."""
+        for file in self._beside if error is None else ():
+            self._run.claim(file.path)
 
     def add(self, output: FrameOutput) -> None:
         """Write a frame's mask and what belongs to it.
@@ -137,14 +128,14 @@ class RunWriter:
                 f"frame {frame.index} is {mask.shape[1]}x{mask.shape[0]}, those before are "
                 f"{self._size[1]}x{self._size[0]}, and {self._run.format.name} stores one size; use --format png"
             )
-        if self._overlay:
-            self._overlay.write(paint(frame.image, mask, self._classes.palette, self._opacity), frame.pts_seconds)
+        pixels = np.array(Image.fromarray(mask).histogram())  # faster than bincount, which needs 64-bit ids
+        for file in self._beside:
+            file.add(frame, mask, pixels)
         if not output.saved:
             if output.probabilities is not None:
                 self._run.write_probabilities(frame.index, output.probabilities)
             # The mask comes last: where it is, everything of its frame is.
             self._run.write_mask(frame.index, mask, self._classes.palette)
-        pixels = np.array(Image.fromarray(mask).histogram())  # faster than bincount, which needs 64-bit ids
         self._pixels += pixels
         self._frame_indices.append(frame.index)
         self._times.append(frame.pts_seconds)
@@ -173,14 +164,17 @@ class RunWriter:
             self._size or (0, 0),
             self._video.frames_per_second,
             [names[index] for index in self._frame_indices] if names else None,
+            self._video.name,
         )
         self._run.write_file(sequence)
         summary = {
             "video": self._video.name,
+            **({"image_names": sequence.image_names} if names else {}),
             "format": self._run.format.name,
             **self._statistics(),
             "frames_per_second": self._video.frames_per_second,
-            "overlay_file": relative_name(self._run.folder, self._overlay_path) if self._overlay_path else None,
+            **dict.fromkeys(BESIDE_KEYS),
+            **{file.key: relative_name(self._run.folder, file.path) for file in self._beside},
             **facts,
         }
         self._run.complete(summary)
@@ -204,11 +198,5 @@ class RunWriter:
                 }
                 for i in self._classes.shown
             ],
+            "unassigned_pixel_share": int(self._pixels[OTHER]) / total,
         }
-
-
-def _are_same(overlay: Path, video: Path) -> bool:
-    try:
-        return overlay.exists() and video.exists() and overlay.samefile(video)
-    except OSError as error:
-        raise OutputError(error.errno, error.strerror, str(overlay)) from error

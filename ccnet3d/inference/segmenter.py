@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from fractions import Fraction
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 
 from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.clip_stream import ClipStream
-from ccnet3d.inference.pixels import classify_at_size, quantize_probabilities, resize_frame
+from ccnet3d.inference.pixels import resize_frame
+from ccnet3d.inference.prediction import LESS_MEMORY, Prediction
 from ccnet3d.inference.smoothing import GuidedLogits, smooth
-from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fuse_batch_norms
+from ccnet3d.inference.working_size import working_size
+from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fingerprint, fuse_batch_norms
 
-__all__ = ["Prediction", "VideoSegmenter", "default_dtype"]
+__all__ = ["VideoSegmenter", "default_dtype"]
 
 _ACCELERATOR_BATCH = 8
-
-_LESS_MEMORY = "use a smaller --input-size, --clip-length or --batch, or another --device"
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -33,26 +34,6 @@ def default_dtype(device: torch.device) -> torch.dtype:
     capabilities = report() if device.type == "cpu" else {}
     native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16")
     return torch.bfloat16 if native else torch.float32
-
-
-class Prediction(NamedTuple):
-    """What the model says about one frame."""
-
-    frame_index: int
-    """In the stream."""
-    logits: Tensor
-    """float32 ``[K, h, w]`` at the decoder's stride, blended over clips, on the model's device."""
-    size: tuple[int, int]
-    """Height and width of the frame in pixels."""
-
-    @explain_out_of_memory(_LESS_MEMORY)
-    def mask(self) -> np.ndarray:
-        """Return the class ids, uint8 ``[H, W]`` at the frame's size."""
-        return classify_at_size(self.logits, self.size).cpu().numpy()
-
-    def probabilities(self) -> np.ndarray:
-        """Return the class probabilities in 255ths, uint8 ``[K, h, w]``."""
-        return quantize_probabilities(self.logits).cpu().numpy()
 
 
 class VideoSegmenter:
@@ -70,7 +51,9 @@ class VideoSegmenter:
         smoothing: frames on each side (only before, when causal) with which a frame's logits are averaged, pixel by
             pixel where the picture stands still; see :func:`ccnet3d.inference.smoothing.smooth`. 0 for none.
             :meth:`segment` and :meth:`predict` accept another value per video.
-        input_size: working size (height, width) in pixels to which frames are resized; the model's own when None.
+        input_size: (height, width) in pixels to which frames are resized; the model's own when None.
+        keep_aspect: use its area only, and the aspect of the video's first frame; see
+            :func:`ccnet3d.inference.working_size`. If None, only without an ``input_size``.
         dtype: of the network's products, float32, bfloat16 or float16; see :func:`default_dtype` when None.
         batch_size: frames that pass the backbone, and then the decoder, together on an accelerator; 8 when None.
             Ignored on a CPU, where it is 1: single frames are faster there, and convolutions of batches round
@@ -99,6 +82,7 @@ class VideoSegmenter:
         causal: bool = False,
         smoothing: int = 0,
         input_size: tuple[int, int] | None = None,
+        keep_aspect: bool | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
         compile_model: bool = False,
@@ -111,6 +95,7 @@ class VideoSegmenter:
         self.causal = causal
         self.smoothing = smoothing
         self.input_size = info.input_size if input_size is None else input_size
+        self.keep_aspect = input_size is None if keep_aspect is None else keep_aspect
         self.dtype = default_dtype(self.device) if dtype is None else dtype
         requested = _ACCELERATOR_BATCH if batch_size is None else batch_size
         self.batch_size = 1 if self.device.type == "cpu" else requested
@@ -140,6 +125,23 @@ class VideoSegmenter:
         other.causal = causal
         return other
 
+    def working_size(self, frame_size: tuple[int, int], pixel_aspect: Fraction | float = 1) -> tuple[int, int]:
+        """Return the (height, width) to which the frames of a video are resized, from the size of its first one."""
+        return working_size(frame_size, self.input_size, pixel_aspect) if self.keep_aspect else self.input_size
+
+    def settings(self) -> dict[str, Any]:
+        """Return what predictions depend on except the video and the smoothing, as plain JSON."""
+        return {
+            "weights_sha256": fingerprint(self.model),
+            "clip_length": self.clip_length,
+            "clip_stride": self.clip_stride,
+            "causal": self.causal,
+            "input_size": list(self.input_size),
+            "keep_aspect": self.keep_aspect,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+        }
+
     def history(self, smoothing: int | None = None) -> int:
         """Return how many frames before a frame its prediction may depend on, so that a run can begin mid-video."""
         return self.clip_length - 1 + (self.smoothing if smoothing is None else smoothing)
@@ -166,6 +168,7 @@ class VideoSegmenter:
         frames: Iterable[np.ndarray],
         *,
         smoothing: int | None = None,
+        working_size: tuple[int, int] | None = None,
         first_index: int = 0,
         emit_from: int = 0,
     ) -> Iterator[Prediction]:
@@ -174,6 +177,8 @@ class VideoSegmenter:
         Args:
             frames: see :meth:`segment`.
             smoothing: instead of the segmenter's own.
+            working_size: of the video, which is to be given if the first of ``frames`` is not its first one; the result
+                of :meth:`working_size` for the first of ``frames`` when None.
             first_index: frame index of the first of ``frames`` in the stream, a multiple of ``batch_size``.
             emit_from: frame index of the first prediction to yield. Predictions equal those of a stream from frame 0 if
                 ``first_index`` is 0 or at least :meth:`history` frames earlier.
@@ -183,8 +188,8 @@ class VideoSegmenter:
         radius = self.smoothing if smoothing is None else smoothing
         _check_smoothing(radius)
         waiting: dict[int, _Waiting] = {}
-        with explain_out_of_memory(_LESS_MEMORY):
-            blended = self._blend(frames, first_index, waiting)
+        with explain_out_of_memory(LESS_MEMORY):
+            blended = self._blend(frames, working_size, first_index, waiting)
             if radius:
                 smoothed = smooth(blended, radius, causal=self.causal)
             else:
@@ -197,7 +202,11 @@ class VideoSegmenter:
                     yield Prediction(index, logits, size)
 
     def _blend(
-        self, frames: Iterable[np.ndarray], first_index: int, waiting: dict[int, _Waiting]
+        self,
+        frames: Iterable[np.ndarray],
+        size: tuple[int, int] | None,
+        first_index: int,
+        waiting: dict[int, _Waiting],
     ) -> Iterator[GuidedLogits]:
         """Yield the logits of each frame, blended over its clips; frames without a prediction are in ``waiting``."""
         stream = ClipStream(
@@ -205,7 +214,9 @@ class VideoSegmenter:
         )
         source, index = iter(frames), first_index
         while batch := list(islice(source, self.batch_size)):
-            pictures = [resize_frame(_to_picture(frame), self.input_size) for frame in batch]
+            originals = [_to_picture(frame) for frame in batch]
+            size = size or self.working_size((originals[0].shape[1], originals[0].shape[2]))
+            pictures = [resize_frame(original, size) for original in originals]
             for frame, picture, features in zip(batch, pictures, self._encode(pictures), strict=True):
                 waiting[index] = _Waiting((frame.shape[0], frame.shape[1]), picture)
                 index += 1

@@ -15,6 +15,8 @@ __all__ = ["STDIN", "Job", "plan_jobs"]
 STDIN = "-"
 
 _MOST_NAMED = 5
+_ENDINGS = {"overlay": (".mp4",), "alpha": (".webm", ".mov"), "shares": (".csv", ".parquet")}
+"""Of the files beside the masks; with several videos the first is used."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Job:
     """As :func:`ccnet3d.video.open_video` accepts it, or STDIN."""
     folder: Path
     overlay: Path | None
+    alpha: Path | None = None
+    shares: Path | None = None
 
     @property
     def name(self) -> str:
@@ -39,13 +43,15 @@ def plan_jobs(
     shard: tuple[int, int] = (0, 1),
     *,
     nested: bool = False,
+    alpha: Path | None = None,
+    shares: Path | None = None,
     on_skip: Callable[[str], None] = lambda _: None,
 ) -> list[Job]:
     """Find the videos, name their outputs, and return a shard of them.
 
     One video is written to ``output`` itself. Several videos, or the videos of a folder, are each written to a folder
-    in it that is named after the video, and their overlays to the folder ``overlay``. Names and the order of a folder's
-    videos do not depend on the shard: shard i of n is every n-th video from the i-th on.
+    in it that is named after the video, and their overlays to the folder ``overlay``, and so on. Names and the order of
+    a folder's videos do not depend on the shard: shard i of n is every n-th video from the i-th on.
 
     Args:
         inputs: video files, folders of videos or of images, patterns of either, or ``-``.
@@ -53,6 +59,8 @@ def plan_jobs(
         overlay: an .mp4 file, or a folder where there are several videos.
         shard: (i, n), i from 0 to n - 1.
         nested: give a single video a folder in ``output``, too.
+        alpha: a .webm or .mov file, or a folder for .webm files where there are several videos.
+        shares: a .csv or .parquet file, or a folder for .csv files where there are several videos.
         on_skip: called with a line for the user where files of a folder or pattern are left out.
 
     Raises:
@@ -76,11 +84,17 @@ def plan_jobs(
         if times > 1:
             raise UserError(f"{safe_name(name)} is given {times} times; give it once")
     if not several:
-        return [Job(sources[0], output, overlay)][index::count]
-    if overlay and overlay.suffix.lower() == ".mp4":
-        raise UserError(f"with several videos --overlay names a folder, got the file {overlay}")
+        return [Job(sources[0], output, overlay, alpha, shares)][index::count]
+    beside = {"overlay": overlay, "alpha": alpha, "shares": shares}
+    for option, path in beside.items():
+        if path and path.suffix.lower() in _ENDINGS[option]:
+            raise UserError(f"with several videos --{option} names a folder, got the file {path}")
     jobs = [
-        Job(source, output / name, overlay / f"{name}.mp4" if overlay else None)
+        Job(
+            source,
+            output / name,
+            *(path / f"{name}{_ENDINGS[option][0]}" if path else None for option, path in beside.items()),
+        )
         for source, name in zip(sources, _output_names(sources), strict=True)
     ]
     return jobs[index::count]

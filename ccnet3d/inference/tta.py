@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import tee
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from fractions import Fraction
+from itertools import chain, tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.pixels import resize_frame
+from ccnet3d.inference.prediction import AveragedPrediction
 from ccnet3d.inference.segmenter import VideoSegmenter
 
 __all__ = ["TestTimeAugmentation", "window_starts"]
@@ -23,6 +26,7 @@ class TestTimeAugmentation:
     """Segment like a :class:`VideoSegmenter`, by the mean of the class probabilities of all views.
 
     Every view is a video that streams in parallel with the others, so that memory is constant in the video's length.
+    Clips are blended and predictions smoothed within each view, before the views are averaged.
 
     Args:
         segmenter: the model and how it is run.
@@ -62,38 +66,106 @@ class TestTimeAugmentation:
             raise UserError(f"overlap must be a share of a window from 0 to less than 1, got {overlap}")
         self.info = segmenter.info
         self.segmenter = segmenter
+        self.smoothing = segmenter.smoothing
+        self.batch_size = segmenter.batch_size
         self.scales = tuple(scales)
         self.flip = flip
         self.window = window
         self.overlap = overlap
 
-    def segment(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def with_causal(self, causal: bool) -> TestTimeAugmentation:
+        """Return one that shares the network and differs in ``causal``."""
+        other = copy(self)
+        other.segmenter = self.segmenter.with_causal(causal)
+        return other
+
+    def working_size(self, frame_size: tuple[int, int], pixel_aspect: Fraction | float = 1) -> tuple[int, int]:
+        """Return the working size at the scale 1, of a window if there are any; see the segmenter's method."""
+        if self.window:
+            return min(self.window[0], frame_size[0]), min(self.window[1], frame_size[1])
+        return self.segmenter.working_size(frame_size, pixel_aspect)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what predictions depend on except the video and the smoothing, as plain JSON."""
+        views: dict[str, Any] = {"scales": list(self.scales), "flip": self.flip}
+        if self.window:
+            views |= {"window": list(self.window), "overlap": self.overlap}
+        return {**self.segmenter.settings(), "views": views}
+
+    def history(self, smoothing: int | None = None) -> int:
+        """Return how many frames before a frame its prediction may depend on."""
+        return self.segmenter.history(smoothing)
+
+    def segment(self, frames: Iterable[np.ndarray], *, smoothing: int | None = None) -> Iterator[np.ndarray]:
         """Yield one mask per frame, in order; see :meth:`VideoSegmenter.segment`.
 
         Raises:
             UserError: frames of several sizes, where windows are cut from them, or not enough memory.
         """
+        for prediction in self.predict(frames, smoothing=smoothing):
+            yield prediction.mask()
+
+    def predict(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        smoothing: int | None = None,
+        working_size: tuple[int, int] | None = None,
+        first_index: int = 0,
+        emit_from: int = 0,
+    ) -> Iterator[AveragedPrediction]:
+        """Yield the predictions behind :meth:`segment`; see :meth:`VideoSegmenter.predict`.
+
+        Raises:
+            UserError: as :meth:`segment` does.
+        """
+        options = {"smoothing": smoothing, "first_index": first_index, "emit_from": emit_from}
         views = [(scale, mirrored) for scale in self.scales for mirrored in ([False, True] if self.flip else [False])]
         shared = tee(frames, len(views))
-        streams = [self._view(frames, *view) for frames, view in zip(shared, views, strict=True)]
+        streams = [
+            self._view(frames, scale, mirrored, working_size, options)
+            for frames, (scale, mirrored) in zip(shared, views, strict=True)
+        ]
         with explain_out_of_memory("use fewer or smaller --scales, a smaller --input-size or another --device"):
-            for probabilities in streams[0]:
-                total = probabilities
+            for index, total in enumerate(streams[0], emit_from):
                 for stream in streams[1:]:
                     total += next(stream)
-                yield total.argmax(0).to(torch.uint8).cpu().numpy()
+                yield AveragedPrediction(index, total, len(views))
 
-    def _view(self, frames: Iterable[np.ndarray], scale: float, mirrored: bool) -> Iterator[Tensor]:
+    def _view(
+        self,
+        frames: Iterable[np.ndarray],
+        scale: float,
+        mirrored: bool,
+        working_size: tuple[int, int] | None,
+        options: Mapping[str, Any],
+    ) -> Iterator[Tensor]:
         """Yield each frame's class probabilities in one view, float32 ``[K, H, W]`` at the frame's size."""
         seen = (np.ascontiguousarray(frame[:, ::-1]) for frame in frames) if mirrored else frames
-        parts = self._whole(seen, scale) if self.window is None else self._windows(seen, scale, self.window)
+        if self.window is None:
+            parts = self._whole(seen, scale, working_size, options)
+        else:
+            parts = self._windows(seen, scale, self.window, options)
         return (part.flip(-1) for part in parts) if mirrored else parts
 
-    def _whole(self, frames: Iterable[np.ndarray], scale: float) -> Iterator[Tensor]:
-        for prediction in self._at(_scaled(self.segmenter.input_size, scale)).predict(frames):
+    def _whole(
+        self,
+        frames: Iterable[np.ndarray],
+        scale: float,
+        working_size: tuple[int, int] | None,
+        options: Mapping[str, Any],
+    ) -> Iterator[Tensor]:
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        size = _scaled(working_size or self.working_size((first.shape[0], first.shape[1])), scale)
+        for prediction in self.segmenter.predict(chain([first], frames), working_size=size, **options):
             yield _resize(prediction.logits, prediction.size).softmax(0)
 
-    def _windows(self, frames: Iterable[np.ndarray], scale: float, window: tuple[int, int]) -> Iterator[Tensor]:
+    def _windows(
+        self, frames: Iterable[np.ndarray], scale: float, window: tuple[int, int], options: Mapping[str, Any]
+    ) -> Iterator[Tensor]:
         frames = iter(frames)
         first = next(frames, None)
         if first is None:
@@ -120,9 +192,11 @@ class TestTimeAugmentation:
                     )
                 yield _resize_picture(frame, scaled)
 
-        segmenter = self._at((height, width))
         shared = tee(pictures(), len(corners))
-        streams = [segmenter.predict(crops(p, *corner)) for p, corner in zip(shared, corners, strict=True)]
+        streams = [
+            self.segmenter.predict(crops(p, *corner), working_size=(height, width), **options)
+            for p, corner in zip(shared, corners, strict=True)
+        ]
         weight = _ramp(height)[:, None] * _ramp(width)
         for predictions in zip(*streams, strict=True):
             weight = weight.to(predictions[0].logits.device)
@@ -133,12 +207,6 @@ class TestTimeAugmentation:
                 total[:, *area] += _resize(prediction.logits, (height, width)).softmax(0) * weight
                 weights[area] += weight
             yield _resize(total / weights, size)
-
-    def _at(self, input_size: tuple[int, int]) -> VideoSegmenter:
-        """Return the segmenter at another working size; the network is shared."""
-        other = copy.copy(self.segmenter)
-        other.input_size = input_size
-        return other
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:

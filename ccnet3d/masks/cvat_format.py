@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -12,19 +13,40 @@ from PIL import Image
 
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path, timeless_entry
-from ccnet3d.masks.mask_format import OTHER, IndexedMasks, MaskClasses, MaskFormat, MaskSequence
+from ccnet3d.masks.mask_format import OTHER, IndexedMasks, MaskClasses, MaskFormat, MaskSequence, Palette
 from ccnet3d.masks.palette import color_table, encode_png
 
-__all__ = ["CVAT"]
+__all__ = ["CVAT", "cvat_labels"]
+
+
+def cvat_labels(class_names: Sequence[str], palette: Palette) -> str:
+    """Return the labels of a CVAT task, as its "Raw" editor of labels accepts them.
+
+    Args:
+        class_names: the classes of the masks.
+        palette: RGB of each of them.
+
+    >>> print(cvat_labels(["road", "car"], [(128, 64, 128), (64, 0, 128)]))
+    [
+      {"name": "road", "color": "#804080", "attributes": []},
+      {"name": "car", "color": "#400080", "attributes": []}
+    ]
+    """
+    labels = [
+        json.dumps({"name": name, "color": f"#{r:02x}{g:02x}{b:02x}", "attributes": []}, ensure_ascii=False)
+        for name, (r, g, b) in zip(class_names, palette, strict=True)
+    ]
+    return "[\n  " + ",\n  ".join(labels) + "\n]"
 
 
 def _check(classes: MaskClasses) -> None:
-    if len({(0, 0, 0), *map(tuple, classes.palette)}) <= len(classes.palette):
+    colors = {tuple(classes.palette[i]) for i in classes.shown}
+    if len({(0, 0, 0), *colors}) <= len(classes.shown):
         raise UserError(
             "CVAT identifies classes by color and reads black as background, but the model's palette has black or a "
             "color twice; choose another --format"
         )
-    for name in classes.names:
+    for name in (classes.names[i] for i in classes.shown):
         if not name.isprintable() or name != name.strip() or ":" in name or name[:1] in ("", "#"):
             raise UserError(
                 f"CVAT's list of labels has no place for the class name {name!r}: a colon, # in front, space around it "
@@ -45,7 +67,7 @@ def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
     classes = sequence.classes
     _check(classes)
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
-    lines += [f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)]
+    lines += [f"{classes.names[i]}:{','.join(map(str, classes.palette[i]))}::" for i in classes.shown]
     colors = color_table(classes.palette)
     names = []
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:

@@ -61,6 +61,8 @@ class MaskSequence:
     frames_per_second: float | None
     image_names: Sequence[str] | None = None
     """The file of each mask's frame, relative to the folder of all; None for a video."""
+    source: str = ""
+    """The name of the video, or of the folder of the images."""
 
 
 @dataclass(frozen=True)

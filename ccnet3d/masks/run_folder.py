@@ -76,7 +76,7 @@ class RunFolder:
         *,
         resume: bool,
         overwrite: bool,
-        overlay: Path | None = None,
+        beside: Collection[Path] = (),
         frames: Container[int] = range(sys.maxsize),
         when_checked: Callable[[], None] = lambda: None,
     ) -> list[int]:
@@ -86,7 +86,7 @@ class RunFolder:
             settings: everything that the masks depend on, and what else the run writes; plain JSON.
             resume: continue an interrupted run with these settings.
             overwrite: remove what an earlier run wrote.
-            overlay: a file elsewhere that the run writes, too.
+            beside: files elsewhere that the run writes, too.
             frames: the frame indices that may occur.
             when_checked: called when nothing speaks against the run, before earlier outputs are touched.
 
@@ -107,8 +107,8 @@ class RunFolder:
                 self._check_earlier(journal, overwrite=overwrite)
             replacing = overwrite or bool(journal.header.get("replacing"))
             names = journal.names | (summarized_names(self.folder) if replacing else set())
-            self._check_free(names, overlay, frames, probabilities=settings.get("probabilities", True))
-            self._remove_unfinished(names, overlay)
+            self._check_free(names, beside, frames, probabilities=settings.get("probabilities", True))
+            self._remove_unfinished(names, beside)
             self.folder.mkdir(parents=True, exist_ok=True)
             when_checked()
             self._journal = journal
@@ -117,8 +117,8 @@ class RunFolder:
                     # Until the earlier run's files are gone, this journal names them.
                     journal.begin({"settings": settings, "replacing": True}, names)
                     self._remove(names)
-                # An overlay elsewhere stays until the new one replaces it.
-                journal.begin({"settings": settings}, {self._name(overlay)} & names if overlay else ())
+                # Files elsewhere stay until the new ones replace them.
+                journal.begin({"settings": settings}, {self._name(path) for path in beside} & names)
             self.masks.mkdir(exist_ok=True)
             saved = (index for path, index in numbered_files(self.masks, "png") if self._name(path) in journal.names)
             return sorted(saved)
@@ -175,7 +175,7 @@ class RunFolder:
             with lock_folder(self.folder):
                 self._check_parts()
                 self._journal = Journal(self.folder / _JOURNAL_NAME)
-                self._remove_unfinished(self._journal.names, None)
+                self._remove_unfinished(self._journal.names, ())
                 self._remove_work()
 
     def outputs(self) -> list[Path]:
@@ -217,11 +217,11 @@ class RunFolder:
             )
 
     def _check_free(
-        self, names: Container[str], overlay: Path | None, frames: Container[int], *, probabilities: bool
+        self, names: Container[str], beside: Collection[Path], frames: Container[int], *, probabilities: bool
     ) -> None:
         """Check that what the run will write is free or named; later each file is checked again."""
         single = [self.folder / SUMMARY_NAME, *([self.format.path(self.folder)] if self.format.file_name else [])]
-        for path in [*single, *([overlay] if overlay else [])]:
+        for path in [*single, *beside]:
             replaceable(path, named=self._name(path) in names)
         numbered = [*numbered_files(self.masks, "png")]
         if probabilities:
@@ -243,13 +243,14 @@ class RunFolder:
             with suppress(OSError):  # missing, or with files of others
                 part.rmdir()
 
-    def _remove_unfinished(self, names: Collection[str], overlay: Path | None) -> None:
+    def _remove_unfinished(self, names: Collection[str], beside: Collection[Path]) -> None:
         for part in self._parts():
             prefix = f"{self._name(part)}/".removeprefix("./")
             started = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
             remove_unfinished(part, started | {_JOURNAL_NAME})
-        if overlay and self._name(overlay) in names:
-            remove_unfinished(overlay.parent, {overlay.name})
+        for path in beside:
+            if self._name(path) in names:
+                remove_unfinished(path.parent, {path.name})
 
     def _remove_work(self) -> None:
         """Remove the journal, and masks that became part of one file."""

@@ -13,10 +13,12 @@ from ccnet3d.journal import is_regular, relative_name
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.png_format import PNG
 
-__all__ = ["PROBABILITIES_NAME", "SUMMARY_NAME", "load_summary", "numbered_files", "summarized_names"]
+__all__ = ["BESIDE_KEYS", "PROBABILITIES_NAME", "SUMMARY_NAME", "load_summary", "numbered_files", "summarized_names"]
 
 SUMMARY_NAME = "summary.json"
 PROBABILITIES_NAME = "probabilities"
+BESIDE_KEYS = ("overlay_file", "alpha_file", "shares_file")
+"""Keys of the summary for files that a run writes elsewhere."""
 _NUMBERED = re.compile(r"(\d{6,})\.(png|npz)", re.IGNORECASE)
 """Masks and probabilities; some file systems ignore case."""
 
@@ -61,7 +63,7 @@ def summarized_names(folder: Path) -> set[str]:
         indices: Container[object] = range(frames)
     else:
         indices = {number for number in numbers if isinstance(number, int)} if isinstance(numbers, list) else ()
-    names = {SUMMARY_NAME, *(name for name in [summary.get("overlay_file")] if isinstance(name, str))}
+    names = {SUMMARY_NAME, *(name for key in BESIDE_KEYS if isinstance(name := summary.get(key), str))}
     numbered = []
     if mask_format is PNG:
         numbered += [*numbered_files(folder, "png")]

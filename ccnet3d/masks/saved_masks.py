@@ -18,8 +18,10 @@ from ccnet3d.masks.mask_format import OTHER, RUN_AGAIN, MaskFormat
 from ccnet3d.masks.png_format import mask_path
 from ccnet3d.masks.run_folder import RunFolder
 from ccnet3d.masks.run_names import SUMMARY_NAME
+from ccnet3d.video import VideoFrame, VideoReader
+from ccnet3d.wording import count_of
 
-__all__ = ["SavedMasks", "open_masks"]
+__all__ = ["SavedMasks", "match_frames", "open_masks"]
 
 _MOST_FRAMES = 10_000_000
 """Masks of a run; as many as 110 hours of video at 25 frames per second have."""
@@ -46,6 +48,8 @@ class _Summary:
     width: int | None = None
     height: int | None = None
     frames_per_second: float | None = None
+    image_names: tuple[str, ...] | None = None
+    video: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,8 @@ class _Summary:
                 raise UserError("frame numbers that do not increase, starting at 0 or above")
         if self.pts_seconds and len(self.pts_seconds) != self.frames:
             raise UserError(f"{len(self.pts_seconds)} times for {self.frames} masks")
+        if self.image_names is not None and len(self.image_names) != self.frames:
+            raise UserError(f"{len(self.image_names)} names of images for {self.frames} masks")
         ids = [c.id for c in self.classes]
         if not ids or not all(0 <= i < OTHER for i in ids) or len(set(ids)) < len(ids):
             raise UserError(f"class ids {ids[:300]}, which are not all different and in 0 to {OTHER - 1}")
@@ -86,6 +92,11 @@ class SavedMasks:
     """The frame index of each mask, ascending; it may have gaps."""
     pts_seconds: tuple[float | None, ...]
     """Presentation time of each mask's frame, None where the video has none."""
+    frames_per_second: float | None = None
+    image_names: tuple[str, ...] | None = None
+    """The file of each mask's frame, relative to the folder of all; None for a video."""
+    video_name: str = ""
+    """The name of the video, or of the folder of the images."""
 
     def __len__(self) -> int:
         return len(self.frame_indices)
@@ -140,9 +151,52 @@ def open_masks(folder: Path | str) -> SavedMasks:
     ids, names, colors = tuple(c.id for c in classes), tuple(c.name for c in classes), tuple(c.color for c in classes)
     indices = tuple(range(checked.frames)) if checked.frame_numbers is None else checked.frame_numbers
     seconds = checked.pts_seconds or (None,) * len(indices)
-    masks = SavedMasks(folder, summary, ids, names, colors, indices, seconds)
+    masks = SavedMasks(
+        folder,
+        summary,
+        ids,
+        names,
+        colors,
+        indices,
+        seconds,
+        checked.frames_per_second,
+        checked.image_names,
+        checked.video,
+    )
     _check_files(masks, mask_format)
     return masks
+
+
+def match_frames(reader: VideoReader, masks: SavedMasks) -> Iterator[tuple[VideoFrame, np.ndarray]]:
+    """Yield each mask with its frame.
+
+    Raises:
+        UserError: the video has no frame for a mask, or a frame of another size.
+    """
+    pairs = iter(masks)
+    index, mask = next(pairs)
+    count = 0
+    for frame in reader:
+        count += 1
+        if frame.index < index:
+            continue
+        if frame.index > index:
+            break
+        if mask.shape != frame.image.shape[:2]:
+            (height, width), (mask_height, mask_width) = frame.image.shape[:2], mask.shape
+            raise UserError(
+                f"frame {index} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
+                f"{mask_width}x{mask_height}; give the video that the masks were made from"
+            )
+        yield frame, mask
+        upcoming = next(pairs, None)
+        if upcoming is None:
+            return
+        index, mask = upcoming
+    raise UserError(
+        f"{reader.info.name} gave {count_of(count, 'frame')} and no frame {index}, for which {masks.folder} "
+        "has a mask; give the video that the masks were made from"
+    )
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
@@ -153,8 +207,8 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         run = RunFolder(folder)
         if run.is_interrupted() or run.outputs():
             raise UserError(
-                f"{folder} contains a run without {SUMMARY_NAME}: it was interrupted; "
-                "run ccnet3d-infer again with --resume"
+                f"{folder} contains a run without {SUMMARY_NAME}: another process is still writing it, or it was "
+                "interrupted; wait for its end, or run ccnet3d-infer again with --resume"
             ) from error
         raise UserError(f"{folder} contains no {SUMMARY_NAME}; give the output folder of ccnet3d-infer") from error
     except OSError as error:

@@ -61,7 +61,7 @@ class Score:
     name: str
     """Key in files and tables, such as ``per_frame_miou``."""
     title: str
-    """Shown to people."""
+    """Shown to people, everywhere under this name: on the console, in reports, tables and logs."""
     over: Aggregation | None
     """What it averages over; None for a value that only single frames have."""
     function: _Function | None = None
@@ -70,8 +70,6 @@ class Score:
     """From counts ``[..., *shape]`` to scores of classes ``[..., K]``, for scores that have them."""
     classes_name: str = ""
     """Name of the classes' scores: ``iou`` is ``per_class_iou`` in files."""
-    label: str = ""
-    """Shorter title in the command's table; the title if empty."""
     unit: str = "%"
     higher_is_better: bool = True
     per_frame: bool = False
@@ -145,7 +143,7 @@ def metric_table(windows: Iterable[int] = _DEFAULT_WINDOWS) -> tuple[Metric, ...
             lambda k: (k, k),
             lambda options: ConfusionMeter(options.num_classes),
             (
-                Score("miou", "mIoU (pooled)", "pixels", mean_iou, class_iou, "iou", per_frame=True, headline=True),
+                Score("miou", "mIoU", "pixels", mean_iou, class_iou, "iou", per_frame=True, headline=True),
                 Score("per_frame_miou", "per-frame mIoU", "frames", mean_iou, headline=True),
                 Score("video_miou", "video mIoU", "videos", mean_iou, headline=True),
                 Score("pixel_accuracy", "pixel accuracy", "pixels", pixel_accuracy, per_frame=True, headline=True),
@@ -155,7 +153,6 @@ def metric_table(windows: Iterable[int] = _DEFAULT_WINDOWS) -> tuple[Metric, ...
                     "frequency-weighted IoU",
                     "pixels",
                     frequency_weighted_iou,
-                    label="weighted IoU",
                 ),
             ),
         ),
@@ -170,7 +167,6 @@ def metric_table(windows: Iterable[int] = _DEFAULT_WINDOWS) -> tuple[Metric, ...
                     "frames",
                     of_classes=boundary_f,
                     classes_name="boundary_f",
-                    label="boundary F",
                     per_frame=True,
                     headline=True,
                 ),
@@ -218,7 +214,7 @@ def _video_consistency(window_frames: int, *, strict: bool) -> Metric:
         name,
         lambda _: (2,),
         lambda _: VideoConsistency(window_frames, strict=strict),
-        (Score(name, title, "frames", share, label=name, per_frame=True, headline=headline),),
+        (Score(name, title, "frames", share, per_frame=True, headline=headline),),
         option="consistency",
         section="consistency",
     )
@@ -234,7 +230,7 @@ def _temporal_consistency(name: str, title: str, *, count_occluded: bool) -> Met
         name,
         lambda k: (k, k),
         meter,
-        (Score(name, title, "videos", mean_iou, label=name, headline=not count_occluded),),
+        (Score(name, title, "videos", mean_iou, headline=not count_occluded),),
         option="count_occluded" if count_occluded else "flow",
         section="consistency",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import feature_channels, input_normalization
 from ccnet3d.models.backbone_weights import load_backbone_weights, load_head_weights
+from ccnet3d.models.card import describe_file, model_card, push_to_hub
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
@@ -20,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "TrainingOutputs",
+    "describe_file",
     "feature_channels",
     "fingerprint",
     "fuse_batch_norms",
@@ -27,6 +29,8 @@ __all__ = [
     "load_backbone_weights",
     "load_head_weights",
     "load_model",
+    "model_card",
+    "push_to_hub",
     "save_model",
     "shipped_weights",
 ]

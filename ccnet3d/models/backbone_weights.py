@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ccnet3d.errors import UserError
-from ccnet3d.files import is_file
+from ccnet3d.files import is_file, load_tensors
 from ccnet3d.models.ccnet3d import CCNet3D
 
 __all__ = ["load_backbone_weights", "load_head_weights"]
@@ -141,8 +141,7 @@ def _read_state(source: str, name: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # PyTorch raises almost any exception for a damaged file: in a test, ten types for bytes changed at random.
+        state = load_tensors(path)
     except Exception as error:
         raise UserError(f"{path} cannot be read as a file with only tensors; {_advice(name)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

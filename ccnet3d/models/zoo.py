@@ -19,6 +19,8 @@ from ccnet3d.errors import UserError
 from ccnet3d.files import is_file, write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
+from ccnet3d.models.hub import HUB_PREFIX, download
+from ccnet3d.wording import count_of
 
 __all__ = [
     "ARCHITECTURES",
@@ -26,6 +28,7 @@ __all__ = [
     "ModelInfo",
     "fingerprint",
     "load_model",
+    "model_file",
     "save_model",
     "shipped_weights",
 ]
@@ -123,8 +126,9 @@ class ModelInfo:
     def __post_init__(self) -> None:
         if not self.model.num_classes == len(self.class_names) == len(self.palette):
             raise UserError(
-                f"the model has {self.model.num_classes} classes, but there are {len(self.class_names)} names "
-                f"and {len(self.palette)} colors; the numbers must be equal"
+                f"the model has {count_of(self.model.num_classes, 'class', 'classes')}, "
+                f"but there are {count_of(len(self.class_names), 'name')} "
+                f"and {count_of(len(self.palette), 'color')}; the numbers must be equal"
             )
         check_range("the number of classes", len(self.class_names), 2, _MOST_CLASSES)
         for color in self.palette:
@@ -172,12 +176,37 @@ def shipped_weights() -> dict[str, Path]:
     return {file.stem: file for file in sorted(_WEIGHTS_FOLDER.glob("*.safetensors"))}
 
 
+def model_file(path: Path | str | None) -> Path:
+    """Return the file of a model, downloaded if it is on a hub; for the argument see :func:`load_model`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(path, str) and path.startswith(HUB_PREFIX):
+        return download(path)
+    if name := _shipped_name(path):
+        return shipped_weights()[name]
+    assert path is not None
+    if not is_file(Path(path)):
+        raise UserError(
+            f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
+            f"weights in the package: {', '.join(shipped_weights())}"
+        )
+    return Path(path)
+
+
+def _shipped_name(path: Path | str | None) -> str | None:
+    """Return the name of weights in the package, None for a file."""
+    name = DEFAULT_WEIGHTS if path is None or str(path) == "default" else str(path)
+    return name if name in shipped_weights() and not is_file(Path(name)) else None
+
+
 def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     """Load a model, in evaluation mode, in float32 on the CPU, together with its metadata.
 
     Args:
-        path: a file written by :func:`save_model`, or the name of weights in the package; None and ``default``
-            are the default ones.
+        path: a file written by :func:`save_model`, the name of weights in the package, or the address of a file on
+            the Hugging Face hub, ``hf://ORG/NAME[/FILE][@REVISION]``; None and ``default`` are the default weights.
 
     Raises:
         UserError: the file does not exist, is not a ccnet3d model file, or its weights do not match its metadata.
@@ -187,22 +216,16 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     >>> info.class_names[:3]
     ('Sky', 'Building', 'Pole')
     """
-    path = Path(DEFAULT_WEIGHTS if path is None or str(path) == "default" else path)
-    shipped = shipped_weights()
-    known = str(path) in shipped and not is_file(path)
-    if known:
-        path = shipped[str(path)]
-    elif not is_file(path):
-        raise UserError(
-            f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
-            f"weights in the package: {', '.join(shipped)}"
-        )
+    known = _shipped_name(path) is not None
+    path = model_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             info = _parse_info(file.metadata() or {})
             if not known:
                 _check_weights(file, info.model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise UserError(f"{bad[0]} has values that are not finite")
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

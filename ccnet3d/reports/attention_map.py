@@ -18,9 +18,10 @@ from torch import Tensor
 from ccnet3d.attention import attention_influence, queries_and_keys
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
-from ccnet3d.inference import resize_frame
+from ccnet3d.inference import resize_frame, working_size
 from ccnet3d.models import CCNet3D
 from ccnet3d.video import VideoReader
+from ccnet3d.wording import count_of
 
 __all__ = ["AttentionMap", "check_plotting", "compute_attention_map", "draw_attention_map", "frames_around", "reach"]
 
@@ -63,6 +64,7 @@ def compute_attention_map(
     *,
     clip_length: int,
     input_size: tuple[int, int],
+    keep_aspect: bool = False,
     loops: int = 3,
 ) -> AttentionMap:
     """Run a model on the clip around a frame and follow the attention of one pixel.
@@ -76,6 +78,7 @@ def compute_attention_map(
         point: (x, y) of the pixel, from the upper left.
         clip_length: T, frames of the clip; fewer if the video is shorter.
         input_size: (height, width) in pixels to which frames are resized.
+        keep_aspect: use its area only, and the aspect of the video; see :func:`ccnet3d.inference.working_size`.
         loops: R. All loops share their weights, so it may differ from the model's.
 
     Raises:
@@ -86,7 +89,9 @@ def compute_attention_map(
         raise UserError("the model has no attention to show (loops = 0); give weights of a model with attention")
     count = len(reader)
     if not 0 <= frame_index < count:
-        raise UserError(f"{reader.info.name} has no frame {frame_index}; it has {count} frames, numbered from 0")
+        raise UserError(
+            f"{reader.info.name} has no frame {frame_index}; it has {count_of(count, 'frame')}, numbered from 0"
+        )
     frame_indices = frames_around(frame_index, clip_length, count)
     images = [frame.image for frame in reader.clip(frame_indices)]
     height, width = images[frame_index - frame_indices.start].shape[:2]
@@ -101,7 +106,8 @@ def compute_attention_map(
             f"the size of the picture changes in frames {frame_indices.start} to {frame_indices.stop - 1}; "
             "give a frame whose clip has one size, or a shorter clip"
         )
-    resized = [resize_frame(torch.from_numpy(image).permute(2, 0, 1), input_size) for image in images]
+    size = working_size((height, width), input_size, reader.info.pixel_aspect) if keep_aspect else input_size
+    resized = [resize_frame(torch.from_numpy(image).permute(2, 0, 1), size) for image in images]
     pairs = _queries_and_keys(model, torch.stack(resized).to(model.input_mean.device).float().div(255), loops)
     rows, columns = pairs[0][0].shape[2:4]
     position = (frame_index - frame_indices.start, y * rows // height, x * columns // width)

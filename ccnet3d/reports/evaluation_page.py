@@ -23,6 +23,7 @@ from ccnet3d.metrics import mean_iou
 from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.charts import Bar, BarRow, Line, TimeChart, confusion_table, time_chart
 from ccnet3d.reports.worst_frames import ERROR_COLORS, Strip
+from ccnet3d.wording import count_of
 
 __all__ = ["report_page"]
 
@@ -114,8 +115,11 @@ def _title(runs: Sequence[EvaluationSummary]) -> str:
 
 def _facts(runs: Sequence[EvaluationSummary]) -> str:
     first = runs[0].evaluation
-    counts = {"labeled frame": len(first.frames), "video": len(first.videos), "class": len(first.class_names)}
-    facts = [f"{n} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}" for what, n in counts.items()]
+    facts = [
+        count_of(len(first.frames), "labeled frame"),
+        count_of(len(first.videos), "video"),
+        count_of(len(first.class_names), "class", "classes"),
+    ]
     if len(runs) == 1:
         masks = str(first.settings.get("masks", ""))
         facts += [masks] if runs[0].name in masks else [runs[0].name, masks]

@@ -16,10 +16,11 @@ from PIL import Image
 
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
-from ccnet3d.masks import SavedMasks
+from ccnet3d.masks import SavedMasks, match_frames
 from ccnet3d.reports._templates import load_template
 from ccnet3d.reports.mask_statistics import MaskStatistics
 from ccnet3d.video import VideoFrame, VideoReader
+from ccnet3d.wording import count_of
 
 __all__ = ["Matched", "clock", "spread", "write_video_page"]
 
@@ -87,7 +88,7 @@ def write_video_page(
 
     def pictures() -> Iterator[_Picture]:
         pending = set(shown)
-        for index, (frame, mask) in enumerate(progress(_match(reader, masks))):
+        for index, (frame, mask) in enumerate(progress(match_frames(reader, masks))):
             statistics.add(mask)
             times.append(frame.pts_seconds)
             if index in pending:
@@ -115,38 +116,6 @@ def spread(count: int, at_most: int) -> list[int]:
     if at_most == 1:
         return [0]
     return [(2 * i * (count - 1) + at_most - 1) // (2 * (at_most - 1)) for i in range(at_most)]  # rounded
-
-
-def _match(reader: VideoReader, masks: SavedMasks) -> Iterator[Matched]:
-    """Yield each mask with its frame.
-
-    Raises:
-        UserError: the video has no frame for a mask, or a frame of another size.
-    """
-    pairs = iter(masks)
-    index, mask = next(pairs)
-    count = 0
-    for frame in reader:
-        count += 1
-        if frame.index < index:
-            continue
-        if frame.index > index:
-            break
-        if mask.shape != frame.image.shape[:2]:
-            (height, width), (mask_height, mask_width) = frame.image.shape[:2], mask.shape
-            raise UserError(
-                f"frame {index} of {reader.info.name} has {width}x{height} pixels, its mask in {masks.folder} "
-                f"{mask_width}x{mask_height}; give the video that the masks were made from"
-            )
-        yield frame, mask
-        upcoming = next(pairs, None)
-        if upcoming is None:
-            return
-        index, mask = upcoming
-    raise UserError(
-        f"{reader.info.name} gave {count} frames and no frame {index}, for which {masks.folder} has a mask; "
-        "give the video that the masks were made from"
-    )
 
 
 def clock(frame_indices: Iterable[int], times: Iterable[float | None], frames_per_second: float | None) -> list[float]:
@@ -198,7 +167,7 @@ def _picture(index: int, image: np.ndarray, mask: np.ndarray, max_width: int, qu
 
 def _facts(masks: SavedMasks, pictures: int) -> str:
     summary = masks.summary
-    parts = [f"{len(masks)} masks"]
+    parts = [count_of(len(masks), "mask")]
     if summary.get("width") and summary.get("height"):
         parts.append(f"{summary['width']} x {summary['height']} pixels")
     if summary.get("frames_per_second"):

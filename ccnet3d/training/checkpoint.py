@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
-from ccnet3d.files import atomic_path
+from ccnet3d.files import atomic_path, load_tensors
 from ccnet3d.training.recipe import Recipe
 
 __all__ = ["Progress", "Stateful", "load_checkpoint", "save_checkpoint"]
@@ -120,8 +120,7 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
 def _read(path: Path) -> _Saved:
     advice = "remove it and start without --resume"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # Depending on the damage, PyTorch raises almost anything; its message may advise to trust the file.
+        state = load_tensors(path)
     except Exception as error:
         raise UserError(
             f"{path} is not a readable checkpoint: it is damaged, or contains more than tensors and plain values; "

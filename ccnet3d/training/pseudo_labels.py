@@ -7,9 +7,10 @@ import json
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,11 +78,11 @@ def label_videos(
             f"the teachers predict {', '.join(teachers.info.class_names)}, the labeled data has "
             f"{', '.join(class_names)}; give teachers of the same classes in the same order"
         )
-    settings = [{**source, **teachers.settings(recipe)} for source in sources]
+    settings = [{**source, **teachers.settings(recipe, shape)} for source, shape in sources]
     complete = [_is_complete(job.folder, table) for job, table in zip(jobs, settings, strict=True)]
-    for job, table, done in zip(jobs, settings, complete, strict=True):
+    for job, table, (_, shape), done in zip(jobs, settings, sources, complete, strict=True):
         if not done:
-            _label_video(job, table, teachers, recipe)
+            _label_video(job, table, teachers, shape, recipe)
 
 
 def open_pseudo_labels(recipe: UnlabelledRecipe, folder: Path, transform: Augmentation | None) -> LabelledSequences:
@@ -101,6 +102,15 @@ def open_pseudo_labels(recipe: UnlabelledRecipe, folder: Path, transform: Augmen
     return LabelledSequences(spec, sorted(frames), parts[0].layout, transform)
 
 
+class _Shape(NamedTuple):
+    """What a video's working size depends on."""
+
+    frame_size: tuple[int, int]
+    """Height and width of its first frame in pixels."""
+    pixel_aspect: Fraction
+    """Width of a pixel divided by its height."""
+
+
 class _Teachers:
     """One or several models; the mean of their class probabilities labels a frame."""
 
@@ -117,13 +127,16 @@ class _Teachers:
             VideoSegmenter(model.to(device), info, smoothing=recipe.smoothing, dtype=torch.float32)
             for model, info in loaded
         ]
-        self.size = self.info.input_size
-        """Height and width of stored frames and labels."""
         self.batch_size = self.segmenters[0].batch_size
         self.history = max(segmenter.history() for segmenter in self.segmenters)
 
-    def settings(self, recipe: UnlabelledRecipe) -> dict[str, Any]:
-        """Return everything but the video that labels depend on, as plain JSON."""
+    def sizes(self, shape: _Shape) -> list[tuple[int, int]]:
+        """Return the working size of each teacher; frames and labels are stored at that of the first one."""
+        return [segmenter.working_size(*shape) for segmenter in self.segmenters]
+
+    def settings(self, recipe: UnlabelledRecipe, shape: _Shape) -> dict[str, Any]:
+        """Return everything but the video itself that its labels depend on, as plain JSON."""
+        size = self.sizes(shape)[0]
         return {
             "teachers": [
                 [fingerprint(segmenter.model), segmenter.clip_length, list(segmenter.input_size)]
@@ -132,20 +145,24 @@ class _Teachers:
             "smoothing": recipe.smoothing,
             "threshold": recipe.threshold,
             "frame_stride": recipe.frame_stride,
+            # Earlier versions had the teacher's own size for every video, and their labels of that size are the same.
+            **({} if size == self.info.input_size else {"size": list(size)}),
         }
 
-    def predict(self, images: Iterable[np.ndarray], first_index: int, emit_from: int) -> Iterator[Tensor]:
+    def predict(
+        self, images: Iterable[np.ndarray], shape: _Shape, first_index: int, emit_from: int
+    ) -> Iterator[Tensor]:
         """Yield the class probabilities of each frame, float32 ``[K, height, width]`` at the stored size.
 
         For the arguments see :meth:`VideoSegmenter.predict`.
         """
-        shared = tee(images, len(self.segmenters))
+        shared, sizes = tee(images, len(self.segmenters)), self.sizes(shape)
         streams = [
-            segmenter.predict(frames, first_index=first_index, emit_from=emit_from)
-            for segmenter, frames in zip(self.segmenters, shared, strict=True)
+            segmenter.predict(frames, working_size=size, first_index=first_index, emit_from=emit_from)
+            for segmenter, frames, size in zip(self.segmenters, shared, sizes, strict=True)
         ]
         for predictions in zip(*streams, strict=True):
-            logits = [F.interpolate(one.logits[None], size=self.size, mode="bilinear")[0] for one in predictions]
+            logits = [F.interpolate(one.logits[None], size=sizes[0], mode="bilinear")[0] for one in predictions]
             yield torch.stack([one.softmax(0) for one in logits]).mean(0)
 
 
@@ -158,8 +175,8 @@ def _jobs(recipe: UnlabelledRecipe, folder: Path) -> list[Job]:
     return plan_jobs(recipe.sources, folder, nested=True)
 
 
-def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
-    """Return what identifies the contents of a source, after decoding its first frame.
+def _describe_source(job: Job, held_out: Collection[Path]) -> tuple[dict[str, Any], _Shape]:
+    """Return what identifies the contents of a source, and its shape, after decoding its first frame.
 
     Raises:
         UserError: it is not a video, or contains a held-out frame.
@@ -170,7 +187,8 @@ def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
         kind = "standard input, which can be read only once," if job.source == STDIN else f"the pattern {job.name}"
         raise UserError(f"{kind} cannot be labeled; give a video file or a folder of frames")
     with open_video(job.source) as reader:
-        next(iter(reader))
+        height, width = next(iter(reader)).image.shape[:2]
+        shape = _Shape((height, width), reader.info.pixel_aspect)
     files = images_in_folder(job.source) if job.source.is_dir() else [job.source]
     for path in files:
         if path.resolve() in held_out:
@@ -182,7 +200,7 @@ def _describe_source(job: Job, held_out: Collection[Path]) -> dict[str, Any]:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return {"format": _FORMAT, "source": job.source.name, "source_sha256": digest.hexdigest()}
+    return {"format": _FORMAT, "source": job.source.name, "source_sha256": digest.hexdigest()}, shape
 
 
 def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -210,7 +228,9 @@ def _is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
     return (folder / _DATASET_NAME).is_file()
 
 
-def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, recipe: UnlabelledRecipe) -> None:
+def _label_video(
+    job: Job, settings: Mapping[str, Any], teachers: _Teachers, shape: _Shape, recipe: UnlabelledRecipe
+) -> None:
     """Write the frames and labels of one video that are missing, then its ``dataset.toml``."""
     folder = job.folder
     with (
@@ -226,7 +246,7 @@ def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, rec
         write_atomically(folder / _SETTINGS_NAME, (json.dumps(settings, indent=1) + "\n").encode())
         for part in (folder, folder / "frames", folder / "labels"):
             remove_unfinished(part)
-        for index, image, label in _labels(chain([first], frames), folder, teachers, recipe.threshold):
+        for index, image, label in _labels(chain([first], frames), folder, teachers, shape, recipe.threshold):
             # The label last: with it the frame counts as done.
             write_atomically(_frame_path(folder, index), encode_png(Image.fromarray(image)))
             write_atomically(_label_path(folder, index), encode_mask(label, teachers.info.palette))
@@ -239,7 +259,7 @@ def _label_video(job: Job, settings: Mapping[str, Any], teachers: _Teachers, rec
 
 
 def _labels(
-    frames: Iterator[VideoFrame], folder: Path, teachers: _Teachers, threshold: float
+    frames: Iterator[VideoFrame], folder: Path, teachers: _Teachers, shape: _Shape, threshold: float
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the index, image and label of each frame from the first one that is not in ``folder``."""
     context: deque[np.ndarray] = deque(maxlen=teachers.history + teachers.batch_size - 1)
@@ -260,11 +280,11 @@ def _labels(
         return
     while (done - len(context)) % teachers.batch_size:
         context.popleft()
-    for probabilities in teachers.predict(chain(context, images()), done - len(context), done):
+    for probabilities in teachers.predict(chain(context, images()), shape, done - len(context), done):
         frame = waiting.popleft()
         largest, label = probabilities.max(0)
         label[largest < threshold] = IGNORE_INDEX
-        image = resize_frame(torch.from_numpy(frame.image).permute(2, 0, 1), teachers.size)
+        image = resize_frame(torch.from_numpy(frame.image).permute(2, 0, 1), teachers.sizes(shape)[0])
         yield frame.index, image.permute(1, 2, 0).contiguous().numpy(), label.to(torch.uint8).cpu().numpy()
 
 

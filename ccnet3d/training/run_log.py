@@ -42,12 +42,16 @@ class RunLog:
         """Write image, label and prediction side by side, one row per frame for up to four frames of the split."""
         palette = torch.zeros(IGNORE_INDEX + 1, 3, dtype=torch.uint8)  # void is black
         palette[: len(dataset.spec.classes)] = torch.tensor(dataset.spec.palette, dtype=torch.uint8)
+        size = None
         rows = []
         for index in range(0, len(dataset), -(-len(dataset) // 4)):
             image, label = dataset.read_image(index), dataset.read_label(index)
             prediction = torch.from_numpy(next(segmenter.segment([image.permute(1, 2, 0).numpy()]))).long()
             row = torch.cat([image, *(palette[ids].permute(2, 0, 1) for ids in (label, prediction))], dim=2)
-            rows.append(resize_frame(row, (segmenter.input_size[0], 3 * segmenter.input_size[1])))
+            size = size or segmenter.working_size(
+                (image.shape[1], image.shape[2])
+            )  # one for all: they form one picture
+            rows.append(resize_frame(row, (size[0], 3 * size[1])))
         self.writer.add_image("val/image, label, prediction", torch.cat(rows, dim=1), step)
 
     def close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ccnet3d.wording import count_of
+
 __all__ = ["Throughput"]
 
 
@@ -47,7 +49,7 @@ class Throughput:
         """Return a line about all steps, of which there must be at least one."""
         peak = f", at most {self._peak_gib():.2f} GiB of GPU memory" if self._device.type == "cuda" else ""
         return (
-            f"{self.frames} frames in {self.seconds:.1f} s: {self.frames / self.seconds:.2f} frames/s, "
+            f"{count_of(self.frames, 'frame')} in {self.seconds:.1f} s: {self.frames / self.seconds:.2f} frames/s, "
             f"{self.waited_seconds / self.seconds:.1%} of the time waiting for data{peak}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.video.alpha_writer import AlphaVideoWriter
 from ccnet3d.video.file_kinds import FileKinds, is_image, match_pattern, sort_files
 from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
@@ -13,6 +14,7 @@ from ccnet3d.video.urls import is_address, safe_name, short_name
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
+    "AlphaVideoWriter",
     "FileKinds",
     "GrayVideoWriter",
     "VideoError",

@@ -21,6 +21,7 @@ from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
 from ccnet3d.video.packet_decoder import PacketDecoder
 from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, HiddenPackets, PacketIndex, is_ranked
 from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
+from ccnet3d.wording import count_of
 
 __all__ = ["Playback", "index_packets", "seconds"]
 
@@ -139,27 +140,30 @@ class Playback:
             raise VideoError(f"{name} contains no decodable frame; give a video with frames")
         found = []
         if self._read_error:
-            found.append(f"reading stopped before the end of the file, after {count} frames: {self._read_error}")
+            found.append(
+                f"reading stopped before the end of the file, after {count_of(count, 'frame')}: {self._read_error}"
+            )
         if failed:
-            found.append(f"{failed} packets could not be decoded and their frames are lost: {why}")
+            found.append(f"{count_of(failed, 'packet')} could not be decoded, so that frames are lost: {why}")
         if self._matrix:
             found.append(matrix)
         if lost := sorted(indexer.lost + self._unconverted):
             found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
         if indexer.misplaced:
-            found.append(f"{indexer.misplaced} frames were out of order and were dropped")
+            found.append(f"{count_of(indexer.misplaced, 'frame')} out of order, dropped")
         missing = indexer.sent - indexer.shown
         if not indexer.ranked and missing > 0 and self._canonical in ONE_TO_ONE_CODECS:
             found.append(
-                f"{missing} of {indexer.sent} packets yielded no frame; frame indices count decoded frames only"
+                f"{missing} of {count_of(indexer.sent, 'packet')} yielded no frame; "
+                "frame indices count decoded frames only"
             )
         if self._damaged:
             found.append(
-                f"{len(self._damaged)} of {count} frames are damaged in the file and were concealed by the decoder: "
+                f"{count_of(len(self._damaged), 'damaged frame')} of {count}, concealed by the decoder: "
                 f"{frame_ranges(self._damaged)}; later frames up to the next keyframe may be affected"
             )
         if self._corrupt_packets:
-            found.append(f"{self._corrupt_packets} packets are damaged or incomplete in the file")
+            found.append(f"{count_of(self._corrupt_packets, 'damaged or incomplete packet')} in the file")
         found += self._check_length(count, len(lost))
         if len(self._sizes) > 1:
             steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in self._sizes[:4])
@@ -178,7 +182,7 @@ class Playback:
                 f"only {count} of the {expected} frames that the file claims could be decoded; it may be truncated"
             )
         if isinstance(self._source, Path) and (missing := missing_bytes(self._source)):
-            found.append(f"the file is {missing} bytes shorter than its header says; it may be truncated")
+            found.append(f"the file is {count_of(missing, 'byte')} shorter than its header says; it may be truncated")
         if isinstance(self._source, Path) and (offset := broken_at(self._source)) is not None:
             found.append(f"the file is damaged at byte {offset}; frames may be missing there")
         return found

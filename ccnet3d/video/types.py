@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 __all__ = [
     "NoLengthError",
@@ -170,7 +171,7 @@ def check_indices(indices: Sequence[int], length: int, name: str) -> None:
     """
     for index in indices:
         if not 0 <= index < length:
-            raise IndexError(f"{name} has no frame {index}; it has {length} frames, numbered from 0")
+            raise IndexError(f"{name} has no frame {index}; it has {count_of(length, 'frame')}, numbered from 0")
 
 
 def ffmpeg_reason(error: BaseException) -> str:

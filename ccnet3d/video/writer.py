@@ -15,7 +15,7 @@ from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
 from ccnet3d.video.container import ffmpeg_url, import_av
 
-__all__ = ["StreamWriter", "VideoWriter"]
+__all__ = ["FrameWriter", "StreamWriter", "VideoWriter"]
 
 _TIME_BASE = Fraction(1, 90_000)  # holds the times of all common frame rates
 _DEFAULT_RATE = 25.0
@@ -70,7 +70,55 @@ class StreamWriter:
             self._atomic.__exit__(kind, error, trace)
 
 
-class VideoWriter(StreamWriter):
+class FrameWriter(StreamWriter):
+    """A stream of frames with their times.
+
+    The first frame is at 0 seconds. All frames get the size of the first one; odd sizes are padded by one pixel because
+    yuv420p requires even sizes.
+    """
+
+    def __init__(
+        self, path: Path, container_format: str, frames_per_second: float | None, pixel_aspect: Fraction
+    ) -> None:
+        super().__init__(path, container_format, frames_per_second)
+        self._pixel_aspect = pixel_aspect
+        self._first_seconds = 0.0
+        self._last_pts = -1
+
+    def _open_stream(self, codec: str, pixel_format: str, size: tuple[int, int], options: dict[str, str]) -> Any:
+        """Add the stream for frames of ``size``, height and width, and return its encoder."""
+        height, width = size
+        self._stream = self._container.add_stream(codec, rate=self._rate, options=options)
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = pixel_format
+        encoder = self._stream.codec_context
+        encoder.sample_aspect_ratio = self._pixel_aspect
+        encoder.time_base = _TIME_BASE
+        encoder.thread_count = 1  # an encoder's output may depend on the number of threads
+        return encoder
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        """Return an image ``[h, w, C]`` padded or cropped to the size of the stream."""
+        height, width = self._stream.height, self._stream.width
+        if image.shape[:2] != (height, width):
+            padding = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
+            image = np.pad(image, padding, mode="edge")[:height, :width]
+        return np.ascontiguousarray(image)
+
+    def _encode_at(self, frame: Any, pts_seconds: float | None) -> None:
+        """Encode a frame at its time; at its index divided by the rate if None."""
+        seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
+        if self._count == 0:  # the clock of broadcasts and cameras may start at hours
+            self._first_seconds = seconds
+        seconds -= self._first_seconds
+        # Times must increase, even if the source repeats one.
+        self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
+        frame.time_base = _TIME_BASE
+        self._encode(frame)
+        self._count += 1
+
+
+class VideoWriter(FrameWriter):
     """Write frames with their times to an mp4 file, which appears when the block ends without an error.
 
     The first frame is at 0 seconds. All frames get the size of the first one; odd sizes are padded by one pixel because
@@ -97,10 +145,7 @@ class VideoWriter(StreamWriter):
     def __init__(self, path: Path, frames_per_second: float | None, pixel_aspect: Fraction = Fraction(1)) -> None:
         if path.suffix.lower() != ".mp4":
             raise UserError(f"the overlay must be an .mp4 file, got {path}")
-        super().__init__(path, "mp4", frames_per_second)
-        self._pixel_aspect = pixel_aspect
-        self._first_seconds = 0.0
-        self._last_pts = -1
+        super().__init__(path, "mp4", frames_per_second, pixel_aspect)
 
     def write(self, image: np.ndarray, pts_seconds: float | None) -> None:
         """Add a frame.
@@ -109,28 +154,9 @@ class VideoWriter(StreamWriter):
             image: uint8 ``[H, W, 3]``, RGB.
             pts_seconds: its presentation time in seconds; frame index divided by the rate if None.
         """
-        av = import_av()
         if self._stream is None:
-            height, width = image.shape[:2]
             # Without x264's macroblock tree, which in build 165 with AVX-512 is not deterministic.
             options = {"crf": "20", "preset": "veryfast", "mbtree": "0"}
-            self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
-            self._stream.width, self._stream.height = width + width % 2, height + height % 2
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.sample_aspect_ratio = self._pixel_aspect
-            self._stream.codec_context.time_base = _TIME_BASE
-            self._stream.codec_context.thread_count = 1  # x264's output depends on the number of threads
-        height, width = self._stream.height, self._stream.width
-        if image.shape[:2] != (height, width):
-            padding = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
-            image = np.pad(image, padding, mode="edge")[:height, :width]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        seconds = float(self._count / self._rate) if pts_seconds is None else pts_seconds
-        if self._count == 0:  # the clock of broadcasts and cameras may start at hours
-            self._first_seconds = seconds
-        seconds -= self._first_seconds
-        # Times must increase, even if the source repeats one.
-        self._last_pts = frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
-        frame.time_base = _TIME_BASE
-        self._encode(frame)
-        self._count += 1
+            self._open_stream("libx264", "yuv420p", (image.shape[0], image.shape[1]), options)
+        frame = import_av().VideoFrame.from_ndarray(self._fit(image), format="rgb24")
+        self._encode_at(frame, pts_seconds)

@@ -25,7 +25,8 @@ import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from ccnet3d.ablation import describe_machine, median_seconds
-from ccnet3d.cli.options import choose_device, input_size, positive, run_command
+from ccnet3d.cli.options import choose_device, positive, run_command
+from ccnet3d.cli.views import input_size
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter, resize_frame
 from ccnet3d.models import load_model

@@ -179,7 +179,7 @@ def test_plot_shows_each_variant_and_run(rows: list[Row], tmp_path: Path, monkey
         assert image.width > image.height > 200
     panels = drawn[0].axes
     assert [panel.get_title() for panel in panels] == [
-        "mIoU (pooled), %", "VC8 strict, %", "flicker, %", "cost per frame, relative (range)",
+        "mIoU, %", "VC8 strict, %", "flicker, %", "cost per frame, relative (range)",
     ]  # fmt: skip
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["T=1", "T=5", "T=7"]
     assert [float(bar.lines[0].get_ydata()[0]) for bar in panels[0].containers] == pytest.approx([62.0, 64.0, 63.0])

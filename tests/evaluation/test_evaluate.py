@@ -152,8 +152,8 @@ def test_every_score_of_the_table_is_everywhere(yard: Path, tmp_path: Path) -> N
     result.save(tmp_path / "evaluation.json")
     table = json.loads((tmp_path / "evaluation.json").read_text())
     assert {*table, *table["consistency"]} >= {*result.scores}
-    printed = {line[:16].strip() for line in scores_text(result).splitlines()}
-    assert printed >= {score.label or score.title for score in map(find_score, result.scores)}
+    printed = {line[:24].strip() for line in scores_text(result).splitlines()}
+    assert printed >= {score.title for score in map(find_score, result.scores)}
     assert {*scores_of(result)} - {f"iou {name}" for name in result.class_names} == {*result.scores}
     assert {*compare(result, result)} == {*scores_of(result)}
     assert {name for name in result.scores if find_score(name).per_frame} < {*result.frame_scores}

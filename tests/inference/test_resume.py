@@ -76,10 +76,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 OPTIONS = [
-    ["--overlay", "{out}/over.mp4", "--save-probabilities", "--clip-stride", "2"],
+    ["--overlay", "{out}/over.mp4", "--save-probabilities", "--clip-stride", "2", "--shares", "{out}/shares.csv"],
     ["--format", "npz", "--smooth", "1"],
     ["--format", "ffv1", "--causal", "--start", "3"],
     ["--format", "cvat", "--frame-stride", "2", "--overlay", "{out}/over.mp4"],
+    ["--format", "label-studio", "--classes", "ground,box", "--alpha", "{out}/cut.mov"],
 ]
 
 

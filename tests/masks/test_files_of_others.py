@@ -83,7 +83,7 @@ def do_run(out: Path, name: str, options: dict[str, Any], *, probabilities: bool
         run.finish()
         return
     with lock_folder(out):
-        saved = run.begin(settings, overlay=overlay, frames=range(FRAMES), **options)
+        saved = run.begin(settings, beside=[overlay], frames=range(FRAMES), **options)
         run.claim(overlay)
         assert saved == list(range(len(saved)))
         for index in range(len(saved), FRAMES):

@@ -33,7 +33,9 @@ def test_names_of_the_formats_and_their_files() -> None:
         "npz": "masks.npz",
         "ffv1": "masks.mkv",
         "cvat": "cvat.zip",
+        "cvat-xml": "cvat.xml",
         "coco-rle": "coco.json",
+        "label-studio": "label_studio.json",
     }
     for one in FORMATS.values():
         assert (one.file_name is None) == (one.write is None)
@@ -51,7 +53,9 @@ def test_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert RunOptions(format="runes").format == "runes"
     (tmp_path / "stone.bin").touch()
     assert RunFolder(tmp_path).outputs() == [tmp_path / "stone.bin"]
-    with pytest.raises(UserError, match="unknown format 'rune'; choose png, npz, ffv1, cvat, coco-rle, runes"):
+    with pytest.raises(
+        UserError, match="unknown format 'rune'; choose png, npz, ffv1, cvat, cvat-xml, coco-rle, label-studio, runes"
+    ):
         RunOptions(format="rune")
 
 

@@ -151,6 +151,13 @@ def test_scores_without_a_value(tiny_checkpoint: Path) -> None:
     assert info.scores == {"val_miou": None, "x": 1.0}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tiny_checkpoint: Path, value: float) -> None:
+    changed = change(tiny_checkpoint, lambda _, tensors: tensors["classifier.weight"].view(-1)[3:4].fill_(value))
+    with pytest.raises(UserError, match=r"classifier.weight has values that are not finite"):
+        load_model(changed)
+
+
 def test_damaged_bytes(tiny_checkpoint: Path) -> None:
     whole = tiny_checkpoint.read_bytes()
     length = 8 + int.from_bytes(whole[:8], "little")

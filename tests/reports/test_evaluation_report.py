@@ -177,9 +177,7 @@ def test_comparison(tmp_path: Path) -> None:
     assert float(new["p_frames"]) < 0.01
     assert rows["old", "miou"]["difference"] == ""
     shown = percent(runs["new"].miou - runs["old"].miou, signed=True)
-    assert (
-        f"mIoU (pooled)|{100 * runs['old'].miou:.2f}|{100 * runs['new'].miou:.2f}|{shown}|" in page.sections["Scores"]
-    )
+    assert f"mIoU|{100 * runs['old'].miou:.2f}|{100 * runs['new'].miou:.2f}|{shown}|" in page.sections["Scores"]
     change = mean_iou(runs["new"].confusions) - mean_iou(runs["old"].confusions)
     best = int(change.argmax())
     frame = runs["new"].frames[best]
@@ -247,7 +245,7 @@ def test_differences_as_text() -> None:
     head, first, *_ = differences_text(runs).splitlines()
     assert head == "new against old, 12 frames"
     values = [100 * run.evaluation.miou for run in runs]
-    assert first.split()[:4] == ["miou", *(f"{value:.2f}" for value in values), f"{values[1] - values[0]:+.2f}"]
+    assert first.split()[:4] == ["mIoU", *(f"{value:.2f}" for value in values), f"{values[1] - values[0]:+.2f}"]
     assert first.endswith(f"p over videos {runs[1].differences['miou'].p_values['videos']:.4f}")
 
 

@@ -97,6 +97,16 @@ def test_the_advice_of_pytorch_to_trust_a_file_is_not_repeated(yard: Path, tmp_p
     assert "weights_only" not in str(error.value)
 
 
+def test_the_warnings_of_pytorch_are_not_repeated(yard: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """PyTorch warns of a pickle of another protocol than its own, as damage can make of any file."""
+    torch.save({"recipe": "{"}, tmp_path / "checkpoint.pt", pickle_protocol=3)
+    torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert "pickle protocol 3" in str(recwarn.pop().message)
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        make_trainer(yard, tmp_path, ONE_EPOCH).run(resume=True)
+    assert not [warning for warning in recwarn if "pickle" in str(warning.message)]
+
+
 def test_checkpoint_of_sgd(yard: Path, tmp_path: Path) -> None:
     recipe = replace(ONE_EPOCH, optimizer=OptimizerRecipe(name="sgd", learning_rate=0.01))
     make_trainer(yard, tmp_path, recipe).run()

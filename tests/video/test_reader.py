@@ -113,7 +113,7 @@ def test_damaged_packet_loses_only_its_frame(make_video: MakeVideo, tmp_path: Pa
     broken.write_bytes(data)
     frames, info = read_all(broken)
     assert len(frames) == 19
-    assert any("1 packets could not be decoded" in warning for warning in info.warnings)
+    assert any("1 packet could not be decoded" in warning for warning in info.warnings)
     expected = list(open_video(tmp_path / "whole.avi"))
     for frame, whole in zip(frames, expected[:6] + expected[7:], strict=True):
         assert np.array_equal(frame.image, whole.image)
