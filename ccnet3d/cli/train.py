@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
     out = arguments.out or Path("runs") / path.stem
     recipe, source = choose_data(read_recipe(path, arguments.overrides), arguments)
-    device = local_device(choose_device(arguments))
+    device = local_device(choose_device(arguments, training=True))
     processes = Processes.join(device)
     try:
         trainer = Trainer(recipe, source, out, device, processes=processes)

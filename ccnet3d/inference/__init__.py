@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccnet3d.inference.devices import best_device, device_problem
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.prediction import AveragedPrediction, Prediction
 from ccnet3d.inference.run import RunOptions, segment_video
@@ -20,6 +21,8 @@ __all__ = [
     "Selection",
     "TestTimeAugmentation",
     "VideoSegmenter",
+    "best_device",
+    "device_problem",
     "parse_moment",
     "plan_jobs",
     "resize_frame",

@@ -67,14 +67,18 @@ class TestTimeAugmentation:
         self.info = segmenter.info
         self.segmenter = segmenter
         self.smoothing = segmenter.smoothing
-        self.batch_size = segmenter.batch_size
         self.scales = tuple(scales)
         self.flip = flip
         self.window = window
         self.overlap = overlap
 
+    @property
+    def batch_size(self) -> int:
+        """Of the segmenter, which halves it when memory runs out."""
+        return self.segmenter.batch_size
+
     def with_causal(self, causal: bool) -> TestTimeAugmentation:
-        """Return one that shares the network and differs in ``causal``."""
+        """Return one that shares the network and has this ``causal``."""
         other = copy(self)
         other.segmenter = self.segmenter.with_causal(causal)
         return other
