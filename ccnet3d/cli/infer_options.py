@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         "videos",
         nargs="*",
         metavar="VIDEO",
-        help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
-        "a URL (http, rtsp, rtmp, srt, tcp, udp; .m3u8) or a camera (camera:0); "
+        help="a video file; an image; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of "
+        "videos; a URL (http, rtsp, rtmp, srt, tcp, udp; .m3u8) or a camera (camera:0); "
         "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
     )
     parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the masks")

@@ -123,7 +123,7 @@ def segment_video(
     folder, info = Path(folder), segmenter.info
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
-    run = RunFolder(folder, FORMATS[options.format])
+    run = RunFolder(folder, FORMATS[options.format], reader.info.images[0].stem if reader.info.still else None)
     check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and reader.info.live:

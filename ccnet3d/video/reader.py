@@ -9,6 +9,7 @@ from typing import BinaryIO
 from ccnet3d.errors import UserError
 from ccnet3d.video.animation_reader import AnimationReader, is_animated_webp
 from ccnet3d.video.decord_reader import DecordReader
+from ccnet3d.video.file_kinds import is_image
 from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
 from ccnet3d.video.live_reader import LiveReader
 from ccnet3d.video.pipe import is_pipe, open_pipe
@@ -34,9 +35,9 @@ def open_video(
     """Open a video.
 
     Args:
-        source: a URL, ``camera:N``, a file with a video stream that FFmpeg can read, a folder of images, a pattern
-            of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once,
-            as can a named pipe.
+        source: a URL, ``camera:N``, a file with a video stream that FFmpeg can read, an image, a folder of images, a
+            pattern of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read
+            once, as can a named pipe.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
         stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
@@ -95,6 +96,10 @@ def open_video(
         if stream is not None:
             raise VideoError(_no_streams(path))
         return AnimationReader(path)
+    if is_image(path):
+        if stream is not None:
+            raise VideoError(_no_streams(path))
+        return ImageReader(path.name, None, [path], still=True)
     if decoder == "decord":
         if stream is not None:
             raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")
