@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,3 +180,36 @@ def test_a_camera_that_is_not_there_is_one_line() -> None:
 def test_unknown_protocols_are_refused_by_name() -> None:
     with pytest.raises(VideoError, match="unknown protocol; choose http"):
         open_video("concat://a|b")
+
+
+@pytest.mark.parametrize(
+    ("platform", "source", "file_format", "name"),
+    [
+        ("linux", "camera:0", "v4l2", "/dev/video0"),
+        ("linux", "camera:12", "v4l2", "/dev/video12"),
+        ("darwin", "camera:1", "avfoundation", "1:none"),
+        ("win32", "camera:Integrated Camera", "dshow", "video=Integrated Camera"),
+    ],
+)
+def test_a_camera_is_opened_as_ffmpeg_names_it(
+    monkeypatch: pytest.MonkeyPatch, platform: str, source: str, file_format: str, name: str
+) -> None:
+    av = pytest.importorskip("av")
+    calls: list[tuple[str, str | None]] = []
+
+    def fake_open(target: str, *, format: str | None, **_: object) -> None:  # noqa: A002 - PyAV's name
+        calls.append((target, format))
+        raise OSError("no such camera")
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(av, "formats_available", {file_format})
+    monkeypatch.setattr(av, "open", fake_open)
+    with pytest.raises(VideoError, match=f"{source} cannot be opened"):
+        open_video(source)
+    assert calls == [(name, file_format)]
+
+
+def test_a_build_without_cameras_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("av"), "formats_available", set())
+    with pytest.raises(VideoError, match="reads no cameras here"):
+        open_video("camera:0")
