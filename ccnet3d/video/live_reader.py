@@ -60,6 +60,7 @@ class LiveReader(VideoReader):
         self._condition = threading.Condition()
         self._waiting: deque[tuple[int, float, Any]] = deque()
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
         self._ended = False
         self._error: BaseException | None = None
         self._count, self._seconds = 0, 0.0  # of the frames so far
@@ -95,7 +96,8 @@ class LiveReader(VideoReader):
         if self._opened is None:
             raise VideoError(f"{self._name} has already been read; open it again")
         opened, self._opened = self._opened, None
-        threading.Thread(target=self._work, args=(opened,), name="ccnet3d-receive", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(opened,), name="ccnet3d-receive", daemon=True)
+        self._thread.start()
         return self._frames()
 
     def _frames(self) -> Iterator[VideoFrame]:
@@ -213,6 +215,8 @@ class LiveReader(VideoReader):
         if self._opened is not None:
             self._opened[0].close()
             self._opened = None
+        if self._thread is not None:  # a process that exits within FFmpeg would crash
+            self._thread.join(self._timeout + 1)
 
 
 def _target(source: str) -> tuple[str, dict[str, str], str | None]:

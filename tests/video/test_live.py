@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +106,17 @@ def test_a_slow_reader_gets_the_newest_frames_and_a_count(clip: Path) -> None:
     assert reader.info.dropped_frames > 0
     assert len(indices) + reader.info.dropped_frames == indices[-1] + 1
     assert "dropped" in reader.info.warnings[0]
+
+
+def test_no_thread_is_left_within_ffmpeg_when_a_reader_is_closed(clip: Path) -> None:
+    url = f"tcp://127.0.0.1:{free_port()}"
+    process = stream(clip, f"{url}?listen=1")
+    try:
+        with open_video(url) as reader:
+            next(iter(reader))
+        assert "ccnet3d-receive" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        process.kill()
 
 
 def test_a_broken_connection_is_resumed_and_the_numbering_continues(clip: Path) -> None:
