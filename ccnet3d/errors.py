@@ -11,6 +11,7 @@ __all__ = [
     "OutputError",
     "RunStoppedError",
     "UserError",
+    "explain_device_errors",
     "explain_out_of_memory",
 ]
 
@@ -25,6 +26,17 @@ _OUT_OF_MEMORY = (
     "failed to map segment from shared object",
 )
 """Parts of the messages of failed allocations, which PyTorch raises as RuntimeError and libraries as ImportError."""
+
+_DEVICE_ERRORS = (
+    "cuda error",
+    "cudnn error",
+    "cudnn_status",
+    "cublas_status",
+    "hip error",
+    "for the mps device",
+    "mps backend",
+)
+"""Parts of the messages of devices that fail, in lower case; PyTorch raises them as RuntimeError."""
 
 
 class UserError(ValueError):
@@ -94,3 +106,25 @@ def explain_out_of_memory(fix: str) -> Iterator[None]:
             raise
         reason = ". ".join(str(error).split(". ")[:2])  # the rest of PyTorch's message is about its allocator
         raise UserError(f"out of memory ({reason or type(error).__name__}); {fix}") from error
+
+
+@contextmanager
+def explain_device_errors() -> Iterator[None]:
+    r"""Raise the failure of a device in the block as a UserError of one line.
+
+    Raises:
+        UserError: the device failed.
+
+    >>> with explain_device_errors():
+    ...     raise RuntimeError("CUDA error: no kernel image is available\nCompile with ...")
+    Traceback (most recent call last):
+        ...
+    ccnet3d.errors.UserError: the device failed (CUDA error: no kernel image is available); use another --device
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error).lower() for text in _DEVICE_ERRORS):
+            raise
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        raise UserError(f"the device failed ({reason}); use another --device") from error

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_ablation_report,
     )
 
-    device = torch.device(choose_device(arguments))
+    device = torch.device(choose_device(arguments, training=True))
     path = ablation_file(arguments.ablation)
     config, runs = read_ablation(path)
     out = arguments.out or Path("runs") / "ablations" / path.stem

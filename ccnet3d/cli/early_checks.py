@@ -71,9 +71,10 @@ def check_source(job: Job, arguments: argparse.Namespace) -> None:
         VideoError: it cannot be read.
     """
     from ccnet3d.inference import STDIN, is_remote
-    from ccnet3d.video import is_pipe, open_video
+    from ccnet3d.video import is_address, is_pipe, open_video
 
-    if job.source != STDIN and not is_remote(str(job.source)) and not is_pipe(Path(job.source)):
+    once = job.source == STDIN or is_remote(str(job.source)) or is_address(job.source) or is_pipe(Path(job.source))
+    if not once:
         with closing(open_video(job.source, arguments.decoder, arguments.stream)):
             pass
 

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ccnet3d.cli.early_checks import check_jobs, class_names
 from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECONDS, build_parser
 from ccnet3d.cli.infer_tasks import Work, check_job_options, finish_jobs, segment_in_turn
+from ccnet3d.cli.live import check_live_jobs, segment_live
 from ccnet3d.cli.options import load_segmenter, print_now, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.sample import sample_input, write_sample_page
@@ -23,6 +25,7 @@ from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job, RunOptions, Selection, TestTimeAugmentation, VideoSegmenter
+    from ccnet3d.video import VideoReader
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -97,6 +100,7 @@ def segment_job(
     options: RunOptions,
     arguments: argparse.Namespace,
     on_progress: Callable[[], None] = lambda: None,
+    on_open: Callable[[VideoReader], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Segment one video, with a progress bar on a terminal, and return its summary.
 
@@ -106,6 +110,7 @@ def segment_job(
         options: what all videos share.
         arguments: the command's options.
         on_progress: called for each frame.
+        on_open: called with the reader once it is open.
     """
     from ccnet3d.inference import STDIN, segment_video
     from ccnet3d.progress import progress_bar
@@ -114,18 +119,25 @@ def segment_job(
     source = _standard_input() if job.source == STDIN else job.source
     hidden = arguments.quiet or arguments.json
     with (
-        open_video(source, arguments.decoder, arguments.stream) as reader,
+        open_video(
+            source, arguments.decoder, arguments.stream, timeout=arguments.timeout, reconnect=arguments.reconnect
+        ) as reader,
         progress_bar(total=reader.info.expected_frames, unit="frame", hidden=hidden, desc=reader.info.name) as bar,
     ):
+        on_open(reader)
+        live = reader.info.live
 
         def on_frame(event: dict[str, Any]) -> None:
             bar.update()
             on_progress()
+            dropped = {"dropped_frames": reader.info.dropped_frames} if live else {}
             if arguments.json:
-                print_now(json.dumps({"event": "frame", "video": job.name, **event}))
+                print_now(json.dumps({"event": "frame", "video": job.name, **event, **dropped}))
 
         smoothing = chosen_smoothing(arguments, reader.info.frames_per_second)
         options = replace(options, smoothing=smoothing, overlay=job.overlay, alpha=job.alpha, shares=job.shares)
+        if arguments.causal is None:
+            segmenter = segmenter.with_causal(live)
         summary = segment_video(reader, segmenter, job.folder, options, on_frame=on_frame)
     for warning in summary["warnings"]:
         print_warning(warning)
@@ -148,6 +160,7 @@ def load_views(arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmen
 
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.inference import plan_all_jobs
+    from ccnet3d.video import is_address
 
     check_views(arguments)
     check_job_options(arguments)
@@ -163,13 +176,17 @@ def run(arguments: argparse.Namespace) -> None:
             on_skip=print_warning,
         )
         check_jobs(jobs, arguments)
+        live = [job for job in jobs if is_address(job.source)]
+        check_live_jobs(live, arguments)
         work = Work(load_views, segment_job, run_options(arguments), arguments)
         if arguments.engine == "ray":
             from ccnet3d.cli.ray_engine import segment_with_ray
 
             outcomes = segment_with_ray(jobs, work)
         else:
-            outcomes = segment_in_turn(jobs, work)
+            segmenter = load_views(arguments)
+            files = [job for job in jobs if job not in live]
+            outcomes = chain(segment_live(live, work, segmenter), segment_in_turn(files, work, segmenter))
         finish_jobs(outcomes, len(jobs), arguments, PROGRAM)
         if arguments.sample:
             advice = write_sample_page(arguments, inputs[0])

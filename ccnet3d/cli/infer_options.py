@@ -15,6 +15,17 @@ SMOOTHING_FRAMES, SMOOTHING_SECONDS = 1, 0.1
 """Default smoothing, and how close in time frames must be for it: at one frame per second it does harm."""
 
 
+def seconds(text: str) -> float:
+    """Parse a number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -24,9 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         "videos",
         nargs="*",
         metavar="VIDEO",
-        help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
-        "- for standard input, or a named pipe; or a URL of files (s3://, gs://, ...). "
-        "Each of several videos gets its own folder in the output",
+        help="a video file; an image; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of "
+        "videos; a URL (http, rtsp, rtmp, srt, tcp, udp; .m3u8; files at s3://, gs://, ...) or a camera (camera:0); "
+        "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
     )
     parser.add_argument(
         "-o", "--output", type=path_or_url, required=True, metavar="FOLDER", help="folder for the masks, or its URL"
@@ -41,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_beside_options(parser)
     add_selection_options(parser)
     add_engine_options(parser)
+    add_live_options(parser)
     parser.add_argument(
         "--decoder",
         choices=("auto", "av", "decord"),
@@ -118,6 +130,20 @@ def add_beside_options(parser: argparse.ArgumentParser) -> None:
         type=user_path,
         metavar="FILE",
         help="also write the share of each class in each frame: .csv or .parquet",
+    )
+
+
+def add_live_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("URLs and cameras")
+    group.add_argument(
+        "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="wait for a connection and data (default: 10)"
+    )
+    group.add_argument(
+        "--reconnect",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="connect again for this long when a live source breaks off; 0 to end there (default: 30)",
     )
 
 

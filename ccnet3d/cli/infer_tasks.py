@@ -158,9 +158,8 @@ def is_complete(task: Task, work: Work) -> bool:
     return (task.job.folder / SUMMARY_NAME).is_file()
 
 
-def segment_in_turn(jobs: Sequence[Job], work: Work) -> Iterator[Outcome]:
+def segment_in_turn(jobs: Sequence[Job], work: Work, segmenter: Segmenter) -> Iterator[Outcome]:
     """Segment videos one after the other in this process; a bug ends all, an invalid video only itself."""
-    segmenter = work.load(work.arguments)
     for job in jobs:
         task, begun = Task(job), time.monotonic()
         skipped = False

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,10 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
+from ccnet3d.cli.memory import keep_freed_memory
 from ccnet3d.cli.paths import model_name, user_path
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.cli.views import add_size_options, keeps_aspect
-from ccnet3d.errors import FileProblemsError, OutputError, RunStoppedError, UserError, explain_out_of_memory
+from ccnet3d.errors import (
+    FileProblemsError,
+    OutputError,
+    RunStoppedError,
+    UserError,
+    explain_device_errors,
+    explain_out_of_memory,
+)
 from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
@@ -25,8 +31,6 @@ if TYPE_CHECKING:
     from ccnet3d.inference import VideoSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def positive(text: str) -> int:
@@ -132,7 +136,11 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
     hint = f"; {interrupted}" if interrupted else ""
     open_streams()
     try:
-        with stop_on_signals(), explain_out_of_memory("close other programs, or use smaller inputs"):
+        with (
+            stop_on_signals(),
+            explain_device_errors(),
+            explain_out_of_memory("close other programs, or use smaller inputs"),
+        ):
             command()
         with _stdout_errors():  # else Python would find them at exit
             sys.stdout.flush()
@@ -226,7 +234,11 @@ def check_data_folder(folder: Path) -> None:
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for where and with how many threads the model runs."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, mps, ... or auto: cuda if it works, else mps (not for training), else cpu",
+    )
     parser.add_argument("--threads", type=positive, help="CPU threads of the model")
 
 
@@ -247,7 +259,9 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="frames from the start of a clip to that of the next, 1 to T; T - 1 by default",
     )
     parser.add_argument(
-        "--causal", action="store_true", help="predict each frame from itself and those before it, for live streams"
+        "--causal",
+        action=argparse.BooleanOptionalAction,
+        help="predict each frame from itself and those before it; the default for live sources only",
     )
     parser.add_argument(
         "--dtype",
@@ -265,36 +279,31 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
     add_device_options(parser)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory in this process.
-
-    By default every block above 32 MB is returned to the system and mapped again page by page; on a CPU that is up to a
-    fifth of a network's time. Other C libraries are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
-    if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+def _print_warning(text: str) -> None:
+    print_message(f"warning: {text}")
 
 
-def choose_device(arguments: argparse.Namespace) -> str:
+def choose_device(arguments: argparse.Namespace, *, training: bool = False) -> str:
     """Return the device that the options name, and set the number of threads.
+
+    Args:
+        arguments: of the command.
+        training: leave out MPS, on which training was never tried, unless it is named.
 
     Raises:
         UserError: torch has no such device here.
     """
     import torch
 
+    from ccnet3d.inference import best_device, device_problem
+
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     if arguments.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=arguments.device).cpu()
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts; "meta" has no data
-        reason = error_line(error).partition(". ")[0]  # then PyTorch lists every device that it knows
-        raise UserError(f"the device {arguments.device!r} cannot be used here: {reason}; give cpu, or auto") from error
+        return best_device(_print_warning, mps=not training)
+    if problem := device_problem(arguments.device):
+        raise UserError(f"the device {arguments.device!r} cannot be used here: {problem}; give cpu, or auto")
     return str(arguments.device)
 
 
@@ -316,11 +325,12 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
         info,
         clip_length=arguments.clip_length,
         clip_stride=arguments.clip_stride,
-        causal=arguments.causal,
+        causal=bool(arguments.causal),
         smoothing=smoothing,
         input_size=arguments.input_size,
         keep_aspect=keeps_aspect(arguments),
         dtype=None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),
         batch_size=arguments.batch,
         compile_model=arguments.compile,
+        on_warning=_print_warning,
     )

@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
         overrides.append(f"model.frozen={json.dumps(arguments.freeze)}")
     recipe, source = choose_data(read_recipe(path, overrides), arguments)
     out = arguments.out or Path("runs") / run_name(path.stem, source)
-    device = local_device(choose_device(arguments))
+    device = local_device(choose_device(arguments, training=True))
     processes = Processes.join(device)
     try:
         trainer = Trainer(recipe, source, out, device, processes=processes)

@@ -16,6 +16,7 @@ from ccnet3d.inference.sources import STDIN, Job, plan_jobs
 from ccnet3d.inference.working_size import working_size
 
 if TYPE_CHECKING:
+    from ccnet3d.inference.devices import best_device, device_problem
     from ccnet3d.inference.pixels import resize_frame
     from ccnet3d.inference.prediction import AveragedPrediction, Prediction
     from ccnet3d.inference.run import RunOptions, segment_video
@@ -32,6 +33,8 @@ __all__ = [
     "Selection",
     "TestTimeAugmentation",
     "VideoSegmenter",
+    "best_device",
+    "device_problem",
     "is_remote",
     "local_job",
     "parse_moment",
@@ -53,6 +56,8 @@ _MODULE_OF = {
     "RunOptions": "run",
     "TestTimeAugmentation": "tta",
     "VideoSegmenter": "segmenter",
+    "best_device": "devices",
+    "device_problem": "devices",
     "resize_frame": "pixels",
     "segment_video": "run",
 }

@@ -26,7 +26,7 @@ from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.inference.tta import TestTimeAugmentation
 from ccnet3d.journal import lock_folder
 from ccnet3d.masks import FORMATS, OTHER, PNG, MaskClasses, RunFolder, check_settings, open_beside
-from ccnet3d.video import VideoFrame, VideoReader
+from ccnet3d.video import VideoFrame, VideoInfo, VideoReader
 
 __all__ = ["RunOptions", "segment_video"]
 
@@ -132,9 +132,12 @@ def segment_video(
     folder, info = Path(folder), segmenter.info
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
-    run = RunFolder(folder, PNG if options.piece else FORMATS[options.format])
+    still = reader.info.images[0].stem if reader.info.still else None
+    run = RunFolder(folder, PNG if options.piece else FORMATS[options.format], still)
     check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
+    if options.resume and reader.info.live:
+        raise UserError(f"{reader.info.name} is live, so a run cannot be resumed; give another folder or --overwrite")
     if options.resume and (summary := run.read_summary()) is not None:
         check_settings(folder, summary.get("settings", {}), settings)
         for path in (options.overlay, options.alpha, options.shares):
@@ -182,9 +185,16 @@ def segment_video(
                         "torch": torch.__version__,
                         "python": platform.python_version(),
                     },
+                    **_live_facts(reader.info),
                     "warnings": list(reader.info.warnings),
                 }
             )
+
+
+def _live_facts(info: VideoInfo) -> dict[str, Any]:
+    if not info.live:
+        return {}
+    return {"live": {"dropped_frames": info.dropped_frames, "reconnections": info.reconnections}}
 
 
 def _noting_size(frames: Iterable[VideoFrame], sizes: list[tuple[int, int]]) -> Iterator[VideoFrame]:

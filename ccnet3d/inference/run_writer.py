@@ -171,6 +171,7 @@ class RunWriter:
             "video": self._video.name,
             **({"image_names": sequence.image_names} if names else {}),
             "format": self._run.format.name,
+            **({"mask_files": [f"{self._run.stem}.png"]} if self._run.stem else {}),
             **self._statistics(),
             "frames_per_second": self._video.frames_per_second,
             **dict.fromkeys(BESIDE_KEYS),

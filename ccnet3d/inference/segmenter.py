@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from fractions import Fraction
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fin
 __all__ = ["VideoSegmenter", "default_dtype"]
 
 _ACCELERATOR_BATCH = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -55,9 +60,10 @@ class VideoSegmenter:
             :func:`ccnet3d.inference.working_size`. If None, only without an ``input_size``.
         dtype: of the network's products, float32, bfloat16 or float16; see :func:`default_dtype` when None.
         batch_size: frames that pass the backbone, and then the decoder, together on an accelerator; 8 when None.
-            Ignored on a CPU, where it is 1: single frames are faster there, and convolutions of batches round
-            differently.
+            Halved when memory runs out. Ignored on a CPU, where it is 1: single frames are faster there, and
+            convolutions of batches round differently.
         compile_model: compile the network with ``torch.compile``, which takes minutes once; needs a C++ compiler.
+        on_warning: called with a line for the user when the batch is halved.
 
     Raises:
         UserError: an argument out of its range.
@@ -85,6 +91,7 @@ class VideoSegmenter:
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
         compile_model: bool = False,
+        on_warning: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model.eval()
         self.info = info
@@ -111,12 +118,21 @@ class VideoSegmenter:
         _check_smoothing(smoothing)
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
+        self._on_warning = on_warning
         self._network = _prepare(model, self.dtype)
         wrap: Callable[[Any], Any] = _compiled if compile_model else lambda function: function
         self._encode_batch = wrap(self._encode_frames)
         self._attend = wrap(self._network.attend)
         self._decode = wrap(self._network.decode)
         self._settle = wrap(self._network.settle)
+
+    def with_causal(self, causal: bool) -> VideoSegmenter:
+        """Return a segmenter that shares the network and has this ``causal``; itself if it does."""
+        if causal == self.causal:
+            return self
+        other = copy(self)
+        other.causal = causal
+        return other
 
     def working_size(self, frame_size: tuple[int, int], pixel_aspect: Fraction | float = 1) -> tuple[int, int]:
         """Return the (height, width) to which the frames of a video are resized, from the size of its first one."""
@@ -210,7 +226,8 @@ class VideoSegmenter:
             originals = [_to_picture(frame) for frame in batch]
             size = size or self.working_size((originals[0].shape[1], originals[0].shape[2]))
             pictures = [resize_frame(original, size) for original in originals]
-            for frame, picture, features in zip(batch, pictures, self._encode(pictures), strict=True):
+            encoded = self._in_batches(self._encode, pictures)
+            for frame, picture, features in zip(batch, pictures, encoded, strict=True):
                 waiting[index] = _Waiting((frame.shape[0], frame.shape[1]), picture)
                 index += 1
                 for final, logits in stream.push(features):
@@ -249,11 +266,29 @@ class VideoSegmenter:
             return DecodedFrames.join([cast(DecodedFrames, clip[offset]) for offset in offsets])
         frames = cast(Sequence[FrameFeatures], clip)
         attended = self._attend(torch.cat([frame.reduced for frame in frames]), len(frames))
-        decoded = []
-        for start in range(0, len(offsets), self.batch_size):
-            some = list(offsets[start : start + self.batch_size])
-            decoded.append(self._decode(FrameFeatures.join([frames[offset] for offset in some]), attended[some]))
-        return DecodedFrames.join(decoded)
+
+        def decode(some: Sequence[int]) -> list[DecodedFrames]:
+            return [self._decode(FrameFeatures.join([frames[offset] for offset in some]), attended[[*some]])]
+
+        return DecodedFrames.join(self._in_batches(decode, offsets))
+
+    def _in_batches(self, compute: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+        """Compute the results of all items, in batches that are halved when there is no memory for them."""
+        results: list[Result] = []
+        start = 0
+        while start < len(items):
+            size = self.batch_size
+            try:
+                results += compute(items[start : start + size])
+                start += size
+                continue
+            except RuntimeError as error:  # MPS has no class for it
+                if size == 1 or "out of memory" not in str(error).lower():
+                    raise
+            # Outside of the handler, which keeps what the failed call had allocated.
+            self.batch_size = size // 2
+            self._on_warning(f"out of memory with a batch of {size} frames; going on with --batch {size // 2}")
+        return results
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -31,6 +31,8 @@ def check_apart(folder: Path, info: VideoInfo) -> None:
         if info.path and info.path.name in outputs and _same(info.path.absolute().parent, out):
             raise UserError(f"the video {info.path} has the name of an output in {folder}; give another output folder")
         return
+    if info.still:  # its folder is not read; other files in it are safe from a run anyway
+        return
     for source in {path.absolute().parent for path in info.images}:
         if _contains(source, out) or _contains(out, source):
             relation = "is" if _same(source, out) else "lies in" if _contains(source, out) else "contains"

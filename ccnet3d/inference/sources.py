@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ccnet3d.errors import UserError
-from ccnet3d.video import is_image, match_pattern, sort_files
+from ccnet3d.video import is_address, is_image, match_pattern, safe_name, short_name, sort_files
 
 __all__ = ["STDIN", "Job", "plan_jobs"]
 
@@ -38,7 +38,7 @@ class Job:
     def name(self) -> str:
         """The source as messages name it."""
         source = (self.original or self).source
-        return "standard input" if source == STDIN else str(source)
+        return "standard input" if source == STDIN else safe_name(str(source))
 
     @property
     def output(self) -> str:
@@ -93,7 +93,7 @@ def plan_jobs(
         sources += found
     for name, times in Counter(map(str, sources)).items():
         if times > 1:
-            raise UserError(f"{name} is given {times} times; give it once")
+            raise UserError(f"{safe_name(name)} is given {times} times; give it once")
     if not several:
         return [Job(sources[0], output, overlay, alpha, shares)][index::count]
     beside = {"overlay": overlay, "alpha": alpha, "shares": shares}
@@ -138,7 +138,7 @@ def _find(text: str, on_skip: Callable[[str], None]) -> tuple[list[Path | str], 
     """
     path = Path(text)
     try:
-        if text == STDIN:
+        if text == STDIN or is_address(text):  # a Path would lose a slash of a URL
             return [text], False
         if _is_pattern(text):
             kind = "pattern"
@@ -146,8 +146,6 @@ def _find(text: str, on_skip: Callable[[str], None]) -> tuple[list[Path | str], 
         elif path.is_dir():
             kind = "folder"
             files = list(path.iterdir())
-        elif "://" in text and not path.exists():  # a Path would lose a slash of the URL, which the reader names
-            return [text], False
         else:
             return [path], False
         if kind == "pattern" and not files:
@@ -191,7 +189,7 @@ def _output_names(sources: Sequence[Path | str]) -> list[str]:
     Raises:
         UserError: two sources with the same name and folder name.
     """
-    paths = [Path("stdin") if source == STDIN else Path(source) for source in sources]
+    paths = [Path("stdin") if source == STDIN else _path(source) for source in sources]
     # A pattern is named after its folder, up to the first wildcard; resolved, so that . and .. have names.
     paths = [
         _fixed_part(path) if _is_pattern(str(source)) else path for source, path in zip(sources, paths, strict=True)
@@ -205,6 +203,11 @@ def _output_names(sources: Sequence[Path | str]) -> list[str]:
     if clashes:
         raise UserError(f"{clashes[0]} and {clashes[1]} would share one output folder; run them one by one")
     return names
+
+
+def _path(source: Path | str) -> Path:
+    """Return a path whose name the outputs of a source get."""
+    return Path(short_name(str(source))) if is_address(source) else Path(source)
 
 
 def _clashing(names: Sequence[str]) -> list[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from fractions import Fraction
 from itertools import chain, tee
 from typing import Any
@@ -66,11 +67,21 @@ class TestTimeAugmentation:
         self.info = segmenter.info
         self.segmenter = segmenter
         self.smoothing = segmenter.smoothing
-        self.batch_size = segmenter.batch_size
         self.scales = tuple(scales)
         self.flip = flip
         self.window = window
         self.overlap = overlap
+
+    @property
+    def batch_size(self) -> int:
+        """Of the segmenter, which halves it when memory runs out."""
+        return self.segmenter.batch_size
+
+    def with_causal(self, causal: bool) -> TestTimeAugmentation:
+        """Return one that shares the network and has this ``causal``."""
+        other = copy(self)
+        other.segmenter = self.segmenter.with_causal(causal)
+        return other
 
     def working_size(self, frame_size: tuple[int, int], pixel_aspect: Fraction | float = 1) -> tuple[int, int]:
         """Return the working size at the scale 1, of a window if there are any; see the segmenter's method."""

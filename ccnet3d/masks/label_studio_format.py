@@ -77,9 +77,10 @@ def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
 
 
 def _folder(sequence: MaskSequence) -> str:
-    """Return the folder of the frames in Label Studio's storage: that of the images, ``frames`` for a video."""
-    known = sequence.image_names and sequence.source and not any(sign in sequence.source for sign in "*?[")
-    return sequence.source if known else "frames"
+    """Return the folder of the frames in Label Studio's storage: that of a folder of images, else ``frames``."""
+    names, source = sequence.image_names or (), sequence.source
+    known = names and source and source not in names and not any(sign in source for sign in "*?[")
+    return source if known else "frames"
 
 
 def _regions(mask: np.ndarray, sequence: MaskSequence) -> list[dict[str, Any]]:

@@ -47,11 +47,13 @@ class RunFolder:
     Args:
         folder: created when a run begins.
         mask_format: the format of the masks.
+        stem: of the one mask file of a still image; names are frame indices if None.
     """
 
-    def __init__(self, folder: Path, mask_format: MaskFormat = PNG) -> None:
+    def __init__(self, folder: Path, mask_format: MaskFormat = PNG, stem: str | None = None) -> None:
         self.folder = folder
         self.format = mask_format
+        self.stem = stem if mask_format is PNG else None
         self.masks = folder if mask_format.file_name is None else folder / _WORK_NAME
         """Where masks are PNGs until the run is complete."""
         self.probabilities = folder / PROBABILITIES_NAME
@@ -136,8 +138,7 @@ class RunFolder:
                 # Files elsewhere stay until the new ones replace them.
                 journal.begin({"settings": settings}, {self._name(path) for path in beside} & names)
             self.masks.mkdir(exist_ok=True)
-            saved = (index for path, index in numbered_files(self.masks, "png") if self._name(path) in journal.names)
-            return sorted(saved)
+            return sorted(index for path, index in self._mask_files() if self._name(path) in journal.names)
 
     def read_mask(self, frame_index: int) -> np.ndarray:
         """Return a frame's mask, uint8 ``[H, W]``, that an interrupted run wrote.
@@ -145,11 +146,11 @@ class RunFolder:
         Raises:
             UserError: it is damaged.
         """
-        return decode_mask(mask_path(self.masks, frame_index))
+        return decode_mask(self._mask_path(frame_index))
 
     def write_mask(self, frame_index: int, mask: np.ndarray, palette: Palette) -> None:
         """Write a frame's mask, uint8 ``[H, W]``; write its probabilities first, as a run resumes after the masks."""
-        path = mask_path(self.masks, frame_index)
+        path = self._mask_path(frame_index)
         self.claim(path)
         write_atomically(path, encode_mask(mask, palette))
 
@@ -239,12 +240,22 @@ class RunFolder:
         single = [self.folder / SUMMARY_NAME, *([self.format.path(self.folder)] if self.format.file_name else [])]
         for path in [*single, *beside]:
             replaceable(path, named=self._name(path) in names)
-        numbered = [*numbered_files(self.masks, "png")]
+        numbered = [*self._mask_files()]
         if probabilities:
             numbered += numbered_files(self.probabilities, "npz")
         for path, index in numbered:
             if index in frames:
                 replaceable(path, named=self._name(path) in names)
+
+    def _mask_path(self, frame_index: int) -> Path:
+        return self.folder / f"{self.stem}.png" if self.stem else mask_path(self.masks, frame_index)
+
+    def _mask_files(self) -> Iterator[tuple[Path, int]]:
+        """Yield the files that have the names of this run's masks, and their frame indices."""
+        if self.stem is None:
+            yield from numbered_files(self.masks, "png")
+        elif os.path.lexists(self._mask_path(0)):
+            yield self._mask_path(0), 0
 
     def _name(self, path: Path) -> str:
         return relative_name(self.folder, path)

@@ -13,7 +13,15 @@ from ccnet3d.journal import is_regular, relative_name
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.png_format import PNG
 
-__all__ = ["BESIDE_KEYS", "PROBABILITIES_NAME", "SUMMARY_NAME", "load_summary", "numbered_files", "summarized_names"]
+__all__ = [
+    "BESIDE_KEYS",
+    "PROBABILITIES_NAME",
+    "SUMMARY_NAME",
+    "is_plain_name",
+    "load_summary",
+    "numbered_files",
+    "summarized_names",
+]
 
 SUMMARY_NAME = "summary.json"
 PROBABILITIES_NAME = "probabilities"
@@ -51,6 +59,11 @@ def numbered_files(folder: Path, suffix: str) -> Iterator[tuple[Path, int]]:
             yield path, int(match[1])
 
 
+def is_plain_name(name: str) -> bool:
+    """Return whether a name is that of a file in a folder, and leads nowhere else."""
+    return bool(name) and Path(name).name == name and name != ".." and "\0" not in name
+
+
 def summarized_names(folder: Path) -> set[str]:
     """Return the names of the files that ``summary.json`` says a run wrote."""
     path = folder / SUMMARY_NAME
@@ -65,7 +78,10 @@ def summarized_names(folder: Path) -> set[str]:
         indices = {number for number in numbers if isinstance(number, int)} if isinstance(numbers, list) else ()
     names = {SUMMARY_NAME, *(name for key in BESIDE_KEYS if isinstance(name := summary.get(key), str))}
     numbered = []
-    if mask_format is PNG:
+    if mask_format is PNG and "mask_files" in summary:
+        given = summary["mask_files"] if isinstance(summary["mask_files"], list) else []
+        names |= {name for name in given if isinstance(name, str) and name.endswith(".png") and is_plain_name(name)}
+    elif mask_format is PNG:
         numbered += [*numbered_files(folder, "png")]
     elif mask_format and mask_format.file_name:
         names.add(mask_format.file_name)

@@ -15,9 +15,10 @@ from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import OTHER, RUN_AGAIN, MaskFormat
+from ccnet3d.masks.palette import decode_mask
 from ccnet3d.masks.png_format import mask_path
 from ccnet3d.masks.run_folder import RunFolder
-from ccnet3d.masks.run_names import SUMMARY_NAME
+from ccnet3d.masks.run_names import SUMMARY_NAME, is_plain_name
 from ccnet3d.video import VideoFrame, VideoReader
 from ccnet3d.wording import count_of
 
@@ -49,6 +50,7 @@ class _Summary:
     height: int | None = None
     frames_per_second: float | None = None
     image_names: tuple[str, ...] | None = None
+    mask_files: tuple[str, ...] | None = None
     video: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,6 +65,11 @@ class _Summary:
             raise UserError(f"{len(self.pts_seconds)} times for {self.frames} masks")
         if self.image_names is not None and len(self.image_names) != self.frames:
             raise UserError(f"{len(self.image_names)} names of images for {self.frames} masks")
+        if self.mask_files is not None:
+            if len(self.mask_files) != self.frames:
+                raise UserError(f"{len(self.mask_files)} mask files for {self.frames} masks")
+            if unsafe := [name for name in self.mask_files if not is_plain_name(name)]:
+                raise UserError(f"the mask file {unsafe[0]!r}, which is not a name in this folder")
         ids = [c.id for c in self.classes]
         if not ids or not all(0 <= i < OTHER for i in ids) or len(set(ids)) < len(ids):
             raise UserError(f"class ids {ids[:300]}, which are not all different and in 0 to {OTHER - 1}")
@@ -96,7 +103,9 @@ class SavedMasks:
     image_names: tuple[str, ...] | None = None
     """The file of each mask's frame, relative to the folder of all; None for a video."""
     video_name: str = ""
-    """The name of the video, or of the folder of the images."""
+    """The name of the video, the still image, or the folder of the images."""
+    mask_files: tuple[str, ...] | None = None
+    """The name of each mask's file, where it is not the frame index."""
 
     def __len__(self) -> int:
         return len(self.frame_indices)
@@ -106,7 +115,10 @@ class SavedMasks:
         known[[*self.class_ids, OTHER]] = True
         mask_format = _format_of(self.folder, self.summary)
         assert mask_format.read
-        masks = mask_format.read(mask_format.path(self.folder), self.frame_indices)
+        if self.mask_files is None:
+            masks = mask_format.read(mask_format.path(self.folder), self.frame_indices)
+        else:
+            masks = (decode_mask(self.folder / name) for name in self.mask_files)
         for index, mask in zip(self.frame_indices, masks, strict=True):
             if not known[mask].all():
                 unknown = int(mask[~known[mask]][0])
@@ -162,6 +174,7 @@ def open_masks(folder: Path | str) -> SavedMasks:
         checked.frames_per_second,
         checked.image_names,
         checked.video,
+        checked.mask_files,
     )
     _check_files(masks, mask_format)
     return masks
@@ -238,9 +251,9 @@ def _check_files(masks: SavedMasks, mask_format: MaskFormat) -> None:
             raise UserError(f"{path} is missing, though {SUMMARY_NAME} says that it contains the masks; {RUN_AGAIN}")
         return
     names = {file.name for file in path.iterdir()}
-    missing = [index for index in masks.frame_indices if mask_path(path, index).name not in names]
+    expected = masks.mask_files or [mask_path(path, index).name for index in masks.frame_indices]
+    missing = [name for name in expected if name not in names]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(masks)} masks are missing in {path}, the first is "
-            f"{mask_path(path, missing[0]).name}; {RUN_AGAIN}"
+            f"{len(missing)} of {len(masks)} masks are missing in {path}, the first is {missing[0]}; {RUN_AGAIN}"
         )

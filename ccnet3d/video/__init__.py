@@ -10,6 +10,7 @@ from ccnet3d.video.pipe import is_pipe
 from ccnet3d.video.reader import open_video
 from ccnet3d.video.sample import SAMPLE_CLASSES, draw_sample_frame, draw_sample_labels, write_sample_video
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
+from ccnet3d.video.urls import is_address, safe_name, short_name
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
@@ -25,11 +26,14 @@ __all__ = [
     "draw_sample_frame",
     "draw_sample_labels",
     "images_in_folder",
+    "is_address",
     "is_image",
     "is_pipe",
     "match_pattern",
     "open_video",
     "read_gray_video",
+    "safe_name",
+    "short_name",
     "sort_files",
     "write_sample_video",
 ]

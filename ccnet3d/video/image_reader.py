@@ -95,8 +95,8 @@ def _load_rgb(path: Path) -> np.ndarray:
 class ImageReader(VideoReader):
     """A video of image files, one per frame."""
 
-    def __init__(self, name: str, path: Path | None, files: list[Path]) -> None:
-        self.info = VideoInfo(name, path, None, len(files), "pillow", images=tuple(files))
+    def __init__(self, name: str, path: Path | None, files: list[Path], *, still: bool = False) -> None:
+        self.info = VideoInfo(name, path, None, len(files), "pillow", images=tuple(files), still=still)
         self._files = files
 
     def __iter__(self) -> Iterator[VideoFrame]:

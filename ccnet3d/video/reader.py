@@ -9,10 +9,13 @@ from typing import BinaryIO
 from ccnet3d.errors import UserError
 from ccnet3d.video.animation_reader import AnimationReader, is_animated_webp
 from ccnet3d.video.decord_reader import DecordReader
+from ccnet3d.video.file_kinds import is_image
 from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in_folder
+from ccnet3d.video.live_reader import LiveReader
 from ccnet3d.video.pipe import is_pipe, open_pipe
 from ccnet3d.video.pyav_reader import AvReader
 from ccnet3d.video.types import VideoError, VideoReader, ffmpeg_reason
+from ccnet3d.video.urls import is_address
 
 __all__ = ["open_video"]
 
@@ -21,17 +24,26 @@ _HEAD = 32
 _NO_DECORD = "decord cannot read from a pipe; use --decoder av, or give a file"
 
 
-def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int | None = None) -> VideoReader:
+def open_video(
+    source: Path | str | BinaryIO,
+    decoder: str = "auto",
+    stream: int | None = None,
+    *,
+    timeout: float = 10,
+    reconnect: float = 30,
+) -> VideoReader:
     """Open a video.
 
     Args:
-        source: a file with a video stream that FFmpeg can read, a folder of images, a pattern of images
-            (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read once, as can a named
-            pipe.
+        source: a URL, ``camera:N``, a file with a video stream that FFmpeg can read, an image, a folder of images, a
+            pattern of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read
+            once, as can a named pipe.
         decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
             or ``auto``, which is ``av``. Images are read with Pillow.
         stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
             with the default flag, then the largest, then the first.
+        timeout: seconds to wait for the connection and the data of a URL.
+        reconnect: seconds for which a broken connection of a live source is tried again.
 
     Raises:
         VideoError: the source does not exist, is empty or not a video, or the decoder is not installed or does not
@@ -52,15 +64,15 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int
         if decoder == "decord":
             raise VideoError(_NO_DECORD)
         return AvReader(source, stream)
+    if is_address(source):
+        if decoder == "decord":
+            raise VideoError(_NO_DECORD.replace("a pipe", "a URL or a camera"))
+        return LiveReader(str(source), stream, timeout, reconnect)
     path = Path(source)
     if stream is not None and path.is_dir():
         raise VideoError(_no_streams(path))
     if not path.exists():
         if _WILDCARDS.isdisjoint(str(source)):
-            if "://" in str(source):
-                raise VideoError(
-                    f"{source} is a URL; give a file, or pipe it: ffmpeg -i URL -f matroska - | ccnet3d-infer - -o out/"
-                )
             raise VideoError(f"there is no file {path}; give the path of a video or of a folder of images")
         if stream is not None:
             raise VideoError(_no_streams(source))
@@ -84,6 +96,10 @@ def open_video(source: Path | str | BinaryIO, decoder: str = "auto", stream: int
         if stream is not None:
             raise VideoError(_no_streams(path))
         return AnimationReader(path)
+    if is_image(path):
+        if stream is not None:
+            raise VideoError(_no_streams(path))
+        return ImageReader(path.name, None, [path], still=True)
     if decoder == "decord":
         if stream is not None:
             raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")

@@ -73,6 +73,14 @@ class VideoInfo:
     """Problems of the last iteration, as text for the user; complete once it has ended."""
     images: tuple[Path, ...] = ()
     """The files of a folder or pattern of images, by frame index; empty for a video."""
+    still: bool = False
+    """Whether the source is one image file, given by its name."""
+    live: bool = False
+    """Whether the source does not wait for its reader."""
+    dropped_frames: int = 0
+    """Frames of a live source that came faster than they were read."""
+    reconnections: int = 0
+    """How often a broken connection was resumed."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height, in upright frames; known once the first frame was read."""
 

@@ -102,8 +102,10 @@ def test_bad_arguments(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: P
     assert "the device 'meta' cannot be used here" in capsys.readouterr().err
     assert main([video, *out, *checkpoint, "--classes", " ,"]) == 2
     assert "--classes must be names of classes, such as Car,Pedestrian, got ' ,'" in capsys.readouterr().err
-    assert main(["https://example.org/a.mp4", *out, *checkpoint]) == 2
-    assert "https://example.org/a.mp4 is a URL; give a file, or pipe it: ffmpeg -i URL" in capsys.readouterr().err
+    assert main(["http://me:hunter2@127.0.0.1:9/a.mp4", *out, *checkpoint]) == 2  # the discard port
+    message = capsys.readouterr().err
+    assert "http://me:***@127.0.0.1:9/a.mp4 cannot be opened (Connection refused)" in message
+    assert "hunter2" not in message
     file = tmp_path / "file"
     file.write_text("")
     assert main([video, "-o", str(file / "masks"), *checkpoint]) == 2

@@ -231,3 +231,48 @@ def test_smoothing_may_differ_per_video(tiny_model: CCNet3D, tiny_info: ModelInf
 
 def test_batch_size_on_a_cpu_is_one(tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
     assert segmenter_of(tiny_model, tiny_info, batch_size=8).batch_size == 1
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits(tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
+    frames = frames_of(9)
+    expected = segmenter_of(tiny_model, tiny_info)
+    expected.batch_size = 2  # as on a GPU
+    masks = list(expected.segment(frames))
+
+    said: list[str] = []
+    segmenter = segmenter_of(tiny_model, tiny_info, on_warning=said.append)
+    segmenter.batch_size = 8
+    encode = segmenter._encode_batch
+    sizes: list[int] = []
+
+    def small_device(batch: torch.Tensor) -> object:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return encode(batch)
+
+    segmenter._encode_batch = small_device
+    for mask, other in zip(segmenter.segment(frames), masks, strict=True):
+        np.testing.assert_array_equal(mask, other)
+    assert sizes == [8, 4, 2, 2, 2, 2, 1]
+    assert said == [
+        "out of memory with a batch of 8 frames; going on with --batch 4",
+        "out of memory with a batch of 4 frames; going on with --batch 2",
+    ]
+    segmenter._encode_batch = lambda batch: small_device(torch.cat([batch] * 3))  # not even one frame fits
+    with pytest.raises(UserError, match="out of memory"):
+        list(segmenter.segment(frames))
+    assert segmenter.batch_size == 1
+
+
+def test_other_errors_do_not_change_the_batch(tiny_model: CCNet3D, tiny_info: ModelInfo) -> None:
+    segmenter = segmenter_of(tiny_model, tiny_info)
+    segmenter.batch_size = 8
+
+    def broken(_: torch.Tensor) -> object:
+        raise RuntimeError("a bug")
+
+    segmenter._encode_batch = broken
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(segmenter.segment(frames_of(3)))
+    assert segmenter.batch_size == 8

@@ -119,7 +119,7 @@ def test_damaged_packet_loses_only_its_frame(make_video: MakeVideo, tmp_path: Pa
         assert np.array_equal(frame.image, whole.image)
 
 
-def test_still_images_text_and_cover_art_are_not_videos(tmp_path: Path) -> None:
+def test_a_still_image_is_one_frame_and_text_and_cover_art_are_not_videos(tmp_path: Path) -> None:
     image = Image.fromarray(draw_scene(0)[0])
     for name in ("photo.jpg", "photo.png"):
         image.save(tmp_path / name)
@@ -129,9 +129,13 @@ def test_still_images_text_and_cover_art_are_not_videos(tmp_path: Path) -> None:
            "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", tmp_path / "song.m4a")  # fmt: skip
     with av.open(str(tmp_path / "song.m4a")) as container:
         assert len(container.streams.video) == 1
-    for name in ("photo.jpg", "photo.png", "notes.txt"):
-        with pytest.raises(VideoError, match="not a video but a still image or text"):
-            open_video(tmp_path / name)
+    for name in ("photo.jpg", "photo.png"):
+        with open_video(tmp_path / name) as reader:
+            assert reader.info.still
+            (frame,) = reader
+            assert np.array_equal(frame.image, np.asarray(Image.open(tmp_path / name)))
+    with pytest.raises(VideoError, match="not a video but a still image or text"):
+        open_video(tmp_path / "notes.txt")
     with pytest.raises(VideoError, match="has no video stream"):
         open_video(tmp_path / "song.m4a")
 
