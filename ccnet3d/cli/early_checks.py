@@ -27,12 +27,16 @@ def check_jobs(jobs: Sequence[Job], arguments: argparse.Namespace) -> None:
     if len(jobs) != 1:
         return
     (job,) = jobs
-    check_source(job, arguments)
+    if not arguments.manifest:  # which names the videos that cannot be read
+        check_source(job, arguments)
     if job.prefix:  # a remote output folder
         return
     if job.overlay:
-        check_overlay(job.overlay, job.source)
-    check_output(job.folder, [path for path in (job.overlay, job.alpha, job.shares) if path], arguments)
+        check_overlay(job.overlay)
+    beside = [path for path in (job.overlay, job.alpha, job.shares) if path]
+    for path in beside:
+        check_beside(path, job.source)
+    check_output(job.folder, beside, arguments)
 
 
 def class_names(arguments: argparse.Namespace) -> list[str]:
@@ -96,15 +100,23 @@ def check_output(folder: Path, beside: Sequence[Path], arguments: argparse.Names
     run.check(resume=arguments.resume, overwrite=arguments.overwrite, beside=beside)
 
 
-def check_overlay(overlay: Path, video: Path | str) -> None:
+def check_overlay(overlay: Path) -> None:
     """Check the name of the overlay.
 
     Raises:
-        UserError: it does not end in .mp4, or names the video itself.
+        UserError: it does not end in .mp4.
     """
     from ccnet3d.video import VideoWriter
 
     VideoWriter(overlay, None)  # opens nothing yet
+
+
+def check_beside(path: Path, video: Path | str) -> None:
+    """Check that a file that is written beside the masks is not the video.
+
+    Raises:
+        UserError: it is.
+    """
     source = Path(video)
-    if source.exists() and overlay.exists() and overlay.samefile(source):
-        raise UserError(f"the overlay {overlay} would replace the video itself; give it another name")
+    if source.exists() and path.exists() and path.samefile(source):
+        raise UserError(f"{path} would replace the video itself; give it another name")

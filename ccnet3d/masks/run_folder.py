@@ -80,6 +80,9 @@ class RunFolder:
         """
         with self._errors():
             self._check_parts()
+            if has_lock(self.folder):
+                with lock_folder(self.folder):  # raises if the run that it is of still works
+                    pass
             journal = Journal(self.folder / _JOURNAL_NAME)
             if resume and (journal.exists or self.read_summary() is not None):
                 return

@@ -146,7 +146,7 @@ def test_numbers_of_a_video_file(yard: Path, tmp_path: Path, torn_model: CCNet3D
         mask = np.full((48, 64), number % 3, np.uint8)
         save(mask, run / f"{number:06d}.png", palette=True)
     summary = json.loads((run / "summary.json").read_text())
-    summary |= {"frames": 8, "frame_numbers": list(range(8)), "pts_seconds": None}
+    summary |= {"frames": 8, "frame_numbers": list(range(8)), "pts_seconds": None, "image_names": None}
     summary["settings"]["decoder"] = "av"
     (run / "summary.json").write_text(json.dumps(summary))
     assert [int(mask[0, 0]) for mask in all_masks(run, val, video_starts_at=9)] == [1, 3 % 3, 5 % 3, 7 % 3]

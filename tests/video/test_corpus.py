@@ -80,7 +80,9 @@ def check_random_access(path: Path, decoder: str, frames: list[VideoFrame]) -> N
     with open_video(path, decoder) as reader:
         assert all(same(frame, by_index[index]) for frame, index in zip(reader.clip(chosen), chosen, strict=True))
         assert all(same(reader.clip([index])[0], by_index[index]) for index in chosen[:8])
-        with pytest.raises(IndexError, match=f"has no frame {len(reader)}; it has {len(reader)} frames, numbered from"):
+        with pytest.raises(
+            IndexError, match=f"has no frame {len(reader)}; it has {len(reader)} frames?, numbered from"
+        ):
             reader.clip([0, len(reader)])
         with pytest.raises(IndexError, match="has no frame -1"):
             reader.clip([-1])
