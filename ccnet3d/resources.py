@@ -1,17 +1,35 @@
-"""Recipes and dataset descriptions that come with the package.
+"""Recipes, dataset descriptions and weights that come with the package.
 
-Both come from the repository's folders ``pipelines/`` and ``datasets/``: a wheel contains a copy of them, an editable
-install or a checkout reads the folders themselves.
+The first two come from the repository's folders ``pipelines/`` and ``datasets/``: a wheel contains a copy of them, an
+editable install or a checkout reads the folders themselves.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from ccnet3d.config import parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.files import is_file
 
-__all__ = ["ablation_file", "dataset_file", "pipelines_folder", "recipe_file"]
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "MODEL_METADATA_KEY",
+    "ablation_file",
+    "dataset_file",
+    "model_class_names",
+    "model_file",
+    "pipelines_folder",
+    "recipe_file",
+    "shipped_weights",
+]
+
+DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
+"""Name of the weights in the package that are loaded by default."""
+
+MODEL_METADATA_KEY = "ccnet3d"
+"""Key of a model file's header under which its metadata is JSON."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -83,3 +101,50 @@ def dataset_file(name: str) -> Path:
     True
     """
     return _folder("datasets") / name / "dataset.toml"
+
+
+def shipped_weights() -> dict[str, Path]:
+    """Return the model files in the package by their names, which :func:`ccnet3d.load_model` accepts.
+
+    >>> "ccnet3d_lite_camvid" in shipped_weights()
+    True
+    """
+    return {file.stem: file for file in sorted((_PACKAGE / "weights").glob("*.safetensors"))}
+
+
+def model_file(path: Path | str | None = None) -> Path:
+    """Return a model file: an existing path, or weights in the package by name; None and ``default`` are the default.
+
+    Raises:
+        UserError: there is no such file.
+
+    >>> model_file().name
+    'ccnet3d_b0_camvid.safetensors'
+    """
+    path = Path(DEFAULT_WEIGHTS if path is None or str(path) == "default" else path)
+    if is_file(path):
+        return path
+    shipped = shipped_weights()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise UserError(
+        f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
+        f"weights in the package: {', '.join(shipped)}"
+    )
+
+
+def model_class_names(path: Path) -> list[str] | None:
+    """Return the class names in the header of a model file, without reading its weights; None for other files.
+
+    >>> model_class_names(model_file())[:3]
+    ['Sky', 'Building', 'Pole']
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header: dict[str, Any] = parse_json((file.metadata() or {})[MODEL_METADATA_KEY])
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    names = header.get("class_names")
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None

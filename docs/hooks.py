@@ -33,7 +33,7 @@ SOURCES = {page: source for source, page in PAGES.items()}
 _LOG = logging.getLogger("mkdocs.hooks")  # warnings of this logger fail a strict build
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|(!\[[^\]]*\])\(([^)\s]+)\)")
-_COMMAND = re.compile(r"<!-- options of (\w+) -->")
+_COMMAND = re.compile(r"<!-- options of (\w+)(?: (\w+))? -->")
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`(~?)([\w.]+)`")
 _EXAMPLE = re.compile(r"(?m)^(?P<indent> *)>>> .*(?:\n(?! *$).*)*")
 
@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     uri = page.file.src_uri
     folder = posixpath.dirname(SOURCES.get(uri, f"docs/{uri}"))
     markdown = _LINK.sub(lambda match: _site_link(match, folder, uri), markdown)
-    return _COMMAND.sub(lambda match: f"```text\n{_help_text(match[1])}```", markdown)
+    return _COMMAND.sub(lambda match: f"```text\n{_help_text(match[1], match[2])}```", markdown)
 
 
 def _site_link(match: re.Match[str], folder: str, uri: str) -> str:
@@ -68,12 +68,16 @@ def _site_link(match: re.Match[str], folder: str, uri: str) -> str:
     return f"{match[3] or f'[{match[1]}]'}({link}{hash_sign}{anchor})"
 
 
-def _help_text(command: str) -> str:
-    """Return what ``--help`` of an installed command prints."""
+def _help_text(command: str, subcommand: str | None) -> str:
+    """Return what ``--help`` of an installed command, or of a subcommand of it, prints."""
     os.environ["COLUMNS"] = "100"
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    return str(importlib.import_module(f"ccnet3d.cli.{command}").build_parser().format_help())
+    parser = importlib.import_module(f"ccnet3d.cli.{command}").build_parser()
+    if subcommand:
+        choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+        parser = choices[subcommand]
+    return str(parser.format_help())
 
 
 class Docstrings(griffe.Extension):

@@ -6,7 +6,7 @@ import sys
 
 from conftest import REPOSITORY
 
-FOLDERS = ("scripts", "scripts/benchmarks", "scripts/studies", "docs/examples")
+FOLDERS = ("scripts", "scripts/benchmarks", "scripts/studies")
 
 
 def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

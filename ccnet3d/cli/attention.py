@@ -15,9 +15,8 @@ from ccnet3d.cli.options import (
     positive,
     run_command,
 )
-from ccnet3d.cli.paths import expand_home, model_name, user_path
+from ccnet3d.cli.paths import expand_home, model_name, png_file
 from ccnet3d.cli.views import add_size_options, keeps_aspect
-from ccnet3d.errors import UserError
 from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-attention"
@@ -29,14 +28,6 @@ def point(text: str) -> tuple[int, int]:
     if not (x.isdecimal() and y.isdecimal()):
         raise argparse.ArgumentTypeError(f"expected X,Y in pixels from the upper left, such as 240,180, got {text!r}")
     return int(x), int(y)
-
-
-def png_file(text: str) -> Path:
-    """Parse the path of a PNG file."""
-    path = user_path(text)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
-    return path
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,15 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.models import load_model
-    from ccnet3d.reports import check_plotting, compute_attention_map, draw_attention_map
+    from ccnet3d.reports import check_picture, check_plotting, compute_attention_map, draw_attention_map
     from ccnet3d.video import open_video
 
     check_plotting()
     output = arguments.output
-    if output.is_symlink():
-        raise UserError(f"{output} is a link, which is not replaced; give the picture another name")
-    if output.exists() and not arguments.overwrite:
-        raise UserError(f"{output} exists; give the picture another name, or --overwrite to replace it")
+    check_picture(output, overwrite=arguments.overwrite)
     model, info = load_model(arguments.checkpoint)
     with open_video(arguments.video) as reader:
         attention_map = compute_attention_map(

@@ -215,9 +215,8 @@ def load_model(arguments: argparse.Namespace, dataset: LabelledSequences) -> tup
 
 def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst: WorstFrames) -> Iterator[Evaluation]:
     """Yield the evaluation of this process's segments; with --corrupt, of clean frames, then under each corruption."""
-    from tqdm import tqdm
-
     from ccnet3d.evaluation import evaluate, evaluate_corrupted, evaluate_masks, open_predictions, split_segments
+    from ccnet3d.progress import progress_bar
 
     check(arguments)
     dataset = open_dataset(arguments)
@@ -232,8 +231,8 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
         "settings": settings,
         "timing": timing,
         "on_frame": worst if arguments.report else None,
-        "progress": lambda frames: tqdm(
-            frames, desc=settings["split"], unit="frame", disable=None if among.is_main_process else True
+        "progress": lambda frames: progress_bar(
+            frames, desc=settings["split"], unit="frame", hidden=not among.is_main_process
         ),
     }
     if arguments.predictions:

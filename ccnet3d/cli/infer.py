@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ccnet3d.cli.early_checks import check_jobs, class_names
 from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECONDS, build_parser
-from ccnet3d.cli.options import load_segmenter, print_now, print_user_error, run_command
+from ccnet3d.cli.infer_tasks import Work, check_job_options, finish_jobs, segment_in_turn
+from ccnet3d.cli.options import load_segmenter, print_now, run_command
 from ccnet3d.cli.paths import expand_home
+from ccnet3d.cli.sample import sample_input, write_sample_page
 from ccnet3d.cli.streams import print_message
 from ccnet3d.cli.views import add_views, check_views
 from ccnet3d.errors import UserError
 from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import Job, RunOptions, TestTimeAugmentation, VideoSegmenter
+    from ccnet3d.inference import Job, RunOptions, Selection, TestTimeAugmentation, VideoSegmenter
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -36,21 +37,26 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def chosen_frames(arguments: argparse.Namespace) -> Selection:
+    """Return which frames the options select.
+
+    Raises:
+        UserError: a position that cannot be parsed, or a value out of its range.
+    """
+    from ccnet3d.inference import Selection, parse_moment
+
+    end = None if arguments.end is None else parse_moment(arguments.end)
+    return Selection(parse_moment(arguments.start), end, arguments.frame_stride)
+
+
 def run_options(arguments: argparse.Namespace) -> RunOptions:
     """Return the options that all videos share; smoothing and overlay depend on the video."""
-    from ccnet3d.inference import RunOptions, Selection, parse_moment
+    from ccnet3d.inference import RunOptions
 
-    class_names = [name.strip() for name in (arguments.classes or "").split(",") if name.strip()]
-    if arguments.classes is not None and not class_names:
-        raise UserError(f"--classes must be names of classes, such as Car,Pedestrian, got {arguments.classes!r}")
     return RunOptions(
-        selection=Selection(
-            parse_moment(arguments.start),
-            None if arguments.end is None else parse_moment(arguments.end),
-            arguments.frame_stride,
-        ),
+        selection=chosen_frames(arguments),
         format=arguments.format,
-        class_names=class_names,
+        class_names=class_names(arguments),
         save_probabilities=arguments.save_probabilities,
         min_confidence=arguments.min_confidence,
         opacity=arguments.opacity,
@@ -61,22 +67,14 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
 
 @contextmanager
 def chosen_inputs(arguments: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the videos that the user names, or the synthetic clip in a temporary folder."""
+    """Yield the videos that the user names, or the drawn clip in a temporary folder."""
     if bool(arguments.videos) == arguments.sample:
-        raise UserError("give a video file, or --sample for a synthetic clip (and not both)")
+        raise UserError("give a video file, or --sample for a drawn clip (and not both)")
     if not arguments.sample:
         yield [expand_home(text) for text in arguments.videos]
         return
-    from ccnet3d.video import write_sample_video
-
-    try:
-        folder = tempfile.TemporaryDirectory()
-    except OSError as error:
-        raise UserError(f"--sample needs a temporary folder ({error.strerror}); name one in TMPDIR") from error
-    with folder as name:
-        path = Path(name) / "synthetic_sample.mp4"
-        write_sample_video(path)
-        yield [str(path)]
+    with sample_input(arguments) as path:
+        yield [path]
 
 
 def chosen_smoothing(arguments: argparse.Namespace, frames_per_second: float | None) -> int:
@@ -94,23 +92,35 @@ def _standard_input() -> BinaryIO:
 
 
 def segment_job(
-    job: Job, segmenter: VideoSegmenter | TestTimeAugmentation, options: RunOptions, arguments: argparse.Namespace
-) -> None:
-    """Segment one video, with a progress bar on a terminal."""
-    from tqdm import tqdm
+    job: Job,
+    segmenter: VideoSegmenter | TestTimeAugmentation,
+    options: RunOptions,
+    arguments: argparse.Namespace,
+    on_progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Segment one video, with a progress bar on a terminal, and return its summary.
 
+    Args:
+        job: the video and its outputs, all of them local.
+        segmenter: the model.
+        options: what all videos share.
+        arguments: the command's options.
+        on_progress: called for each frame.
+    """
     from ccnet3d.inference import STDIN, segment_video
+    from ccnet3d.progress import progress_bar
     from ccnet3d.video import open_video
 
     source = _standard_input() if job.source == STDIN else job.source
-    hidden = True if arguments.quiet or arguments.json else None  # None: on a terminal only
+    hidden = arguments.quiet or arguments.json
     with (
         open_video(source, arguments.decoder, arguments.stream) as reader,
-        tqdm(total=reader.info.expected_frames, unit="frame", disable=hidden, desc=reader.info.name) as bar,
+        progress_bar(total=reader.info.expected_frames, unit="frame", hidden=hidden, desc=reader.info.name) as bar,
     ):
 
         def on_frame(event: dict[str, Any]) -> None:
             bar.update()
+            on_progress()
             if arguments.json:
                 print_now(json.dumps({"event": "frame", "video": job.name, **event}))
 
@@ -120,23 +130,30 @@ def segment_job(
     for warning in summary["warnings"]:
         print_warning(warning)
     if arguments.json:
-        print_now(json.dumps({"event": "video", "video": job.name, "output": str(job.folder), "summary": summary}))
+        print_now(json.dumps({"event": "video", "video": job.name, "output": job.output, "summary": summary}))
     elif not arguments.quiet:
-        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.folder}"
-        print_now(f"{masks}{' from a synthetic clip' if arguments.sample else ''}")
+        masks = f"{count_of(summary['frames'], 'mask')} of {summary['width']}x{summary['height']} in {job.output}"
+        print_now(f"{masks}{' from a drawn clip' if arguments.sample else ''}")
+    return summary
 
 
 def print_warning(text: str) -> None:
     print_message(f"{PROGRAM}: warning: {text}")
 
 
+def load_views(arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmentation:
+    """Return the model, or several views of it, as the options say."""
+    return add_views(load_segmenter(arguments), arguments)
+
+
 def run(arguments: argparse.Namespace) -> None:
-    from ccnet3d.inference import plan_jobs
+    from ccnet3d.inference import plan_all_jobs
 
     check_views(arguments)
-    options = run_options(arguments)  # fails early, before a model is loaded
+    check_job_options(arguments)
+    chosen_frames(arguments)  # fails early, as check_jobs does: the import of PyTorch takes seconds
     with chosen_inputs(arguments) as inputs:
-        jobs = plan_jobs(
+        jobs = plan_all_jobs(
             inputs,
             arguments.output,
             arguments.overlay,
@@ -145,18 +162,19 @@ def run(arguments: argparse.Namespace) -> None:
             shares=arguments.shares,
             on_skip=print_warning,
         )
-        segmenter = add_views(load_segmenter(arguments), arguments)
-        failed = 0
-        for job in jobs:
-            try:
-                segment_job(job, segmenter, options, arguments)
-            except UserError as error:  # one bad video does not stop the others; a bug does
-                if len(jobs) == 1:
-                    raise
-                failed += 1
-                print_user_error(PROGRAM, error, debug=arguments.debug, source=job.name)
-        if failed:
-            raise UserError(f"{failed} of {count_of(len(jobs), 'video')} failed; their errors are above")
+        check_jobs(jobs, arguments)
+        work = Work(load_views, segment_job, run_options(arguments), arguments)
+        if arguments.engine == "ray":
+            from ccnet3d.cli.ray_engine import segment_with_ray
+
+            outcomes = segment_with_ray(jobs, work)
+        else:
+            outcomes = segment_in_turn(jobs, work)
+        finish_jobs(outcomes, len(jobs), arguments, PROGRAM)
+        if arguments.sample:
+            advice = write_sample_page(arguments, inputs[0])
+            if not (arguments.quiet or arguments.json):
+                print_now(advice)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

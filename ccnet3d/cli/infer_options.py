@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ccnet3d import __version__
-from ccnet3d.cli.options import add_debug_option, add_model_options, non_negative, share
-from ccnet3d.cli.paths import user_path
+from ccnet3d.cli.options import add_debug_option, add_model_options, non_negative, positive, share
+from ccnet3d.cli.paths import path_or_url, user_path
 from ccnet3d.cli.views import add_view_options
 
 PROGRAM = "ccnet3d-infer"
@@ -25,17 +25,22 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="VIDEO",
         help="a video file; a folder of images or a quoted pattern of them ('frames/*.png'); a folder of videos; "
-        "- for standard input, or a named pipe. Each of several videos gets its own folder in the output",
+        "- for standard input, or a named pipe; or a URL of files (s3://, gs://, ...). "
+        "Each of several videos gets its own folder in the output",
     )
-    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the masks")
+    parser.add_argument(
+        "-o", "--output", type=path_or_url, required=True, metavar="FOLDER", help="folder for the masks, or its URL"
+    )
     parser.add_argument(
         "--sample",
         action="store_true",
-        help="instead of a video, segment a small synthetic clip (drawn shapes, not a real scene)",
+        help="instead of a video, segment a short clip of a street drawn by the program; also writes "
+        "overlay.mp4 and the page view.html to the folder",
     )
     add_output_options(parser)
     add_beside_options(parser)
     add_selection_options(parser)
+    add_engine_options(parser)
     parser.add_argument(
         "--decoder",
         choices=("auto", "av", "decord"),
@@ -97,7 +102,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def add_beside_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("further outputs, each a file; with several videos, a folder for them")
     group.add_argument(
-        "--overlay", type=user_path, metavar="FILE.mp4", help="also write the video with the masks painted over it"
+        "--overlay", type=path_or_url, metavar="FILE.mp4", help="also write the video with the masks painted over it"
     )
     group.add_argument(
         "--opacity", type=share, default=0.5, help="share of the class color in the overlay, 0 to 1 (default: 0.5)"
@@ -123,4 +128,41 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame-stride", type=int, default=1, metavar="N", help="only every N-th frame")
     group.add_argument(
         "--shard", default="0/1", metavar="I/N", help="every N-th video from the I-th on, I from 0 to N-1"
+    )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("many videos and long ones")
+    group.add_argument(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help="plain: one video after the other; ray: several at once, in processes on this machine or on a Ray cluster "
+        "(needs ray)",
+    )
+    group.add_argument(
+        "--actors",
+        type=positive,
+        metavar="N",
+        help="processes of --engine ray, each with a model; by default one per GPU, or as many as fit the CPUs",
+    )
+    group.add_argument(
+        "--retries",
+        type=non_negative,
+        default=2,
+        metavar="N",
+        help="how often --engine ray tries a video again whose process died (default: 2)",
+    )
+    group.add_argument(
+        "--piece-frames",
+        type=positive,
+        metavar="N",
+        help="split longer videos into pieces of N frames, which --engine ray segments at once, to the same masks",
+    )
+    group.add_argument(
+        "--manifest",
+        type=path_or_url,
+        metavar="FILE",
+        help="also write a table of all videos: status, frames, seconds, output, error; .csv, or .parquet (needs "
+        "pyarrow)",
     )

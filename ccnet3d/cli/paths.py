@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["expand_home", "model_name", "user_path"]
+__all__ = ["expand_home", "model_name", "path_or_url", "png_file", "user_path"]
 
 
 def user_path(text: str) -> Path:
@@ -28,3 +28,16 @@ def expand_home(text: str) -> str:
 def model_name(text: str) -> str | Path:
     """Parse what names a model: a path or a name, as :func:`user_path` does, or the address of one on a hub."""
     return text if text.startswith("hf://") else user_path(text)
+
+
+def path_or_url(text: str) -> Path | str:
+    """Parse a path, or leave a URL as it is: a Path would lose one of its slashes."""
+    return text if "://" in text else user_path(text)
+
+
+def png_file(text: str) -> Path:
+    """Parse the path of a PNG file."""
+    path = user_path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a .png file, got {text!r}")
+    return path

@@ -52,15 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from ccnet3d.masks import open_masks
+    from ccnet3d.progress import progress_bar
     from ccnet3d.reports import write_video_page
     from ccnet3d.video import open_video
 
     def progress(pairs: Iterable[Matched]) -> Iterable[Matched]:
-        hidden = True if arguments.quiet else None  # None: on a terminal only
-        return tqdm(pairs, total=len(masks), unit="frame", disable=hidden)
+        return progress_bar(pairs, total=len(masks), unit="frame", hidden=arguments.quiet)
 
     masks = open_masks(arguments.masks)
     stream = masks.summary.get("settings", {}).get("stream")  # as chosen in the run

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ccnet3d.data.items import LabelledFrame
-from ccnet3d.data.spec import DatasetSpec, LayoutSpec
+from ccnet3d.data.spec import DatasetSpec, LayoutSpec, added_settings
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path
 
@@ -71,14 +71,16 @@ def frame_cache_path(folder: Path, frames: Sequence[LabelledFrame], spec: Datase
         for frame in frames
         for path in (frame.image, frame.label)
     ]
-    text = json.dumps([_FORMAT, repr(spec), repr(layout), sources])
+    added = added_settings(spec, layout)
+    text = json.dumps([_FORMAT, repr(spec), repr(layout), sources, *([added] if added else [])])
     return folder / f"frames-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
 
 def data_fingerprint(frames: Sequence[LabelledFrame], spec: DatasetSpec, layout: LayoutSpec) -> str:
     """Return a hash of a dataset that does not depend on where it lies or when it was copied.
 
-    It covers the classes, the name and size of every file, and the contents of a few images and labels.
+    It covers the classes, how labels become class ids, the name and size of every file, and the contents of a few
+    images and labels, or of the annotation files with their labels.
     """
     colors = spec.source_colors or {one.name: one.color for one in spec.classes}
     classes = [[one.name, one.merges] for one in spec.classes]
@@ -87,11 +89,15 @@ def data_fingerprint(frames: Sequence[LabelledFrame], spec: DatasetSpec, layout:
         [frame.sequence, frame.number, *((path.name, path.stat().st_size) for path in (frame.image, frame.label))]
         for frame in frames
     ]
-    digest = hashlib.sha256(json.dumps([classes, encoding, spec.max_gap_frames, files]).encode())
-    for frame in frames[:: max(1, len(frames) // _SAMPLED_FRAMES)]:
-        for path in (frame.image, frame.label):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    added = added_settings(spec, layout)
+    if layout.label_encoding not in ("id", "color"):
+        added["label_encoding"] = layout.label_encoding
+    described = [classes, encoding, spec.max_gap_frames, files, *([added] if added else [])]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    sampled = frames[:: max(1, len(frames) // _SAMPLED_FRAMES)]
+    for path in dict.fromkeys(path for frame in sampled for path in (frame.image, frame.label)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.datasets import LabelledSequences
+from ccnet3d.data.label_reader import UnknownLabelsError
 from ccnet3d.errors import UserError
 
 __all__ = ["Inspection", "inspect_frames"]
@@ -26,12 +27,15 @@ class Inspection(NamedTuple):
     """int64 ``[256]``, pixels of each class id; void at IGNORE_INDEX."""
     sizes: list[tuple[int, ...]]
     """Height and width of each frame that is valid by itself."""
+    unknown: dict[str, list[int]]
+    """What labels contain that has no class, such as ``id 9``, and the indices of the frames with it."""
 
 
 class _Frame(NamedTuple):
     problems: list[str]
     size: tuple[int, ...] | None
     counts: Tensor
+    unknown: tuple[str, ...]
 
 
 def inspect_frames(dataset: LabelledSequences, *, equal_sizes: bool) -> Inspection:
@@ -62,12 +66,17 @@ def inspect_frames(dataset: LabelledSequences, *, equal_sizes: bool) -> Inspecti
             )
     counts = torch.stack([frame.counts for frame in frames]).sum(0)
     problems = [problem for frame in frames for problem in frame.problems]
-    return Inspection(problems, counts, [frame.size for frame in frames if frame.size is not None])
+    unknown: dict[str, list[int]] = defaultdict(list)
+    for index, frame in enumerate(frames):
+        for name in frame.unknown:
+            unknown[name].append(index)
+    return Inspection(problems, counts, [frame.size for frame in frames if frame.size is not None], dict(unknown))
 
 
 def _inspect(dataset: LabelledSequences, index: int) -> _Frame:
     problems, sizes = [], []
     counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
+    unknown: tuple[str, ...] = ()
     try:
         sizes.append(tuple(dataset.read_image(index).shape[-2:]))
     except UserError as error:
@@ -78,10 +87,11 @@ def _inspect(dataset: LabelledSequences, index: int) -> _Frame:
         counts = torch.bincount(label.flatten(), minlength=len(counts))
     except UserError as error:
         problems.append(str(error))
+        unknown = error.names if isinstance(error, UnknownLabelsError) else ()
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         image, label_file = dataset.frames[index].image, dataset.frames[index].label
         problems.append(f"{label_file} is {_text(sizes[1])}, its image {image} is {_text(sizes[0])}")
-    return _Frame(problems, None if problems else sizes[0], counts)
+    return _Frame(problems, None if problems else sizes[0], counts, unknown)
 
 
 def _text(size: tuple[int, ...]) -> str:

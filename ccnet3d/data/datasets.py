@@ -14,10 +14,11 @@ from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.cache import FrameCache, data_fingerprint, frame_cache_path, write_frame_cache
 from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
 from ccnet3d.data.items import ClipRequest, ClipSample, ClipTransform, LabelledFrame, RequestedSample
+from ccnet3d.data.label_reader import LabelReader
 from ccnet3d.data.simulation import Simulation
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
-from ccnet3d.images import read_ids, read_rgb
+from ccnet3d.images import read_rgb
 
 __all__ = ["LabelledSequences"]
 
@@ -72,7 +73,7 @@ class LabelledSequences(Dataset[RequestedSample]):
             (frame.sequence, frame.number): index
             for index, frame in enumerate(high_resolution.frames if high_resolution else [])
         }
-        self._class_of_color = _color_table(spec) if layout.label_encoding == "color" else None
+        self._label_reader = LabelReader(spec, layout)
 
     def cache_path(self, folder: Path) -> Path:
         """Return the file in ``folder`` for the decoded frames of this dataset."""
@@ -170,29 +171,7 @@ class LabelledSequences(Dataset[RequestedSample]):
         """
         if self.cache:
             return self.cache.label(index).long()
-        path = self.frames[index].label
-        if self._class_of_color is not None:
-            return _classes_from_colors(path, self._class_of_color)
-        hint = "; set label_encoding = 'color' in dataset.toml if the labels are colors"
-        label = torch.from_numpy(read_ids(path, hint=hint).astype(np.int64))
-        void = torch.isin(label, torch.tensor(self.spec.void_ids, dtype=torch.long))
-        classes_count = len(self.spec.classes)
-        if bad := label[((label >= classes_count) | (label < 0)) & ~void].unique().tolist():
-            raise UserError(
-                f"{path} has the label {bad[0]}, which is neither a class id (0 to {classes_count - 1}) nor in "
-                f"void_ids{_likely_cause(label, classes_count)}"
-            )
-        return label.masked_fill(void, IGNORE_INDEX)
-
-
-def _likely_cause(label: Tensor, classes_count: int) -> str:
-    """Return what the ids of a label with an unknown id suggest, as the end of a message."""
-    ids = label.unique().tolist()
-    if ids in ([255], [0, 255]):
-        return "; the ids are 0 and 255, as in a black and white mask: write 1 instead of 255"
-    if ids[0] >= 1 and ids[-1] in (classes_count, 255) and classes_count in ids:
-        return "; the ids seem to count from 1, and the first class has the id 0: subtract 1"
-    return ""
+        return self._label_reader.read(self.frames[index])
 
 
 def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
@@ -205,22 +184,3 @@ def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
             segments += [range(start + r.start, start + r.stop) for r in split_at_gaps(numbers, max_gap_frames)]
             start = stop
     return segments
-
-
-def _color_table(spec: DatasetSpec) -> np.ndarray:
-    """Return the class of each 24-bit color: int16 ``[2**24]``, IGNORE_INDEX for void, -1 for unknown colors."""
-    colors = spec.source_colors or {c.name: c.color for c in spec.classes}
-    class_of_name = {name: i for i, c in enumerate(spec.classes) for name in c.merges or (c.name,)}
-    table = np.full(1 << 24, -1, np.int16)
-    for name, (r, g, b) in colors.items():
-        table[(r << 16) + (g << 8) + b] = class_of_name.get(name, IGNORE_INDEX)
-    return table
-
-
-def _classes_from_colors(path: Path, class_of_color: np.ndarray) -> Tensor:
-    rgb = read_rgb(path).astype(np.int32)
-    classes = class_of_color[(rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]]
-    if (unknown := np.argwhere(classes < 0)).size:
-        color = tuple(rgb[tuple(unknown[0])].tolist())
-        raise UserError(f"{path} has the color {color}, which is not in source_colors; add it there")
-    return torch.from_numpy(classes.astype(np.int64))

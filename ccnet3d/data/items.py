@@ -23,6 +23,9 @@ class LabelledFrame(NamedTuple):
     """Frame number, as the file name says."""
     image: Path
     label: Path
+    """Its label, or the annotation file with the labels of several frames."""
+    annotated_as: str = ""
+    """The name of the frame in such a file."""
 
 
 class ClipRequest(NamedTuple):

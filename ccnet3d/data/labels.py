@@ -12,7 +12,7 @@ from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 from ccnet3d.images import LOSSLESS_SUFFIXES, find_images
 
-__all__ = ["numbered", "open_labels"]
+__all__ = ["numbered", "open_labels", "voc_color"]
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}")
-    classes = tuple(ClassSpec(name, _color(id_)) for id_, name in enumerate(class_names))
+    classes = tuple(ClassSpec(name, voc_color(id_)) for id_, name in enumerate(class_names))
     spec = DatasetSpec(folder.resolve().name, classes, void_ids=tuple(void_ids))
     sequences: dict[Path, list[Path]] = {}
     for path in find_images(folder, LOSSLESS_SUFFIXES):
@@ -65,8 +65,11 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
     return LabelledSequences(spec, sorted(frames), LayoutSpec())
 
 
-def _color(id_: int) -> tuple[int, int, int]:
+def voc_color(id_: int) -> tuple[int, int, int]:
     """Return the color of an id in PASCAL VOC's color map.
+
+    >>> [voc_color(id_) for id_ in (0, 1, 2)]
+    [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
 
     The bits of the id are dealt out to red, green and blue in turn, from the lowest bit; each channel is filled from
     its highest bit down.

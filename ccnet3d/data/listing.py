@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from ccnet3d.config import read_lines
+from ccnet3d.data.arrangement import (
+    Arrangement,
+    FoundImage,
+    FoundLabel,
+    is_present,
+)
 from ccnet3d.data.items import LabelledFrame
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
 from ccnet3d.errors import FileProblemsError, UserError
-from ccnet3d.images import LOSSLESS_SUFFIXES, find_images
 
-__all__ = ["Split", "list_frames"]
+__all__ = ["NoFramesError", "Split", "find_layout", "list_frames", "list_splits"]
 
-_Pairs = list[tuple[Path, Path]]
-"""Images and their labels."""
+
+class NoFramesError(UserError):
+    """None of the frames that a list names is there."""
 
 
 class Split(NamedTuple):
@@ -30,6 +35,19 @@ class Split(NamedTuple):
     """Sorted by sequence and frame number."""
     left_out: tuple[str, ...]
     """What is not used: one line per kind, with the number of files and the first names."""
+    unlabeled: tuple[str, ...] = ()
+    """Images without a label, relative to the data folder."""
+    unused_labels: tuple[str, ...] = ()
+    """Labels without an image in this split; their place may also have labels of other splits."""
+
+
+class _Pairs(NamedTuple):
+    """Images and their labels, and what is left out."""
+
+    pairs: list[tuple[FoundImage, FoundLabel]]
+    left_out: list[str]
+    unlabeled: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
@@ -45,30 +63,50 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         UserError: no data, an unknown split, a file name without a frame number, or two labels of one frame.
         FileProblemsError: listed files that do not exist.
     """
-    layout = _find_layout(spec, root, split)
-    left_out: list[str] = []
+    layout = find_layout(spec, root, split)
+    files = Arrangement(spec, layout, root, split)
     if layout.pair_list:
-        pairs = _read_pairs(root, root / layout.pair_list.replace("{split}", split))
+        found = _Pairs(_read_pairs(root, root / layout.pair_list.replace("{split}", split)), [])
+        files.number([image for image, _ in found.pairs])
     elif layout.frame_list:
-        names = read_lines(spec_folder / layout.frame_list.replace("{split}", split), "split list")
-        pairs, left_out = _listed_pairs(layout, root, names)
+        found = _listed_pairs(
+            files, read_lines(spec_folder / layout.frame_list.replace("{split}", split), "split list")
+        )
     else:
-        if split not in spec.splits:
-            raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}")
-        pairs, left_out = _sequence_pairs(layout, root, spec.splits[split])
-    if not pairs:
-        raise UserError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
-    if absent := [path for pair in pairs for path in pair if not path.is_file()]:
+        found = _sequence_pairs(files, _entries(spec, layout, split))
+    if not found.pairs:
+        raise NoFramesError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
+    if absent := [path for image, label in found.pairs for path in (image.path, label.path) if not path.is_file()]:
         raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
-    folder = root / layout.images if not layout.pair_list else root
-    frames = sorted(LabelledFrame(*_frame_identity(spec, folder, image), image, label) for image, label in pairs)
-    for one, other in pairwise(frames):
-        if (one.sequence, one.number) == (other.sequence, other.number):
-            raise UserError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
-    return Split(layout, frames, tuple(left_out))
+    return Split(layout, _frames(files, found.pairs), tuple(found.left_out), found.unlabeled, found.unused)
 
 
-def _find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
+def list_splits(spec: DatasetSpec, spec_folder: Path, root: Path) -> list[str]:
+    """Return the names of the splits whose files are in ``root``: those of ``[splits]``, and those of lists."""
+    names = dict.fromkeys(spec.splits)
+    for layout in spec.layouts:
+        for folder, pattern in ((root, layout.pair_list), (spec_folder, layout.frame_list)):
+            before, _, after = pattern.partition("{split}")
+            paths = sorted(folder.glob(f"{before}*{after}")) if pattern else []
+            names |= dict.fromkeys(
+                path.relative_to(folder).as_posix().removeprefix(before).removesuffix(after) for path in paths
+            )
+    order = {name: place for place, name in enumerate(("train", "val", "test"))}
+    present = [name for name in names if any(is_present(layout, root, name) for layout in spec.layouts)]
+    return sorted(present, key=lambda name: (order.get(name, len(order)), name))
+
+
+def _entries(spec: DatasetSpec, layout: LayoutSpec, split: str) -> Sequence[str]:
+    """Return the entries of a split; those without any have all sequences if the split names their folder."""
+    if split in spec.splits:
+        return spec.splits[split]
+    if not spec.splits and "{split}" in layout.images:
+        return ["*"]
+    advice = "" if spec.splits else "; ccnet3d-data check drafts [splits]"
+    raise UserError(f"{spec.name} has no split {split!r}, only {sorted(spec.splits)}{advice}")
+
+
+def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
     """Return the first layout of the dataset whose files are in ``root``.
 
     Raises:
@@ -76,77 +114,56 @@ def _find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
     """
     expected = []
     for layout in spec.layouts:
-        marks = [layout.pair_list.replace("{split}", split)] if layout.pair_list else [layout.images, layout.labels]
-        if all((root / mark).exists() for mark in marks):
+        if is_present(layout, root, split):
             return layout
-        expected.append(" and ".join(marks))
+        marks = [layout.pair_list] if layout.pair_list else [layout.images, layout.labels]
+        expected.append(" and ".join(mark.replace("{split}", split) for mark in marks))
     raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(expected)} there")
 
 
-def _listed_pairs(layout: LayoutSpec, root: Path, names: Sequence[str]) -> tuple[_Pairs, list[str]]:
-    """Return the pairs of a frame list, and what is left out; a label may be absent."""
+def _listed_pairs(files: Arrangement, names: Sequence[str]) -> _Pairs:
+    """Return the pairs of a frame list; a label may be absent."""
     images = defaultdict(list)
-    for path in find_images(root / layout.images):
-        images[path.stem].append(path)
-    labels = _Labels(layout, root)
+    for image in files.listed_images():
+        images[image.path.stem].append(image)
     pairs, missing = [], []
     for name in names:
         if len(images[name]) > 1:
             one, other = images[name][:2]
-            raise UserError(f"{one} and {other} are both the listed frame {name}; keep one of them")
+            raise UserError(f"{one.path} and {other.path} are both the listed frame {name}; keep one of them")
         if images[name]:
             image = images[name][0]
-            pairs.append((image, labels.of(image) or labels.expected(image)))
+            pairs.append((image, files.label_of(image) or FoundLabel(files.expected_label(image))))
         else:
             missing.append(name)
-    return pairs, _counted(missing, f"missing of the {len(names)} listed frames")
+    return _Pairs(pairs, _counted(missing, f"missing of the {len(names)} listed frames"))
 
 
-def _sequence_pairs(layout: LayoutSpec, root: Path, sequences: Iterable[str]) -> tuple[_Pairs, list[str]]:
-    """Return the pairs of some sequences, each of which may be labeled in part, and what is left out."""
-    pairs: _Pairs = []
+def _sequence_pairs(files: Arrangement, entries: Sequence[str]) -> _Pairs:
+    """Return the pairs of some sequences, each of which may be labeled in part."""
+    pairs: dict[Path, tuple[FoundImage, FoundLabel]] = {}
     alone: list[Path] = []
-    unused: list[Path] = []
-    for sequence in sequences:
-        folder = root / layout.images / sequence
-        if not folder.is_dir():
-            raise UserError(f"the folder {folder} does not exist")
-        images, labels = find_images(folder), _Labels(layout, root, sequence)
-        found = {image: labels.of(image) for image in images}
+    images_seen: set[Path] = set()
+    for entry in entries:
+        found = {image: files.label_of(image) for image in files.images_of(entry)}
         # In a folder of both, a label is not a frame as well.
-        used = set(found.values())
-        labeled = [(image, label) for image, label in found.items() if label and image not in used]
+        used = {label.path for label in found.values() if label}
+        labeled = {image.path: (image, label) for image, label in found.items() if label and image.path not in used}
         if not labeled:
-            raise UserError(f"no frame in {folder} has a label in {root / layout.labels / sequence}")
-        pairs += labeled
-        alone += [image for image, label in found.items() if label is None and image not in used]
-        unused += [label for label in labels.paths if label not in used and label not in found]
-    left_out = _counted([path.relative_to(root).as_posix() for path in alone], "images without a label")
-    left_out += _counted([path.relative_to(root).as_posix() for path in unused], "labels without an image")
-    return pairs, left_out
-
-
-class _Labels:
-    """The labels of a layout, by the name of their frame."""
-
-    def __init__(self, layout: LayoutSpec, root: Path, sequence: str = "") -> None:
-        self.images, self.labels, self.suffix = root / layout.images, root / layout.labels, layout.label_suffix
-        folder = self.labels / sequence
-        self.paths = find_images(folder, LOSSLESS_SUFFIXES) if folder.is_dir() else []
-        self._by_name: dict[Path, list[Path]] = defaultdict(list)
-        for path in self.paths:
-            self._by_name[path.with_name(path.stem)].append(path)
-
-    def of(self, image: Path) -> Path | None:
-        """Return the label of an image, None if there is none."""
-        found = self._by_name.get(self.expected(image).with_suffix(""), [])
-        if len(found) > 1:
-            raise UserError(f"{found[0]} and {found[1]} are both the label of {image}; keep one of them")
-        return found[0] if found else None
-
-    def expected(self, image: Path) -> Path:
-        """Return where the label of an image belongs."""
-        return self.labels / image.relative_to(self.images).with_name(f"{image.stem}{self.suffix}.png")
+            first = next(iter(found))
+            raise UserError(f"no frame in {first.path.parent} has a label in {files.labels_place(first.folder)}")
+        pairs |= labeled
+        images_seen |= {image.path for image in found}
+        alone += [image.path for image, label in found.items() if label is None and image.path not in used]
+    unused = files.unused_labels({label for _, label in pairs.values()})
+    root = files.root
+    images = {path.relative_to(root).as_posix() for path in images_seen}
+    unused = [name for name in unused if name not in images]
+    unlabeled = tuple(path.relative_to(root).as_posix() for path in alone)
+    left_out = _counted(unlabeled, "images without a label")
+    if not files.labels_are_shared:
+        left_out += _counted(unused, "labels without an image")
+    return _Pairs([*pairs.values()], left_out, unlabeled, tuple(unused))
 
 
 def _counted(names: Sequence[str], what: str) -> list[str]:
@@ -155,30 +172,40 @@ def _counted(names: Sequence[str], what: str) -> list[str]:
     return [f"{what}: {len(names)} ({', '.join(names[:3])}{more})"] if names else []
 
 
-def _frame_identity(spec: DatasetSpec, folder: Path, image: Path) -> tuple[str, int]:
-    if spec.frame_pattern:
-        match = re.fullmatch(spec.frame_pattern, image.stem)
-        if match is None:
-            raise UserError(f"the name of {image} does not match frame_pattern {spec.frame_pattern!r}")
-        try:
-            return match["sequence"], int(match["frame"])
-        except (TypeError, ValueError) as error:
+def _frames(files: Arrangement, pairs: Sequence[tuple[FoundImage, FoundLabel]]) -> list[LabelledFrame]:
+    """Return the frames of some pairs, sorted.
+
+    Raises:
+        UserError: two of them are the same frame, or have one label.
+    """
+    frames = []
+    for image, label in pairs:
+        sequence, number = files.identity(image)
+        frames.append(LabelledFrame(sequence, number, image.path, label.path, label.annotated_as))
+    frames.sort()
+    for one, other in pairwise(frames):
+        if (one.sequence, one.number) == (other.sequence, other.number):
+            raise UserError(f"{one.image} and {other.image} are both frame {one.number} of sequence {one.sequence}")
+    image_of: dict[tuple[Path, str], Path] = {}
+    for frame in frames if not files.layout.pair_list else []:
+        other_image = image_of.setdefault((frame.label, frame.annotated_as), frame.image)
+        if other_image != frame.image:
+            what = f"{frame.annotated_as} in {frame.label}" if frame.annotated_as else str(frame.label)
             raise UserError(
-                f"the group 'frame' of frame_pattern must match a number, got {match['frame']!r} in {image}"
-            ) from error
-    numbers = re.findall(r"\d+", image.stem)
-    if not numbers:
-        raise UserError(f"the name of {image} contains no frame number; number the frames or set frame_pattern")
-    return image.parent.relative_to(folder).as_posix(), int(numbers[-1])
+                f"{what} is the label of {other_image} as well as of {frame.image}; their names must differ"
+            )
+    return frames
 
 
-def _read_pairs(root: Path, path: Path) -> list[tuple[Path, Path]]:
+def _read_pairs(root: Path, path: Path) -> list[tuple[FoundImage, FoundLabel]]:
     pairs = []
     for number, line in enumerate(read_lines(path, "split list"), 1):
         parts = line.split()
         if len(parts) != 2:
             raise UserError(f"line {number} of {path} must name an image and its label, got {line!r}")
-        pairs.append((_resolve(root, parts[0]), _resolve(root, parts[1])))
+        image = _resolve(root, parts[0])
+        name = image.relative_to(root).with_suffix("").as_posix()
+        pairs.append((FoundImage(".", image, name), FoundLabel(_resolve(root, parts[1]))))
     return pairs
 
 

@@ -42,6 +42,12 @@ class DataSource:
     cache: Path | None = None
     """Folder of frame caches; where one fits the data, decoded frames are read from it."""
 
+    @property
+    def description(self) -> Path:
+        """The ``dataset.toml`` that is used."""
+        own = self.root / "dataset.toml"
+        return own if own.is_file() or self.spec_file is None else self.spec_file
+
     def open(
         self,
         split: str,
@@ -62,8 +68,8 @@ class DataSource:
         Raises:
             UserError: no such data, or a description that does not fit it.
         """
-        path, spec = self._spec_path(), self.read_spec()
-        found = list_frames(spec, path.parent, self.root, split)
+        spec = self.read_spec()
+        found = list_frames(spec, self.description.parent, self.root, split)
         high = self.at_high_resolution()
         dataset = LabelledSequences(
             spec,
@@ -85,11 +91,7 @@ class DataSource:
         Raises:
             UserError: it is missing or invalid.
         """
-        return read_dataset_spec(self._spec_path())
-
-    def _spec_path(self) -> Path:
-        own = self.root / "dataset.toml"
-        return own if own.is_file() or self.spec_file is None else self.spec_file
+        return read_dataset_spec(self.description)
 
     def at_high_resolution(self) -> DataSource | None:
         """Return the source of the frames at a higher resolution, None if there are none."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 
 import ccnet3d
 from ccnet3d.errors import UserError
+from ccnet3d.inference.pieces import Piece, adopt_pieces
+from ccnet3d.inference.prediction import AveragedPrediction, Prediction
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
 from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
@@ -23,7 +25,7 @@ from ccnet3d.inference.source_files import check_apart, fingerprint_files, image
 from ccnet3d.inference.stages import Sink, run_ahead
 from ccnet3d.inference.tta import TestTimeAugmentation
 from ccnet3d.journal import lock_folder
-from ccnet3d.masks import FORMATS, OTHER, MaskClasses, RunFolder, check_settings, open_beside
+from ccnet3d.masks import FORMATS, OTHER, PNG, MaskClasses, RunFolder, check_settings, open_beside
 from ccnet3d.video import VideoFrame, VideoReader
 
 __all__ = ["RunOptions", "segment_video"]
@@ -68,6 +70,11 @@ class RunOptions:
     """Continue an interrupted run; leave a complete one unchanged."""
     overwrite: bool = False
     """Replace what an earlier run wrote, and nothing else."""
+    piece: Piece | None = None
+    """Only this part of the selected frames, as PNGs, with the masks that a run of all has there; ``format`` is that of
+    the whole run. See :func:`ccnet3d.inference.split_into_pieces`."""
+    joined: Sequence[Path] = ()
+    """Output folders of all pieces of this run, whose masks are moved instead of predicted."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -78,6 +85,8 @@ class RunOptions:
             raise UserError(f"the opacity must be in [0, 1], got {self.opacity}")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other; give one of them")
+        if self.piece and self.overlay:
+            raise UserError("a piece has no overlay; it is made when the pieces are joined")
 
 
 def segment_video(
@@ -123,7 +132,7 @@ def segment_video(
     folder, info = Path(folder), segmenter.info
     smoothing = segmenter.smoothing if options.smoothing is None else options.smoothing
     classes = MaskClasses(info.class_names, info.palette, _class_ids(info.class_names, options.class_names))
-    run = RunFolder(folder, FORMATS[options.format])
+    run = RunFolder(folder, PNG if options.piece else FORMATS[options.format])
     check_apart(folder, reader.info)
     settings = _settings(reader, segmenter, options, smoothing)
     if options.resume and (summary := run.read_summary()) is not None:
@@ -133,8 +142,8 @@ def segment_video(
                 raise UserError(f"the run in {folder} is complete, but {path} is missing; give --overwrite")
         run.finish()
         return summary
-    run.format.check(classes)
-    run.format.check_images(image_names(reader.info))
+    FORMATS[options.format].check(classes)
+    FORMATS[options.format].check_images(image_names(reader.info))
     first_size: list[tuple[int, int]] = []
     frames = run_ahead(options.selection.select(_noting_size(reader, first_size)), _WAITING_FRAMES, reader.stop)
     with closing(frames):
@@ -157,6 +166,8 @@ def segment_video(
                     overwrite=options.overwrite,
                     frames=options.selection.indices(reader.info.expected_frames),
                 )
+                if options.joined:
+                    saved = sorted({*saved, *adopt_pieces(run, options.joined)})
                 outputs = _outputs(chain([first], frames), segmenter, size, classes, run, saved, smoothing, options)
                 with Sink(writer.add, _WAITING_FRAMES) as sink:
                     for output in outputs:
@@ -217,6 +228,7 @@ def _settings(
         "shares": bool(options.shares) or None,
         "smoothing": smoothing,
         **segmenter.settings(),
+        **({"piece": list(options.piece)} if options.piece else {}),
     }
 
 
@@ -231,21 +243,26 @@ def _outputs(
     options: RunOptions,
 ) -> Iterator[FrameOutput]:
     """Yield the output of every frame: read back up to where an interrupted run stopped, predicted from there on."""
-    first_index = max(0, len(saved) - segmenter.history(smoothing))
+    start, stop = options.piece or (0, None)
+    done = start + len(saved)  # positions among the selected frames, as are the segmenter's indices
+    first_index = max(0, done - segmenter.history(smoothing))
     first_index -= first_index % segmenter.batch_size
     source = iter(frames)
-    context: list[np.ndarray] = []  # frames with a mask that later predictions depend on
-    for count, index in enumerate(saved):
+    context: list[np.ndarray] = []  # frames with a mask, or of earlier pieces, that later predictions depend on
+    for position in range(done):
         frame = next(source, None)
-        if frame is None or frame.index != index:
+        if position >= start and (frame is None or frame.index != saved[position - start]):
             raise UserError(
-                f"{run.masks} contains the mask of frame {index} where the video has "
+                f"{run.masks} contains the mask of frame {saved[position - start]} where the video has "
                 f"{'no frame' if frame is None else f'frame {frame.index}'}, so the run cannot be resumed; "
                 "give --overwrite"
             )
-        if count >= first_index:
+        if frame is None:  # the video ends before the piece
+            return
+        if position >= first_index:
             context.append(frame.image)
-        yield FrameOutput(frame, run.read_mask(index), None, saved=True)
+        if position >= start:
+            yield FrameOutput(frame, run.read_mask(frame.index), None, saved=True)
     waiting: deque[VideoFrame] = deque()
 
     def images() -> Iterator[np.ndarray]:
@@ -255,13 +272,13 @@ def _outputs(
 
     shown = np.full(256, OTHER, np.uint8)
     shown[list(classes.shown)] = classes.shown
-    predictions = segmenter.predict(
+    predictions: Iterator[Prediction | AveragedPrediction] = segmenter.predict(
         chain(context, images()),
         smoothing=smoothing,
         working_size=working_size,
         first_index=first_index,
-        emit_from=len(saved),
+        emit_from=done,
     )
-    for prediction in predictions:
+    for prediction in islice(predictions, None if stop is None else max(0, stop - done)):
         quantized = prediction.probabilities() if options.save_probabilities else None
         yield FrameOutput(waiting.popleft(), shown[prediction.mask(options.min_confidence)], quantized, saved=False)

@@ -182,7 +182,7 @@ class RunWriter:
 
     def _statistics(self) -> dict[str, Any]:
         height, width = self._size or (0, 0)
-        total = int(self._pixels.sum())
+        total = int(self._pixels.sum()) or 1  # a piece may have no frame
         return {
             "frames": len(self._frame_indices),
             "frame_numbers": self._frame_indices,

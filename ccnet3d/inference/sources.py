@@ -29,11 +29,22 @@ class Job:
     overlay: Path | None
     alpha: Path | None = None
     shares: Path | None = None
+    prefix: str = ""
+    """Start of a URL, such as ``s3://``, before ``folder`` and ``overlay``; empty for local outputs."""
+    original: Job | None = None
+    """The job that the user gave, if this one has local copies of what is remote."""
 
     @property
     def name(self) -> str:
         """The source as messages name it."""
-        return "standard input" if self.source == STDIN else str(self.source)
+        source = (self.original or self).source
+        return "standard input" if source == STDIN else str(source)
+
+    @property
+    def output(self) -> str:
+        """The output folder as messages name it."""
+        job = self.original or self
+        return f"{job.prefix}{job.folder.as_posix()}" if job.prefix else str(job.folder)
 
 
 def plan_jobs(
@@ -101,7 +112,7 @@ def plan_jobs(
 
 
 def _is_pattern(text: str) -> bool:
-    return text != STDIN and any(sign in text for sign in "*?[") and not Path(text).exists()
+    return text != STDIN and "://" not in text and any(sign in text for sign in "*?[") and not Path(text).exists()
 
 
 def _refuse_single_images(inputs: Sequence[str]) -> None:
@@ -182,7 +193,9 @@ def _output_names(sources: Sequence[Path | str]) -> list[str]:
     """
     paths = [Path("stdin") if source == STDIN else Path(source) for source in sources]
     # A pattern is named after its folder, up to the first wildcard; resolved, so that . and .. have names.
-    paths = [_fixed_part(path) if _is_pattern(str(path)) else path for path in paths]
+    paths = [
+        _fixed_part(path) if _is_pattern(str(source)) else path for source, path in zip(sources, paths, strict=True)
+    ]
     paths = [path.resolve() if path.is_dir() else path for path in paths]
     names = [path.name if path.is_dir() else path.stem for path in paths]
     for longer in (lambda path: path.name, lambda path: f"{path.absolute().parent.name}_{path.name}"):

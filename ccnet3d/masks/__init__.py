@@ -12,7 +12,14 @@ from ccnet3d.masks.mask_format import OTHER, MaskClasses, MaskFormat, MaskSequen
 from ccnet3d.masks.palette import encode_mask, encode_png, paint
 from ccnet3d.masks.png_format import PNG
 from ccnet3d.masks.run_folder import RunFolder, check_settings, is_run_folder
-from ccnet3d.masks.run_names import BESIDE_KEYS, SUMMARY_NAME
+from ccnet3d.masks.run_names import (
+    BESIDE_KEYS,
+    PROBABILITIES_NAME,
+    SUMMARY_NAME,
+    load_summary,
+    numbered_files,
+    summarized_names,
+)
 from ccnet3d.masks.saved_masks import SavedMasks, match_frames, open_masks
 from ccnet3d.masks.shares import ShareWriter
 
@@ -21,6 +28,7 @@ __all__ = [
     "FORMATS",
     "OTHER",
     "PNG",
+    "PROBABILITIES_NAME",
     "SUMMARY_NAME",
     "BesideFile",
     "MaskClasses",
@@ -37,12 +45,15 @@ __all__ = [
     "encode_png",
     "is_run_folder",
     "label_studio_setup",
+    "load_summary",
     "match_frames",
+    "numbered_files",
     "open_beside",
     "open_masks",
     "paint",
     "render_masks",
     "select_classes",
+    "summarized_names",
     "to_detections",
     "write_shares",
 ]

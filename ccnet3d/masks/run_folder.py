@@ -70,6 +70,22 @@ class RunFolder:
         """Return whether a run began here and was not completed."""
         return any((self.folder / name).exists() for name in (_JOURNAL_NAME, _EARLY_JOURNAL_NAME))
 
+    def check(self, *, resume: bool, overwrite: bool, beside: Collection[Path] = ()) -> None:
+        """Fail early where :meth:`begin` would, as far as that needs neither the settings nor the frames.
+
+        Raises:
+            UserError: the folder cannot be used, contains the output of another run, or files that no run wrote.
+        """
+        with self._errors():
+            self._check_parts()
+            journal = Journal(self.folder / _JOURNAL_NAME)
+            if resume and (journal.exists or self.read_summary() is not None):
+                return
+            self._check_earlier(journal, overwrite=overwrite)
+            replacing = overwrite or bool(journal.header.get("replacing"))
+            names = journal.names | (summarized_names(self.folder) if replacing else set())
+            self._check_free(names, beside, (), probabilities=False)
+
     def begin(
         self,
         settings: Mapping[str, Any],

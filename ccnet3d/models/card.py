@@ -10,7 +10,7 @@ from typing import Any
 
 from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.hub import HUB_PREFIX, upload
-from ccnet3d.models.zoo import ModelInfo, fingerprint, load_model, model_file, save_model
+from ccnet3d.models.zoo import ModelInfo, find_model, fingerprint, load_model, save_model
 from ccnet3d.wording import count_of
 
 __all__ = ["describe_file", "model_card", "push_to_hub"]
@@ -29,7 +29,7 @@ def describe_file(path: Path | str | None) -> dict[str, Any]:
     >>> table["classes"][0], table["parameters"], table["input_size"]
     ('Sky', 748426, [608, 800])
     """
-    file = model_file(path)
+    file = find_model(path)
     model, info = load_model(path)
     return {
         "file": str(file),
@@ -133,7 +133,7 @@ def push_to_hub(model: Path | str | tuple[CCNet3D, ModelInfo] | None, repository
         UserError: not a model file, no connection, or no permission.
     """
     if not isinstance(model, tuple):
-        return upload(model_file(model), model_card(model, repository), repository, private=private)
+        return upload(find_model(model), model_card(model, repository), repository, private=private)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
         save_model(path, *model)

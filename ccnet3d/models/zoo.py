@@ -16,19 +16,20 @@ from safetensors.torch import save
 
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
-from ccnet3d.files import is_file, write_atomically
+from ccnet3d.files import write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.hub import HUB_PREFIX, download
+from ccnet3d.resources import DEFAULT_WEIGHTS, MODEL_METADATA_KEY, model_file, shipped_weights
 from ccnet3d.wording import count_of
 
 __all__ = [
     "ARCHITECTURES",
     "DEFAULT_WEIGHTS",
     "ModelInfo",
+    "find_model",
     "fingerprint",
     "load_model",
-    "model_file",
     "save_model",
     "shipped_weights",
 ]
@@ -71,12 +72,6 @@ ARCHITECTURES: dict[str, ModelConfig] = {
 }
 """Architectures by the name that recipes use."""
 
-DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
-"""Name of the weights in the package that :func:`load_model` loads by default."""
-
-_WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
-
-_METADATA_KEY = "ccnet3d"
 _FORMAT = 1
 
 _MOST_CLASSES = 255
@@ -164,41 +159,16 @@ def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torc
         for name, tensor in model.state_dict().items()
     }
     header = json.dumps({"format": _FORMAT, **asdict(info)})
-    write_atomically(Path(path), save(tensors, metadata={_METADATA_KEY: header}))
+    write_atomically(Path(path), save(tensors, metadata={MODEL_METADATA_KEY: header}))
 
 
-def shipped_weights() -> dict[str, Path]:
-    """Return the model files in the package by their names, which :func:`load_model` accepts.
-
-    >>> "ccnet3d_lite_camvid" in shipped_weights()
-    True
-    """
-    return {file.stem: file for file in sorted(_WEIGHTS_FOLDER.glob("*.safetensors"))}
-
-
-def model_file(path: Path | str | None) -> Path:
+def find_model(path: Path | str | None) -> Path:
     """Return the file of a model, downloaded if it is on a hub; for the argument see :func:`load_model`.
 
     Raises:
         UserError: there is none.
     """
-    if isinstance(path, str) and path.startswith(HUB_PREFIX):
-        return download(path)
-    if name := _shipped_name(path):
-        return shipped_weights()[name]
-    assert path is not None
-    if not is_file(Path(path)):
-        raise UserError(
-            f"there is no model file at {path}; give a .safetensors file that training wrote, or the name of "
-            f"weights in the package: {', '.join(shipped_weights())}"
-        )
-    return Path(path)
-
-
-def _shipped_name(path: Path | str | None) -> str | None:
-    """Return the name of weights in the package, None for a file."""
-    name = DEFAULT_WEIGHTS if path is None or str(path) == "default" else str(path)
-    return name if name in shipped_weights() and not is_file(Path(name)) else None
+    return download(path) if isinstance(path, str) and path.startswith(HUB_PREFIX) else model_file(path)
 
 
 def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
@@ -216,8 +186,8 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     >>> info.class_names[:3]
     ('Sky', 'Building', 'Pole')
     """
-    known = _shipped_name(path) is not None
-    path = model_file(path)
+    path = find_model(path)
+    known = path in shipped_weights().values()
     try:
         with safe_open(path, framework="pt") as file:
             info = _parse_info(file.metadata() or {})
@@ -236,9 +206,9 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
 
 
 def _parse_info(metadata: Mapping[str, str]) -> ModelInfo:
-    if _METADATA_KEY not in metadata:
-        raise UserError(f"its header lacks the key {_METADATA_KEY!r}")
-    header = parse_json(metadata[_METADATA_KEY])
+    if MODEL_METADATA_KEY not in metadata:
+        raise UserError(f"its header lacks the key {MODEL_METADATA_KEY!r}")
+    header = parse_json(metadata[MODEL_METADATA_KEY])
     if header.pop("format", None) != _FORMAT:
         raise UserError(f"its format is not {_FORMAT}")
     return from_table(ModelInfo, header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from ccnet3d.evaluation import Interval
@@ -20,6 +21,11 @@ def load_template(name: str) -> Template:
     Every value is escaped, and a name that a page does not fill is an error (:class:`jinja2.UndefinedError`).
     """
     return _environment().get_template(name)
+
+
+def template_text(name: str) -> str:
+    """Return a file of the folder ``templates`` as it is, such as a style sheet that other pages share."""
+    return (files("ccnet3d.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def percent(share: float | None, digits: int = 2, *, signed: bool = False) -> str:

@@ -25,6 +25,7 @@ from ccnet3d.inference import VideoSegmenter
 from ccnet3d.journal import claimed_folder
 from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, save_model
+from ccnet3d.progress import progress_bar
 from ccnet3d.training.batches import ClipBatches, MixedSequences
 from ccnet3d.training.build import build_model, describe_model
 from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
@@ -151,12 +152,12 @@ class Trainer:
             stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
             log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None
             bar = stack.enter_context(
-                tqdm(
+                progress_bar(
                     initial=progress.step,
                     total=self.total_steps,
                     desc="training",
                     unit="step",
-                    disable=None if is_main else True,
+                    hidden=not is_main,
                 )
             )
             batches = iter(self._loader(progress.step))

@@ -28,6 +28,7 @@ from ccnet3d.inference import STDIN, Job, Selection, VideoSegmenter, plan_jobs, 
 from ccnet3d.journal import lock_folder
 from ccnet3d.masks import encode_mask, encode_png
 from ccnet3d.models import ModelInfo, fingerprint, load_model
+from ccnet3d.progress import progress_bar
 from ccnet3d.training.recipe import UnlabelledRecipe
 from ccnet3d.video import VideoFrame, images_in_folder, is_pipe, open_video
 
@@ -236,7 +237,7 @@ def _label_video(
     with (
         lock_folder(folder),
         open_video(job.source) as reader,
-        tqdm(desc=f"labeling {folder.name}", unit="frame", disable=None) as bar,
+        progress_bar(desc=f"labeling {folder.name}", unit="frame") as bar,
     ):
         selected = Selection(stride=recipe.frame_stride).select(reader)
         frames = (frame for frame in selected if not frame.damaged)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data import LabelledSequences
-from ccnet3d.errors import OutputError
+from ccnet3d.errors import OutputError, UserError
 from ccnet3d.inference import VideoSegmenter, resize_frame
 
 __all__ = ["RunLog"]
@@ -24,10 +23,15 @@ class RunLog:
         first_step: the next step; earlier events from this step on are dropped, because a resumed run repeats them.
 
     Raises:
+        UserError: tensorboard is not installed.
         OutputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("training writes TensorBoard events; pip install 'ccnet3d[train]' for them") from error
         try:
             self.writer = SummaryWriter(str(folder), purge_step=first_step)
         except OSError as error:

@@ -8,11 +8,12 @@ from ccnet3d.video.gray_video import GrayVideoWriter, read_gray_video
 from ccnet3d.video.image_reader import images_in_folder
 from ccnet3d.video.pipe import is_pipe
 from ccnet3d.video.reader import open_video
-from ccnet3d.video.sample import draw_sample_frame, write_sample_video
+from ccnet3d.video.sample import SAMPLE_CLASSES, draw_sample_frame, draw_sample_labels, write_sample_video
 from ccnet3d.video.types import VideoError, VideoFrame, VideoInfo, VideoReader
 from ccnet3d.video.writer import VideoWriter
 
 __all__ = [
+    "SAMPLE_CLASSES",
     "AlphaVideoWriter",
     "FileKinds",
     "GrayVideoWriter",
@@ -22,6 +23,7 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "draw_sample_frame",
+    "draw_sample_labels",
     "images_in_folder",
     "is_image",
     "is_pipe",

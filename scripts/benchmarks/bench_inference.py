@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Measure the cost of inference: T = 1 and T = 5, the command and its model, DeepLabV3-MobileNet, and memory.
+"""Measure the cost of inference: frames per second, clips, the command and its model, DeepLabV3-MobileNet, memory.
 
-All ratios are between runs of one call on one machine, which should be otherwise idle.
+The machine should be otherwise idle. Ratios are between runs of one call; frames per second hold for the machine that
+the output names.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from ccnet3d.ablation import describe_machine, median_seconds
+from ccnet3d.cli.infer_options import SMOOTHING_FRAMES
 from ccnet3d.cli.options import choose_device, positive, run_command
 from ccnet3d.cli.views import input_size
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter, resize_frame
 from ccnet3d.models import load_model
+from ccnet3d.resources import shipped_weights
 from ccnet3d.video import VideoWriter, draw_sample_frame, open_video
 
-PARTS = ("clips", "deeplab", "command", "memory")
+PARTS = ("speed", "clips", "deeplab", "command", "memory")
 
 MEMORY_PROBE = """
 import resource, subprocess, sys
@@ -65,6 +68,32 @@ def parse_arguments() -> argparse.Namespace:
 def drain(items: Iterator[object]) -> None:
     for _ in items:
         pass
+
+
+def measure_speed(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return frames per second from frames in memory to masks, with the command's default settings, and model sizes."""
+
+    def run_segment(segmenter: VideoSegmenter) -> None:
+        drain(segmenter.segment(frames))
+
+    result: dict[str, Any] = {"machine": describe_machine(torch.device(arguments.device))}
+    for name, file in shipped_weights().items():
+        model, info = load_model(name)
+        model.to(arguments.device)
+        size = arguments.input_size or info.input_size
+        runs = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            segmenter = VideoSegmenter(model, info, dtype=dtype, input_size=size, smoothing=SMOOTHING_FRAMES)
+            runs[str(dtype)] = partial(run_segment, segmenter)
+        medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
+        result[name] = {
+            "frames per second": {dtype: len(frames) / seconds for dtype, seconds in medians.items()},
+            "working size": list(size),
+            "threads": torch.get_num_threads(),
+            "million parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+            "MB": file.stat().st_size / 1e6,
+        }
+    return result
 
 
 def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,6 +231,7 @@ def run(arguments: argparse.Namespace) -> None:
     figures: dict[str, Any] = {"machine": machine, "frame": list(frames[0].shape[:2])}
     with tempfile.TemporaryDirectory() as name:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "speed": lambda: measure_speed(frames, arguments),
             "clips": lambda: measure_clips(frames, arguments),
             "deeplab": lambda: measure_deeplab(frames, arguments),
             "command": lambda: measure_command(frames, arguments, Path(name)),

@@ -68,12 +68,13 @@ def test_debug_shows_the_traceback_of_user_errors(capsys) -> None:
     assert stderr.endswith("tool: error: a bad value\n")
 
 
-@pytest.mark.parametrize("name", ["infer", "view", "train", "evaluate", "ablate", "attention"])
+@pytest.mark.parametrize("name", ["infer", "view", "serve", "train", "evaluate", "ablate", "attention"])
 def test_every_command_has_debug(name: str, tmp_path: Path, capsys) -> None:
     absent = str(tmp_path / "absent")
     arguments = {
         "infer": [absent, "-o", absent],
         "view": [absent, absent, "-o", absent],
+        "serve": ["--checkpoint", absent, "--port", "0"],
         "train": ["--data", absent],
         "evaluate": ["--data", absent],
         "ablate": [absent, "--data", absent],

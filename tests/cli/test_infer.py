@@ -156,8 +156,66 @@ def test_images_of_the_user_are_not_earlier_masks(make_video: MakeVideo, tiny_ch
 def test_sample_with_the_default_weights(tmp_path: Path, capsys) -> None:
     out = tmp_path / "masks"
     assert main(["--sample", "-o", str(out), "--input-size", "90x120"]) == 0
-    assert capsys.readouterr().out == f"30 masks of 480x360 in {out} from a synthetic clip\n"
-    assert len(list(out.glob("*.png"))) == 30
+    first, *advice = capsys.readouterr().out.splitlines()
+    assert first == f"45 masks of 480x360 in {out} from a drawn clip"
+    assert advice[0] == f"the overlay is {out / 'overlay.mp4'}"
+    assert f"open {out / 'view.html'} in a browser" in advice[2]
+    assert len(list(out.glob("*.png"))) == 45
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["input_size"] == [90, 120]
-    assert summary["video"] == "synthetic_sample.mp4"
+    assert summary["video"] == "sample.mp4"
+    with open_video(out / "overlay.mp4") as overlay:
+        assert len(overlay) == 45
+    page = (out / "view.html").read_text()
+    assert "A drawn street" in page
+    assert "Bicyclist" in page
+
+
+def test_the_sample_is_made_again_and_replaces_only_its_own_files(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("ccnet3d.video.sample.SAMPLE_FRAMES", 2)
+    out = tmp_path / "masks"
+    command = ["--sample", "-o", str(out), "--input-size", "32x48"]
+    assert main([*command, "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(command) == 2
+    assert "contains the masks of an earlier run" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "view.html").write_text("mine")
+    assert main(["--sample", "-o", str(tmp_path / "other")]) == 2
+    assert "view.html exists, and is a file that ccnet3d did not write" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["view.html"]
+    assert (tmp_path / "other" / "view.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes", "Car,Cat"], "the model has no class 'Cat'; it has Sky, Building"),
+        (["--start", "soon"], "expected a frame index such as 250"),
+        (["--end", "-1"], "expected a frame index"),
+        (["--checkpoint", "nowhere.safetensors"], "there is no model file at nowhere.safetensors"),
+        (["--overlay", "over.avi"], "must be an .mp4 file"),
+        (["--overlay", "video.mp4"], "would replace the video itself"),
+        (["-o", "file/masks"], "cannot use the output folder file/masks"),
+        (["-o", "earlier"], "contains the masks of an earlier run"),
+        (["-o", "foreign", "--format", "npz"], "masks.npz exists, and is a file that ccnet3d did not write"),
+        (["--shard", "2/2"], "the shards of 2 are"),
+        (["--stream", "7"], "stream"),
+    ],
+)
+def test_errors_that_need_no_model_come_before_torch_is_imported(
+    make_video: MakeVideo, tmp_path: Path, options: list[str], message: str
+) -> None:
+    make_video("video.mp4", frames=2)
+    (tmp_path / "file").write_text("")
+    for folder, name, text in (("earlier", "summary.json", '{"frames": 0}'), ("foreign", "masks.npz", "mine")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    code = "import sys; sys.modules['torch'] = None; from ccnet3d.cli.infer import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "video.mp4", "-o", "masks", *options]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1), run.stderr
+    assert message in run.stderr
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before

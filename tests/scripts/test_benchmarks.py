@@ -43,7 +43,19 @@ def test_attention_benchmark_checks_its_output_folder_first(tmp_path: Path) -> N
 
 def test_inference_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    options = ["--parts", "clips", "deeplab", "command", "--frames", "2", "--rounds", "1", "--command-frames", "4"]
+    options = [
+        "--parts",
+        "speed",
+        "clips",
+        "deeplab",
+        "command",
+        "--frames",
+        "2",
+        "--rounds",
+        "1",
+        "--command-frames",
+        "4",
+    ]
     bench = run("bench_inference.py", *options, "--input-size", "64x96", "--json", out)
     assert bench.returncode == 0, bench.stderr
     figures = json.loads(out.read_text())

@@ -3,7 +3,7 @@
 // The two charts under the picture, one column per mask. If masks outnumber pixels, a column shows the mean of its
 // masks' shares and the maximum of their changes, so that one bad frame among thousands stays visible.
 function makeTimeline(data, hidden) {
-  const count = data.numbers.length;
+  const count = () => data.numbers.length; // grows while a video is segmented
   const element = (id) => document.getElementById(id);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const round = (share) => `${Number((share * 100).toPrecision(2))}%`;
@@ -17,10 +17,10 @@ function makeTimeline(data, hidden) {
 
   // Call use(left, right, first, end) for each column. Columns are whole pixels, so that no seams show between them.
   function forColumns(width, use) {
-    const columns = Math.min(count, width);
+    const columns = Math.min(count(), width);
     for (let c = 0; c < columns; c++) {
-      const first = Math.floor((c * count) / columns);
-      const end = Math.max(first + 1, Math.floor(((c + 1) * count) / columns));
+      const first = Math.floor((c * count()) / columns);
+      const end = Math.max(first + 1, Math.floor(((c + 1) * count()) / columns));
       use(Math.round((c * width) / columns), Math.round(((c + 1) * width) / columns), first, end);
     }
   }
@@ -82,15 +82,15 @@ function makeTimeline(data, hidden) {
     const ticks = element("ticks");
     const most = Math.max(2, Math.floor(ticks.clientWidth / 90));
     const step = [1, 2, 5, 10, 20, 50].flatMap((n) => [n, n * 100, n * 10000]).sort((a, b) => a - b)
-      .find((n) => count / n <= most) ?? count;
+      .find((n) => count() / n <= most) ?? count();
     ticks.replaceChildren();
-    for (let i = 0; i < count; i += step) {
+    for (let i = 0; i < count(); i += step) {
       const tick = document.createElement("span");
       tick.textContent = i ? data.numbers[i] : `frame ${data.numbers[i]}`;
-      tick.style.left = `${((i + 0.5) / count) * 100}%`;
+      tick.style.left = `${((i + 0.5) / count()) * 100}%`;
       if (!i) tick.style.transform = "none";
       if (!i) tick.style.left = "0";
-      if (i && (1 - (i + 0.5) / count) * ticks.clientWidth < 22) continue; // its label would be cut off
+      if (i && (1 - (i + 0.5) / count()) * ticks.clientWidth < 22) continue; // its label would be cut off
       ticks.append(tick);
     }
   }
@@ -102,7 +102,7 @@ function makeTimeline(data, hidden) {
   }
 
   function moveCursor(mask) {
-    element("cursor").style.left = `${((mask + 0.5) / count) * 100}%`;
+    element("cursor").style.left = `${((mask + 0.5) / count()) * 100}%`;
     for (const [id, values] of [["change-now", data.change], ["flicker-now", data.flicker]]) {
       element(id).textContent = values[mask] === null ? "\u2013" : percent(values[mask]);
     }
@@ -113,8 +113,8 @@ function makeTimeline(data, hidden) {
     const timeline = element("timeline");
     const follow = (event) => {
       const box = timeline.getBoundingClientRect();
-      const mask = Math.floor(((event.clientX - box.left) / box.width) * count);
-      seek(Math.max(0, Math.min(count - 1, mask)));
+      const mask = Math.floor(((event.clientX - box.left) / box.width) * count());
+      seek(Math.max(0, Math.min(count() - 1, mask)));
     };
     timeline.addEventListener("pointerdown", (event) => {
       if (event.button) return;
@@ -128,5 +128,5 @@ function makeTimeline(data, hidden) {
 
   new ResizeObserver(draw).observe(element("timeline"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  return { draw: drawShares, moveCursor, onSeek };
+  return { draw: drawShares, drawAll: draw, moveCursor, onSeek };
 }
