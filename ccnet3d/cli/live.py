@@ -28,12 +28,15 @@ class _Worker(threading.Thread, Generic[Job]):
         super().__init__(name="ccnet3d-live", daemon=True)
         self.job, self._work = job, work
         self.error: BaseException | None = None
+        self.done = threading.Event()
 
     def run(self) -> None:
         try:
             self._work(self.job)
         except BaseException as error:
             self.error = error
+        finally:
+            self.done.set()
 
 
 def run_together(
@@ -61,10 +64,10 @@ def run_together(
     return [(worker.job, worker.error) for worker in workers if worker.error is not None]
 
 
-def _wait(workers: Sequence[threading.Thread]) -> None:
+def _wait(workers: Sequence[_Worker[Any]]) -> None:
     for worker in workers:
-        while worker.is_alive():
-            worker.join(_POLL_SECONDS)
+        while not worker.done.wait(_POLL_SECONDS):  # an interrupted join() would consider the thread ended
+            pass
 
 
 def check_live_jobs(jobs: Sequence[inference.Job], arguments: argparse.Namespace) -> None:
