@@ -100,12 +100,13 @@ def plan_jobs(
     for option, path in beside.items():
         if path and path.suffix.lower() in _ENDINGS[option]:
             raise UserError(f"with several videos --{option} names a folder, got the file {path}")
+
+    def named(option: str, name: str) -> Path | None:
+        path = beside[option]
+        return path / f"{name}{_ENDINGS[option][0]}" if path else None
+
     jobs = [
-        Job(
-            source,
-            output / name,
-            *(path / f"{name}{_ENDINGS[option][0]}" if path else None for option, path in beside.items()),
-        )
+        Job(source, output / name, named("overlay", name), named("alpha", name), named("shares", name))
         for source, name in zip(sources, _output_names(sources), strict=True)
     ]
     return jobs[index::count]
