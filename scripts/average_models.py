@@ -79,7 +79,12 @@ def initial_weights(info: ModelInfo, path: Path) -> dict[str, Tensor]:
         drawn = tuple(f"{part}." for part in transfer.new_parts)
         return {name: tensor for name, tensor in state.items() if not name.startswith(drawn)}
     if recipe.head_classes:
-        parts = ("backbone.", "head.", "classifier.", "detail.")  # detail starts at 0, so its input does not matter
+        parts: tuple[str, ...] = (
+            "backbone.",
+            "head.",
+            "classifier.",
+            "detail.",
+        )  # detail starts at 0, so its input does not matter
     elif recipe.backbone_weights:
         parts = ("backbone.",)
     else:
