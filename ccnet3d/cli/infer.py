@@ -159,7 +159,7 @@ def load_views(arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmen
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ccnet3d.inference import plan_all_jobs
+    from ccnet3d.inference import is_remote, plan_all_jobs
     from ccnet3d.video import is_address
 
     check_views(arguments)
@@ -176,7 +176,7 @@ def run(arguments: argparse.Namespace) -> None:
             on_skip=print_warning,
         )
         check_jobs(jobs, arguments)
-        live = [job for job in jobs if is_address(job.source)]
+        live = [job for job in jobs if is_address(job.source) and not is_remote(str(job.source))]
         check_live_jobs(live, arguments)
         work = Work(load_views, segment_job, run_options(arguments), arguments)
         if arguments.engine == "ray":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ccnet3d.errors import UserError
+from ccnet3d.inference.remote_store import is_remote
 from ccnet3d.video import is_address, is_image, match_pattern, safe_name, short_name, sort_files
 
 __all__ = ["STDIN", "Job", "plan_jobs"]
@@ -208,7 +209,8 @@ def _output_names(sources: Sequence[Path | str]) -> list[str]:
 
 def _path(source: Path | str) -> Path:
     """Return a path whose name the outputs of a source get."""
-    return Path(short_name(str(source))) if is_address(source) else Path(source)
+    stream = is_address(source) and not is_remote(str(source))
+    return Path(short_name(str(source))) if stream else Path(source)
 
 
 def _clashing(names: Sequence[str]) -> list[bool]:

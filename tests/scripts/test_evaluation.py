@@ -46,7 +46,7 @@ def test_consistency_over_time_is_scored_too(camvid: Path, tmp_path: Path) -> No
     assert set(scores) == {"vc8_strict", "vc8_reference", "vc16_strict", "vc16_reference", "flicker", "tc"}
     assert 0 < scores["vc8_strict"] <= 1
     assert scores["vc16_strict"] is None  # nine frames have no window of 16
-    assert "vc8_strict" in scoring.stdout
+    assert "VC8 strict" in scoring.stdout
     wrong = run("evaluate.py", "--data", data, "--flow", data / "val.txt")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "does not contain weights of torchvision's raft_small" in wrong.stderr
