@@ -40,6 +40,12 @@ def progress_bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **
 class _Lines(tqdm):  # type: ignore[misc]
     """A bar whose every display is a line of its own."""
 
+    def set_postfix(self, *values: Any, refresh: bool = True, **named: Any) -> None:  # noqa: ARG002
+        super().set_postfix(*values, refresh=False, **named)  # the text goes with the next line
+
+    def set_description(self, desc: str | None = None, refresh: bool = True) -> None:  # noqa: ARG002
+        super().set_description(desc, refresh=False)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         seconds = max(self.format_dict["elapsed"], 1e-9)
         rate = (self.n - self.initial) / seconds

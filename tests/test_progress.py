@@ -29,6 +29,17 @@ def test_a_line_every_30_seconds_without_a_terminal(clock: list[float], capsys: 
     assert lines[3:] == ["drive.mp4: 95 of 100 frames, 1.00 per second, 00:05 remaining"]
 
 
+def test_a_new_text_waits_for_the_next_line(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(total=100, unit="step", desc="training") as bar:
+        for step in range(30):
+            clock[0] += 1
+            bar.set_postfix(loss=f"{step}")
+            bar.set_description(f"epoch {step}")
+            assert capsys.readouterr().err == ""
+            bar.update()
+        assert capsys.readouterr().err == "epoch 29: 30 of 100 steps, 1.00 per second, 01:10 remaining\n"
+
+
 def test_work_of_unknown_length_and_resumed_work(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(unit="step", initial=50, desc="training") as bar:
         for _ in range(4):

@@ -20,6 +20,7 @@ from ccnet3d.cli.options import (
 )
 from ccnet3d.cli.paths import png_file, user_path
 from ccnet3d.errors import FileProblemsError, UserError
+from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-data"
 
@@ -81,13 +82,13 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def describe(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from ccnet3d.data import describe_folder, spec_text
     from ccnet3d.files import write_atomically
+    from ccnet3d.progress import progress_bar
 
     def progress(paths: Iterable[Path]) -> Iterable[Path]:
-        return tqdm(paths, unit="label", disable=None)
+        labels: Iterable[Path] = progress_bar(paths, unit="label")
+        return labels
 
     output = arguments.output or arguments.folder / "dataset.toml"
     if output.is_symlink():
@@ -123,7 +124,7 @@ def check(arguments: argparse.Namespace) -> None:
         print(line)
     if arguments.contact_sheet and overview.splits:
         count = write_contact_sheet(overview.splits, arguments.contact_sheet, count=arguments.frames)
-        print(f"{count} frames in {arguments.contact_sheet}")
+        print(f"{count_of(count, 'frame')} in {arguments.contact_sheet}")
     sys.stdout.flush()
     if overview.problems:
         raise FileProblemsError(overview.problems)

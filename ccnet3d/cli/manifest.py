@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ccnet3d.cli.options import error_line
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
+from ccnet3d.masks import import_pyarrow
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job
@@ -73,7 +74,7 @@ class Manifest:
         if self._suffix not in (".csv", ".parquet"):
             raise UserError(f"--manifest must be a .csv or .parquet file, got {path}")
         if self._suffix == ".parquet":
-            _import_parquet()
+            import_pyarrow()
 
     def check(self) -> None:
         """Check that the file is missing or an earlier manifest.
@@ -100,9 +101,9 @@ class Manifest:
     def _is_manifest(self, data: bytes) -> bool:
         if self._suffix == ".csv":
             return data.splitlines()[:1] == [",".join(COLUMNS).encode()]
-        arrow, parquet = _import_parquet()
+        arrow = import_pyarrow()
         try:
-            return tuple(parquet.read_schema(io.BytesIO(data)).names) == COLUMNS
+            return tuple(arrow.parquet.read_schema(io.BytesIO(data)).names) == COLUMNS
         except (arrow.ArrowException, OSError):
             return False
 
@@ -127,21 +128,12 @@ class Manifest:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
             return text.getvalue().encode("utf-8", "surrogateescape")
-        arrow, parquet = _import_parquet()
+        arrow = import_pyarrow()
         kinds = {"frames": arrow.int64(), "seconds": arrow.float64()}
         columns = {
             name: arrow.array([row[i] for row in rows], kinds.get(name, arrow.string()))
             for i, name in enumerate(COLUMNS)
         }
         buffer = io.BytesIO()
-        parquet.write_table(arrow.table(columns), buffer)
+        arrow.parquet.write_table(arrow.table(columns), buffer)
         return buffer.getvalue()
-
-
-def _import_parquet() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError("a .parquet manifest needs pyarrow; run: pip install 'ccnet3d[parquet]'") from error
-    return pyarrow, parquet

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
+from ccnet3d.cli.early_checks import class_names
 from ccnet3d.cli.options import add_debug_option, print_now, run_command, share
 from ccnet3d.cli.paths import expand_home, user_path
 from ccnet3d.errors import UserError
@@ -99,10 +100,7 @@ def _check_options(arguments: argparse.Namespace) -> list[str]:
         raise UserError("--format and --output belong together, as in --format coco-rle -o coco.json")
     if bool(arguments.video) != videos:
         raise UserError("--video belongs to --overlay and --alpha, as in --video drive.mp4 --overlay over.mp4")
-    classes = [name.strip() for name in (arguments.classes or "").split(",") if name.strip()]
-    if arguments.classes is not None and not classes:
-        raise UserError(f"--classes must be names of classes, such as Car,Pedestrian, got {arguments.classes!r}")
-    return classes
+    return class_names(arguments)
 
 
 def _check_outputs(arguments: argparse.Namespace, masks: SavedMasks) -> list[Path]:

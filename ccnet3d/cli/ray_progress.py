@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from ccnet3d.cli.options import print_now
 from ccnet3d.cli.streams import print_message
+from ccnet3d.progress import progress_bar
+from ccnet3d.wording import count_of
 
 __all__ = ["Progress"]
-
-_LINE_SECONDS = 30
 
 
 class Progress:
@@ -26,13 +25,11 @@ class Progress:
     """
 
     def __init__(self, videos: int, arguments: argparse.Namespace) -> None:
-        from tqdm import tqdm
+        self._videos, self._ended = videos, 0
+        self._bar = progress_bar(unit="frame", hidden=arguments.quiet or arguments.json, desc=self._text())
 
-        self._videos, self._ended, self._frames = videos, 0, 0
-        self._hidden = arguments.quiet or arguments.json
-        self._tqdm = tqdm
-        self._bar = tqdm(unit="frame", disable=True if self._hidden else None, desc=f"0 of {videos} videos")
-        self._spoken = time.monotonic()
+    def _text(self) -> str:
+        return f"{self._ended} of {count_of(self._videos, 'video')}"
 
     def __enter__(self) -> Self:
         return self
@@ -42,16 +39,12 @@ class Progress:
 
     def video_ended(self) -> None:
         self._ended += 1
-        self._bar.set_description(f"{self._ended} of {self._videos} videos")
+        self._bar.set_description(self._text())
 
     def show(self, lines: Sequence[tuple[str, str]], frames: int) -> None:
         """Print the lines of the processes, each after the name of its stream, and count frames."""
         if lines:
-            with self._tqdm.external_write_mode(file=sys.stderr):
+            with self._bar.external_write_mode(file=sys.stderr):
                 for stream, line in lines:
                     (print_now if stream == "stdout" else print_message)(line)
-        self._frames += frames
         self._bar.update(frames)
-        if self._bar.disable and not self._hidden and time.monotonic() - self._spoken >= _LINE_SECONDS:
-            self._spoken = time.monotonic()
-            print_message(f"{self._ended} of {self._videos} videos, {self._frames} frames")

@@ -152,7 +152,7 @@ def _with_splits(
     if len(numbers) == 1:
         note = (
             f"splits: there is one sequence only, so the last {val_share:.0%} of its frames are val; neighboring "
-            "frames look alike, so scores on them are higher than on other videos"
+            "frames are nearly equal, so scores on them are higher than on other videos"
         )
     else:
         note = f"splits: drawn by sequence, val {val_share:.0%} of the labeled frames, seed {seed}"

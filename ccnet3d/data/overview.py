@@ -19,6 +19,7 @@ from ccnet3d.data.source import DataSource
 from ccnet3d.data.spec import DatasetSpec, read_dataset_spec
 from ccnet3d.data.split_draw import draw_splits
 from ccnet3d.errors import FileProblemsError, UserError
+from ccnet3d.wording import count_of
 
 __all__ = ["Overview", "survey_data"]
 
@@ -70,7 +71,7 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
             continue
         inspections[name] = inspect_frames(splits[name], equal_sizes=False)
         problems += inspections[name].problems
-    lines = [f"{spec.name}: {len(spec.classes)} classes, described by {path}"]
+    lines = [f"{spec.name}: {count_of(len(spec.classes), 'class', 'classes')}, described by {path}"]
     for name, split in splits.items():
         lines += _split_lines(name, split, inspections[name])
     lines += _unpaired_lines(source, spec, found, every=not names)
@@ -110,11 +111,11 @@ def _split_lines(name: str, split: LabelledSequences, inspection: Inspection) ->
     sizes = Counter(f"{width}x{height}" for height, width in inspection.sizes)
     shown = ", ".join(f"{size} ({count})" if len(sizes) > 1 else size for size, count in sizes.most_common(4))
     lines = [
-        f"split {name}: {_count(len(split), 'labeled frame')} in {_count(len(numbers), 'sequence')}, "
-        f"{_count(len(split.segments), 'segment')} without a gap, {shown or 'no valid frame'}"
+        f"split {name}: {count_of(len(split), 'labeled frame')} in {count_of(len(numbers), 'sequence')}, "
+        f"{count_of(len(split.segments), 'segment')} without a gap, {shown or 'no valid frame'}"
     ]
     for sequence, own in [*numbers.items()][:_MOST_NAMES]:
-        lines.append(f"  {sequence}: {_count(len(own), 'frame')}, {own[0]} to {own[-1]}")
+        lines.append(f"  {sequence}: {count_of(len(own), 'frame')}, {own[0]} to {own[-1]}")
     return lines + _more(len(numbers))
 
 
@@ -160,7 +161,7 @@ def _unknown_lines(splits: Mapping[str, LabelledSequences], inspections: Mapping
         for unknown, indices in inspection.unknown.items():
             places.setdefault(unknown, []).extend(splits[name].frames[index].label for index in indices)
     lines = [
-        f"  {unknown} in {_count(len(paths), 'label')}, the first is {paths[0]}"
+        f"  {unknown} in {count_of(len(paths), 'label')}, the first is {paths[0]}"
         for unknown, paths in [*places.items()][:_MOST_NAMES]
     ]
     return ["without a class:", *lines, *_more(len(places))] if places else []
@@ -190,7 +191,7 @@ def _warnings(splits: Mapping[str, LabelledSequences], inspections: Mapping[str,
     images = {name: {frame.image for frame in split.frames} for name, split in splits.items()}
     pairs = [(one, other) for one in images for other in images if one < other]
     lines += [
-        f"warning: {_count(len(common), 'frame')} in {one} and in {other}: scores on them are not those of new frames"
+        f"warning: {count_of(len(common), 'frame')} in {one} and in {other}: scores on them are not those of new frames"
         for one, other in pairs
         if (common := images[one] & images[other])
     ]
@@ -204,7 +205,3 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
 
 def _more(count: int) -> list[str]:
     return [f"  and {count - _MOST_NAMES} more"] if count > _MOST_NAMES else []
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Train and val splits for datasets without any: drawn by sequence, as neighboring frames look alike."""
+"""Train and val splits for datasets without any: drawn by sequence, as neighboring frames are nearly equal."""
 
 from __future__ import annotations
 

@@ -8,11 +8,10 @@ from pathlib import Path, PurePosixPath
 from ccnet3d.errors import UserError
 from ccnet3d.inference.remote_store import Store
 from ccnet3d.journal import Journal, relative_name
-from ccnet3d.masks import SUMMARY_NAME
+from ccnet3d.masks import JOURNAL_NAME, SUMMARY_NAME
 
 __all__ = ["RemoteFolder"]
 
-_JOURNAL_NAME = ".ccnet3d-run.jsonl"
 _MOST_BYTES = 1 << 28
 """Of a summary or journal: a hundred hours of video have less."""
 
@@ -75,10 +74,10 @@ class RemoteFolder:
 
     def _interrupted(self) -> list[Path]:
         """Return what stands for the files of a run that was uploaded in part."""
-        data = self._store.read(f"{self._url}/{_JOURNAL_NAME}", _MOST_BYTES)
+        data = self._store.read(f"{self._url}/{JOURNAL_NAME}", _MOST_BYTES)
         if data is None:
             return []
-        copy = self._root / _JOURNAL_NAME
+        copy = self._root / JOURNAL_NAME
         copy.write_bytes(data)
         journal = Journal(copy)
         copy.unlink()
@@ -107,10 +106,10 @@ class RemoteFolder:
         new = {self._url_of(path) for path in self._remote_files()} - self._known
         if taken := sorted(new & {self._url_of(path) for path in written}):
             raise UserError(f"{taken[0]} exists, and is a file that this run did not write; give another folder")
-        summary, journal = self._folder / SUMMARY_NAME, Journal(self._root / _JOURNAL_NAME)
+        summary, journal = self._folder / SUMMARY_NAME, Journal(self._root / JOURNAL_NAME)
         names = {relative_name(self._folder, path) for path in (*written, *gone)}
         journal.begin({"settings": {}, "replacing": summary in self._before}, names)
-        journal_url = f"{self._url}/{_JOURNAL_NAME}"
+        journal_url = f"{self._url}/{JOURNAL_NAME}"
         self._store.upload([(journal.path, journal_url)])
         if summary in self._before:
             self._store.remove([self._url_of(summary)])

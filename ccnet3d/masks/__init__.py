@@ -14,6 +14,7 @@ from ccnet3d.masks.png_format import PNG
 from ccnet3d.masks.run_folder import RunFolder, check_settings, is_run_folder
 from ccnet3d.masks.run_names import (
     BESIDE_KEYS,
+    JOURNAL_NAME,
     PROBABILITIES_NAME,
     SUMMARY_NAME,
     load_summary,
@@ -21,11 +22,12 @@ from ccnet3d.masks.run_names import (
     summarized_names,
 )
 from ccnet3d.masks.saved_masks import SavedMasks, match_frames, open_masks
-from ccnet3d.masks.shares import ShareWriter
+from ccnet3d.masks.shares import ShareWriter, import_pyarrow
 
 __all__ = [
     "BESIDE_KEYS",
     "FORMATS",
+    "JOURNAL_NAME",
     "OTHER",
     "PNG",
     "PROBABILITIES_NAME",
@@ -43,6 +45,7 @@ __all__ = [
     "cvat_labels",
     "encode_mask",
     "encode_png",
+    "import_pyarrow",
     "is_run_folder",
     "label_studio_setup",
     "load_summary",

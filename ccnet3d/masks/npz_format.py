@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from ccnet3d.files import atomic_path, timeless_entry
 from ccnet3d.masks.mask_format import IndexedMasks, MaskFormat, MaskSequence, check_size, damaged
 
-__all__ = ["NPZ"]
+__all__ = ["NPZ", "encode_probabilities"]
 
 
 def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
@@ -72,3 +73,12 @@ def _check_header(file: IO[bytes], name: str, dtype: type[np.generic], axes: int
 
 
 NPZ = MaskFormat("npz", help="masks.npz", several_sizes=False, file_name="masks.npz", write=_write, read=_read)
+
+
+def encode_probabilities(probabilities: np.ndarray) -> bytes:
+    """Return a compressed npz file with ``probabilities``, uint8 ``[K, h, w]`` in 255ths."""
+    buffer, array = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array(array, probabilities, version=(1, 0))
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(timeless_entry("probabilities.npy"), array.getvalue(), compresslevel=1)
+    return buffer.getvalue()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,17 +13,24 @@ from typing import Any
 import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
-from ccnet3d.files import remove_unfinished, timeless_entry, write_atomically
+from ccnet3d.files import remove_unfinished, write_atomically
 from ccnet3d.journal import Journal, has_lock, lock_folder, relative_name, remove_named, replaceable
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import MaskFormat, MaskSequence, Palette
+from ccnet3d.masks.npz_format import encode_probabilities
 from ccnet3d.masks.palette import decode_mask, encode_mask
 from ccnet3d.masks.png_format import PNG, mask_path, read_masks, saved_frame_indices
-from ccnet3d.masks.run_names import PROBABILITIES_NAME, SUMMARY_NAME, load_summary, numbered_files, summarized_names
+from ccnet3d.masks.run_names import (
+    JOURNAL_NAME,
+    PROBABILITIES_NAME,
+    SUMMARY_NAME,
+    load_summary,
+    numbered_files,
+    summarized_names,
+)
 
-__all__ = ["RunFolder", "check_settings", "encode_probabilities", "is_run_folder"]
+__all__ = ["RunFolder", "check_settings", "is_run_folder"]
 
-_JOURNAL_NAME = ".ccnet3d-run.jsonl"
 _EARLY_JOURNAL_NAME = ".ccnet3d-run.json"
 """Of versions that did not record the names of their files."""
 _WORK_NAME = ".masks"
@@ -66,11 +71,11 @@ class RunFolder:
             UserError: the file is something else.
         """
         summary = load_summary(self.folder / SUMMARY_NAME)
-        return None if summary and Journal(self.folder / _JOURNAL_NAME).header.get("replacing") else summary
+        return None if summary and Journal(self.folder / JOURNAL_NAME).header.get("replacing") else summary
 
     def is_interrupted(self) -> bool:
         """Return whether a run began here and was not completed."""
-        return any((self.folder / name).exists() for name in (_JOURNAL_NAME, _EARLY_JOURNAL_NAME))
+        return any((self.folder / name).exists() for name in (JOURNAL_NAME, _EARLY_JOURNAL_NAME))
 
     def check(self, *, resume: bool, overwrite: bool, beside: Collection[Path] = ()) -> None:
         """Fail early where :meth:`begin` would, as far as that needs neither the settings nor the frames.
@@ -83,7 +88,7 @@ class RunFolder:
             if has_lock(self.folder):
                 with lock_folder(self.folder):  # raises if the run that it is of still works
                     pass
-            journal = Journal(self.folder / _JOURNAL_NAME)
+            journal = Journal(self.folder / JOURNAL_NAME)
             if resume and (journal.exists or self.read_summary() is not None):
                 return
             self._check_earlier(journal, overwrite=overwrite)
@@ -120,7 +125,7 @@ class RunFolder:
         """
         with self._errors():
             self._check_parts()
-            journal = Journal(self.folder / _JOURNAL_NAME)
+            journal = Journal(self.folder / JOURNAL_NAME)
             continued = journal.exists and resume
             if continued:
                 check_settings(self.folder, _settings_of(journal), settings)
@@ -194,7 +199,7 @@ class RunFolder:
         if self.is_interrupted() or has_lock(self.folder):
             with lock_folder(self.folder):
                 self._check_parts()
-                self._journal = Journal(self.folder / _JOURNAL_NAME)
+                self._journal = Journal(self.folder / JOURNAL_NAME)
                 self._remove_unfinished(self._journal.names, ())
                 self._remove_work()
 
@@ -277,7 +282,7 @@ class RunFolder:
         for part in self._parts():
             prefix = f"{self._name(part)}/".removeprefix("./")
             started = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-            remove_unfinished(part, started | {_JOURNAL_NAME})
+            remove_unfinished(part, started | {JOURNAL_NAME})
         for path in beside:
             if self._name(path) in names:
                 remove_unfinished(path.parent, {path.name})
@@ -332,15 +337,6 @@ def check_settings(folder: Path, earlier: Mapping[str, Any], settings: Mapping[s
                 f"the run in {folder} had {key} = {before}, now it is {after}; resume with the options of that run, "
                 "or give --overwrite"
             )
-
-
-def encode_probabilities(probabilities: np.ndarray) -> bytes:
-    """Return a compressed npz file with ``probabilities``, uint8 ``[K, h, w]`` in 255ths."""
-    buffer, array = io.BytesIO(), io.BytesIO()
-    np.lib.format.write_array(array, probabilities, version=(1, 0))
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr(timeless_entry("probabilities.npy"), array.getvalue(), compresslevel=1)
-    return buffer.getvalue()
 
 
 def _to_json(table: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from ccnet3d.masks.png_format import PNG
 
 __all__ = [
     "BESIDE_KEYS",
+    "JOURNAL_NAME",
     "PROBABILITIES_NAME",
     "SUMMARY_NAME",
     "is_plain_name",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 SUMMARY_NAME = "summary.json"
+JOURNAL_NAME = ".ccnet3d-run.jsonl"
 PROBABILITIES_NAME = "probabilities"
 BESIDE_KEYS = ("overlay_file", "alpha_file", "shares_file")
 """Keys of the summary for files that a run writes elsewhere."""

@@ -15,7 +15,7 @@ import numpy as np
 from ccnet3d.errors import OutputError, UserError
 from ccnet3d.files import atomic_path
 
-__all__ = ["ShareWriter"]
+__all__ = ["ShareWriter", "import_pyarrow"]
 
 _FIRST_COLUMNS = ("frame", "seconds")
 _ROWS_AT_ONCE = 4096
@@ -54,7 +54,7 @@ class ShareWriter:
         self._ids = list(class_ids)
         self._atomic = atomic_path(path)
         self._rows: list[tuple[Any, ...]] = []
-        self._arrow = _import_pyarrow() if path.suffix.lower() == ".parquet" else None
+        self._arrow = import_pyarrow() if path.suffix.lower() == ".parquet" else None
         self._file: IO[Any]
         self._table: Any = None
 
@@ -123,7 +123,12 @@ class ShareWriter:
             raise OutputError(error.errno, error.strerror or str(error), str(self._path)) from error
 
 
-def _import_pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """Return pyarrow, with its module ``parquet``.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet

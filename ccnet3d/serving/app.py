@@ -27,7 +27,7 @@ def make_app(
     Args:
         segmenter: the model and its settings, which a request may override.
         limits: of one request, and of how many may wait; the defaults of ServerLimits if None.
-        hosts: host names by which clients may address the server, besides ``localhost`` and IP addresses.
+        hosts: host names by which clients may address the server, in addition to ``localhost`` and IP addresses.
         smoothing_for: the smoothing of a video with this number of frames per second, where a request names none.
 
     Raises:

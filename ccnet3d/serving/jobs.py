@@ -53,7 +53,7 @@ class ServerLimits:
     """Of the upload, and again of the work."""
     max_frames: int = 10_000
     max_waiting: int = 4
-    """Requests besides the one that is worked on."""
+    """Requests that may wait for the one in progress."""
 
     def __post_init__(self) -> None:
         if min(self.max_megabytes, self.max_seconds, self.max_frames) < 1:

@@ -25,7 +25,7 @@ def page_files() -> list[tuple[str, str, str]]:
     return [
         ("", "text/html", html),
         ("live.css", "text/css", shared_style + style),
-        ("live.js", "text/javascript", template_text("timeline.js") + script),
+        ("live.js", "text/javascript", template_text("timeline.js") + template_text("classes.js") + script),
     ]
 
 

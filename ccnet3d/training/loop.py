@@ -169,7 +169,7 @@ class Trainer:
                 losses = self.train_step(step, samples)
                 figures = speed.add(data.frames_per_batch, arrived - began, time.perf_counter() - arrived)
                 bar.update()
-                bar.set_postfix(loss=f"{losses['loss/total']:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{losses['loss/total']:.3f}")
                 if log:
                     log.add_scalars({**losses, **figures, "learning_rate": self.learning_rate(step)}, step + 1)
                 self._finish_step(Progress(step + 1, evaluated=not self._evaluation_due(step + 1)), log, stop)

@@ -41,8 +41,8 @@ class LiveReader(VideoReader):
     """A URL or a camera, which can be read once.
 
     Frames of a live source are received in a thread, whether they are asked for or not. If more than a few wait, the
-    oldest is dropped and leaves a gap in the frame indices. A broken connection is made anew; indices continue, and so
-    does the time, by the clock. A file on a web server is read like a file: nothing is dropped.
+    oldest is dropped and leaves a gap in the frame indices. After a break the connection is restored; indices
+    continue, and so does the time, by the clock. A file on a web server is read like a file: nothing is dropped.
 
     Args:
         source: a URL or ``camera:N``.
