@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -90,7 +89,7 @@ def watch(
                     f"{resident_megabytes(process.pid):12.0f}",
                     flush=True,
                 )
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # not SIGINT, which a background job of a shell ignores
         process.wait(60)
     finally:
         for one in (process, server):
