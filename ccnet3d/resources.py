@@ -15,6 +15,8 @@ from ccnet3d.files import is_file
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "EXPORTED_WEIGHTS",
+    "EXPORT_METADATA",
     "MODEL_METADATA_KEY",
     "ablation_file",
     "dataset_file",
@@ -30,6 +32,12 @@ DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
 
 MODEL_METADATA_KEY = "ccnet3d"
 """Key of a model file's header under which its metadata is JSON."""
+
+EXPORT_METADATA = "model.json"
+"""Name of the file that describes an exported model, in its folder."""
+
+EXPORTED_WEIGHTS = "model.safetensors"
+"""Name of the model file in that folder."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -115,6 +123,8 @@ def shipped_weights() -> dict[str, Path]:
 def model_file(path: Path | str | None = None) -> Path:
     """Return a model file: an existing path, or weights in the package by name; None and ``default`` are the default.
 
+    Of the folder of an exported model, it is the model file in it.
+
     Raises:
         UserError: there is no such file.
 
@@ -124,6 +134,8 @@ def model_file(path: Path | str | None = None) -> Path:
     path = Path(DEFAULT_WEIGHTS if path is None or str(path) == "default" else path)
     if is_file(path):
         return path
+    if is_file(path / EXPORT_METADATA):
+        return path / EXPORTED_WEIGHTS
     shipped = shipped_weights()
     if str(path) in shipped:
         return shipped[str(path)]

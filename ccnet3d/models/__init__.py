@@ -9,16 +9,20 @@ from ccnet3d.models.card import describe_file, model_card, push_to_hub
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.parts import SIZE_STEP, ClipPart, FramePart, kept_names, network_parts
 from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
 __all__ = [
     "ARCHITECTURES",
+    "SIZE_STEP",
     "CCNet3D",
     "ClassEvidence",
     "ClassEvidenceAttention",
+    "ClipPart",
     "DecodedFrames",
     "FrameFeatures",
+    "FramePart",
     "ModelConfig",
     "ModelInfo",
     "TrainingOutputs",
@@ -28,10 +32,12 @@ __all__ = [
     "fingerprint",
     "fuse_batch_norms",
     "input_normalization",
+    "kept_names",
     "load_backbone_weights",
     "load_head_weights",
     "load_model",
     "model_card",
+    "network_parts",
     "push_to_hub",
     "save_model",
     "shipped_weights",
