@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,10 +145,8 @@ class ExportedSegmenter(VideoSegmenter):
         self, exported: ExportedModel, runtime: str, *, dtype: torch.dtype | None = None, **schedule: Any
     ) -> None:
         device = torch.device("cpu")
-        options = {"clip_length": None, "clip_stride": None, "causal": False, "smoothing": 0, "input_size": None}
-        self._set_schedule(
-            exported.info.info, device, **{**options, "keep_aspect": None, "batch_size": None, **schedule}
-        )
+        defaults = dict.fromkeys(("clip_length", "clip_stride", "input_size", "keep_aspect", "batch_size"))
+        self._set_schedule(exported.info.info, device, **{**defaults, "causal": False, "smoothing": 0, **schedule})
         if any(side % SIZE_STEP for side in self.input_size):
             raise UserError(f"sides of an exported model's frames are multiples of {SIZE_STEP}, got {self.input_size}")
         if dtype is None:
@@ -155,11 +154,11 @@ class ExportedSegmenter(VideoSegmenter):
         if dtype not in (torch.float32, torch.bfloat16):
             raise UserError(f"exported models run in fp32 or bf16, got {dtype}; --precision of the export is another")
         self.dtype, self.runtime, self._exported = dtype, runtime, exported
-        options = {"bfloat16": dtype == torch.bfloat16, "threads": torch.get_num_threads()}
-        self._frame_part = exported.open_part("frame", runtime, **options)
+        threads, bfloat16 = torch.get_num_threads(), dtype == torch.bfloat16
+        self._frame_part = exported.open_part("frame", runtime, bfloat16=bfloat16, threads=threads)
         # Attention over classes adds to logits, which bfloat16 would round to 8 bits; PyTorch has it in float32, too.
-        clip_options = {**options, "bfloat16": options["bfloat16"] and not exported.info.info.model.evidence_loops}
-        self._clip_part = exported.open_part("clip", runtime, **clip_options)
+        bfloat16 = bfloat16 and not exported.info.info.model.evidence_loops
+        self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=threads)
 
     def _network_settings(self) -> dict[str, Any]:
         info = self._exported.info
@@ -175,7 +174,7 @@ class ExportedSegmenter(VideoSegmenter):
                     "use other --scales or --window"
                 )
             frames = picture[None].float().div_(255).numpy()
-            kept.append(explained(lambda frames=frames: self._frame_part({"frames": frames}), self.runtime, "run"))
+            kept.append(explained(partial(self._frame_part, {"frames": frames}), self.runtime, "run"))
         return kept
 
     def _predict_clip(self, clip: Sequence[Any], offsets: Sequence[int]) -> list[Tensor]:

@@ -18,7 +18,9 @@ Arrays = Mapping[str, np.ndarray]
 class Graph(Protocol):
     """A part of an exported model, ready to run."""
 
-    inputs: Sequence[str]
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the inputs."""
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
@@ -36,7 +38,7 @@ class _OnnxRuntimeGraph:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised too
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.inputs: Sequence[str] = [item.name for item in self._session.get_inputs()]
         self._outputs = [item.name for item in self._session.get_outputs()]
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -53,7 +55,7 @@ class _OpenVinoGraph:
         precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32  # its default would be bf16 where it is fast
         properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         compiled = core.compile_model(model, "CPU", properties)
-        self.inputs = [port.get_any_name() for port in compiled.inputs]
+        self.inputs: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
         self._outputs = [port.get_names() for port in compiled.outputs]  # a tensor may have several
         self._request = compiled.create_infer_request()
 

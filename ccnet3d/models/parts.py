@@ -96,10 +96,10 @@ class ClipPart(nn.Module):
     def forward(self, offsets: Tensor, *kept: Tensor) -> Tensor:
         network = self.network
         if not network.mixes_before_decoder:
-            logits, *evidence = kept
+            logits, *described = kept
             if network.evidence is None:
                 return logits[offsets]
-            return _settle(network.evidence, offsets, logits, ClassEvidence(*evidence))
+            return _settle(network.evidence, offsets, logits, ClassEvidence(*described))
         context, reduced, *others = kept
         level = others.pop() if network.evidence is not None else None
         attended = _attend(network, reduced)
