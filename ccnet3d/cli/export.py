@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "model",
         type=model_name,
         metavar="MODEL",
-        help="model file, the name of weights in the package (default: the default weights), or hf://ORG/NAME",
+        help="model file, the name of weights in the package, default for the default ones, or hf://ORG/NAME",
     )
     parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FOLDER", help="folder for the files")
     parser.add_argument(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the cost of inference: frames per second, clips, the command and its model, DeepLabV3-MobileNet, memory.
 
---runtimes prints one table instead: PyTorch, compiled PyTorch, ONNX Runtime and OpenVINO, relative to DeepLabV3-MobileNet.
+--runtimes prints one table instead: PyTorch, compiled, ONNX Runtime and OpenVINO, relative to DeepLabV3-MobileNet.
 
 The machine should be otherwise idle. Ratios are between runs of one call; frames per second hold for the machine that
 the output names.
