@@ -225,7 +225,7 @@ class VideoSegmenter:
         while batch := list(islice(source, self.batch_size)):
             originals = [_to_picture(frame) for frame in batch]
             size = size or self.working_size((originals[0].shape[1], originals[0].shape[2]))
-            pictures = [resize_frame(original, size) for original in originals]
+            pictures = [resize_frame(original, size).to(self.device) for original in originals]
             encoded = self._in_batches(self._encode, pictures)
             for frame, picture, features in zip(batch, pictures, encoded, strict=True):
                 waiting[index] = _Waiting((frame.shape[0], frame.shape[1]), picture)
@@ -245,7 +245,9 @@ class VideoSegmenter:
     @torch.inference_mode()
     def _encode(self, pictures: Sequence[Tensor]) -> list[FrameFeatures | DecodedFrames]:
         """Encode each frame, from pictures uint8 ``[3, height, width]`` of the working size."""
-        frames = torch.stack(list(pictures)).to(self.device, non_blocking=True).float().div_(255)
+        # Stacked in the order in which a frame lies in memory, row by row of RGB pixels, which is a plain copy.
+        stacked = torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+        frames = stacked.float().div_(255)
         with self._autocast():
             encoded: FrameFeatures | DecodedFrames = self._encode_batch(frames)
         return [encoded.frame(n) for n in range(len(pictures))]

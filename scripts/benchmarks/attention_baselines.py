@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +52,52 @@ def non_local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend from every position of ``[B, T, H, W, .]`` to every other (Wang et al., CVPR 2018)."""
     q, k, v = (x.flatten(1, 3).unsqueeze(1) for x in (query, key, value))  # [B, 1, N, .]
     return F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1).unflatten(1, value.shape[1:4])
+
+
+def in_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Flatten the positions and give every head equal queries and keys, and as many of the value's channels as those.
+
+    Kernels that store no map want few value channels; they compute the scores once for every head.
+    """
+    heads = value.shape[-1] // query.shape[-1]
+    q, k = (x.flatten(1, 3).unsqueeze(1).expand(-1, heads, -1, -1) for x in (query, key))
+    return q, k, value.flatten(1, 3).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def non_local_flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute ``non_local`` without storing a map."""
+    attended = F.scaled_dot_product_attention(*in_heads(query, key, value), scale=1.0)
+    return attended.transpose(1, 2).reshape(value.shape)
+
+
+@functools.cache
+def cross_blocks(time: int, height: int, width: int, device: torch.device) -> Any:
+    """Return the block mask of all crosses: of two positions on one line, two coordinates are equal."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def on_cross(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        frame = query // (height * width) == key // (height * width)
+        row = query // width % height == key // width % height
+        column = query % width == key % width
+        return (row & column) | (frame & column) | (frame & row)
+
+    positions = time * height * width
+    with torch.inference_mode(False):  # the mask is kept, and may not be of inference mode in a backward pass
+        return create_block_mask(on_cross, None, None, positions, positions, device=str(device))
+
+
+@functools.cache
+def compiled_flex_attention() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute criss-cross attention of ``[B, T, H, W, .]`` by PyTorch's FlexAttention with a block mask."""
+    blocks = cross_blocks(*value.shape[1:4], value.device)
+    attended: Tensor = compiled_flex_attention()(*in_heads(query, key, value), block_mask=blocks, scale=1.0)
+    return attended.transpose(1, 2).reshape(value.shape)
 
 
 def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_baselines import NonLocalBlock, axial, non_local, per_frame, seed_style
+from attention_baselines import NonLocalBlock, axial, flex, non_local, non_local_flash, per_frame, seed_style
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -90,6 +90,8 @@ class Contender:
     channels_first: bool = False
     full_maps: int = 0
     """N x N maps that forward and backward keep at once, to omit sizes that do not fit into memory."""
+    own: bool = False
+    """Whether it is a backend of the operator, which must run."""
 
 
 def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
@@ -101,12 +103,14 @@ def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
     names = [b.name for b in criss_cross_attention_backends() if b.available and b.name != "reference"]
     if device != "cuda":
         names = [name for name in names if name != "triton"]
+    on_gpu = [Contender("FlexAttention", flex), Contender("non-local, flash", non_local_flash)]
     # scaled_dot_product_attention has no kernel for Dv != D and falls back to full maps.
     return [
-        *(Contender(name, forced(name)) for name in names),
+        *(Contender(name, forced(name), own=True) for name in names),
         Contender("seed-style", seed_style, channels_first=True),
         Contender("2D per frame", per_frame),
         Contender("axial attention", axial),
+        *(on_gpu if device == "cuda" else []),
         Contender("non-local", non_local, full_maps=6),
         Contender("reference", criss_cross_attention_reference, full_maps=8 if dtype == torch.float32 else 12),
     ]

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from script_runner import run
 from tiny_run import SMALL
+
+from ccnet3d.attention import criss_cross_attention_reference
 
 
 def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
@@ -24,6 +27,25 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+def test_alternatives_of_the_attention_benchmark_compute_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts/benchmarks")
+    import attention_baselines as baselines
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 3, 4, 5, channels) for channels in (4, 4, 12))
+    monkeypatch.setattr(baselines, "compiled_flex_attention", lambda: flex_attention)  # compiling takes a minute
+    expected = criss_cross_attention_reference(query, key, value)
+    torch.testing.assert_close(baselines.flex(query, key, value), expected)
+    channels_first = baselines.seed_style(*(x.movedim(-1, 1).contiguous() for x in (query, key, value)))
+    torch.testing.assert_close(channels_first.movedim(1, -1), expected)
+    all_positions = baselines.non_local(query, key, value)
+    weights = torch.einsum("nthwc,nabdc->nthwabd", query, key).flatten(4).softmax(-1)
+    product = (weights @ value.flatten(1, 3)[:, None, None]).view(value.shape)
+    torch.testing.assert_close(all_positions, product)
+    torch.testing.assert_close(baselines.non_local_flash(query, key, value), product)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -84,6 +106,7 @@ def test_gpu_check_on_a_cpu(yard: Path, tmp_path: Path) -> None:
     """Everything but NCCL, synchronized batch norms and fp16, which need a GPU."""
     overrides = [item for override in SMALL for item in ("--set", override)]
     options = ["--matrix", "64", "--threads", "1", "--device", "cpu", "--data", yard, "--out", tmp_path / "runs"]
+    options += ["--parts", "training"]
     check = run("check_gpu.py", "camvid_lite", *overrides, *options)
     assert check.returncode == 0, check.stderr
     results = json.loads((tmp_path / "runs" / "check.json").read_text())
