@@ -208,7 +208,7 @@ class VideoSegmenter:
                 for done in [earlier for earlier in waiting if earlier <= index]:
                     del waiting[done]
                 if index >= emit_from:
-                    yield Prediction(index, logits, size)
+                    yield Prediction(index, logits, size, self.info.model.align_corners)
 
     def _blend(
         self,
