@@ -299,6 +299,8 @@ def is_present(layout: LayoutSpec, root: Path, split: str) -> bool:
     """Return whether the files of a layout are in a data folder."""
     if layout.pair_list:
         return (root / layout.pair_list.replace("{split}", split)).exists()
+    if layout.sequence_list and not (root / layout.sequence_list.replace("{split}", split)).exists():
+        return False
     labels = _label_template(layout).partition("{name}")[0]
     if not layout.has_annotation_files:
         labels = labels.rpartition("/")[0]

@@ -127,6 +127,8 @@ class UnlabelledRecipe:
 class DataRecipe:
     """Section ``[data]``: the frames of a step."""
 
+    dataset: str = ""
+    """Description in the package, such as ``cityscapes``, of a data folder that has none; empty for ``camvid``."""
     frames_per_batch: int = 10
     """Frames of one step: of all clips of all processes."""
     clip_lengths: tuple[int, ...] = (1, 5)
