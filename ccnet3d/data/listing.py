@@ -121,6 +121,7 @@ def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
         if is_present(layout, root, split):
             return layout
         marks = [layout.pair_list] if layout.pair_list else [layout.images, layout.labels]
+        marks += [layout.sequence_list] if layout.sequence_list else []
         expected.append(" and ".join(mark.replace("{split}", split) for mark in marks))
     raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(expected)} there")
 
