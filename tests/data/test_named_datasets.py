@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from data.miniatures import FILES, SEQUENCES, Miniature
+from data.miniatures import FILES, LIP, SEQUENCES, Miniature
 
 from ccnet3d.cli import data
 from ccnet3d.data import DataSource, read_dataset_spec
@@ -44,27 +44,22 @@ def test_frames_and_labels(name: str, tmp_path: Path) -> None:
             assert [*dict.fromkeys(label[:, 0].tolist())] == [*dict.fromkeys(ids)]
 
 
-def test_other_places_of_the_files(tmp_path: Path) -> None:
-    for name, moves in {
-        "cityscapes": [("leftImg8bit", "leftImg8bit_sequence")],
-        "lip": [("TrainVal_images", "TrainVal_images/TrainVal_images")],
-        "kitti_step": [
-            ("training/image_02/0000", "images/train/0000"),
-            ("training/image_02/0001", "images/train/0001"),
-        ],
-    }.items():
-        root = tmp_path / name
-        Miniature(root).write(name)
-        for old, new in moves:
-            aside = (root / old).rename(root / "aside")
-            (root / new).parent.mkdir(parents=True, exist_ok=True)
-            aside.rename(root / new)
-        if name == "lip":
-            inner = (root / "TrainVal_parsing_annotations").rename(root / "aside")
-            (root / "TrainVal_parsing_annotations").mkdir()
-            inner.rename(root / "TrainVal_parsing_annotations/TrainVal_parsing_annotations")
-        frames = DataSource(root, find_dataset(name)).open("train").frames
-        assert [f"{frame.sequence} {frame.number}" for frame in frames] == SEQUENCES[name][0]
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [
+        ("cityscapes", {"leftImg8bit": "leftImg8bit_sequence"}),
+        ("lip", {LIP + kind: f"{LIP}{kind}/{LIP}{kind}" for kind in ("images", "parsing_annotations")}),
+        ("kitti_step", {"training/image_02": "images/train"}),
+    ],
+)
+def test_other_places_of_the_files(name: str, moves: dict[str, str], tmp_path: Path) -> None:
+    Miniature(tmp_path).write(name)
+    for old, new in moves.items():
+        aside = (tmp_path / old).rename(tmp_path / "aside")
+        (tmp_path / new).parent.mkdir(parents=True, exist_ok=True)
+        aside.rename(tmp_path / new)
+    frames = DataSource(tmp_path, find_dataset(name)).open("train").frames
+    assert [f"{frame.sequence} {frame.number}" for frame in frames] == SEQUENCES[name][0]
 
 
 def test_check_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
