@@ -17,6 +17,7 @@ from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.backbone import input_normalization
 from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.published_names import AUTHORS, PublishedWeights, rename_published
+from ccnet3d.wording import count_of
 
 __all__ = ["PublishedModel", "load_published"]
 
@@ -109,7 +110,7 @@ def _configure(
         recurrence = re.search(r"recurrence['\"]?\s*[=:]\s*(\d{1,3})\b", written)
         loops = int(recurrence[1]) if recurrence else 2
         if not recurrence:
-            notes.append("the file does not say how many loops the attention has; assumed 2, as all published models")
+            notes.append("the file does not say how many loops the attention has; assumed 2")
     if align_corners is None:
         corners = re.findall(r"align_corners['\"]?\s*[=:]\s*(True|False)", written)
         align_corners = "True" in corners or (not corners and found.source == AUTHORS)
@@ -159,9 +160,9 @@ def _load(model: CCNet3D, found: PublishedWeights) -> list[str]:
     weights = {key: expected[key] for key in optional} | weights
     missing, unexpected = sorted(expected.keys() - weights), sorted(weights.keys() - expected)
     if missing or unexpected:
-        parts = [f"{len(missing)} weights are missing, such as {missing[0]}"] if missing else []
-        parts += [f"{len(unexpected)} are unexpected, such as {unexpected[0]}"] if unexpected else []
-        raise UserError(f"by the names that weights get here, {' and '.join(parts)}; {found.expected}")
+        parts = [f"{count_of(len(missing), 'weight')} missing, such as {missing[0]}"] if missing else []
+        parts += [f"{count_of(len(unexpected), 'weight')} too many, such as {unexpected[0]}"] if unexpected else []
+        raise UserError(f"by the names that weights get here: {'; '.join(parts)}; {found.expected}")
     for key, tensor in expected.items():
         value = weights[key].unsqueeze(2) if tensor.dim() == weights[key].dim() + 1 == 5 else weights[key]
         if value.shape != tensor.shape:

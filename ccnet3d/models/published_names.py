@@ -114,9 +114,9 @@ def _from_mmsegmentation(state: Mapping[str, Tensor]) -> PublishedWeights:
 
 def _from_authors(state: Mapping[str, Tensor]) -> PublishedWeights:
     state = {key: value for key, value in state.items() if not key.startswith("criterion.")}  # of the loss
-    in_place = not any(key.endswith("num_batches_tracked") for key in state)  # which In-Place ABN does not have
     # In-Place ABN includes its activation; a batch norm is followed by a ReLU, so that the classifier is a layer later.
     separate = "head.bottleneck.4.weight" in state
+    in_place = not separate and not any(key.endswith("num_batches_tracked") for key in state)  # which ABN does not have
     classifiers = {f"{part}.{4 if separate else 3}": name for part, name in _AUTHORS_CLASSIFIERS.items()}
 
     def name_of(key: str) -> str | None:

@@ -87,9 +87,7 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_classes() -> None:
     cityscapes = convert.parse_classes("cityscapes")
     assert (cityscapes.names[:2], cityscapes.palette[0]) == (("road", "sidewalk"), (128, 64, 128))
-    with pytest.raises(
-        UserError, match="--classes names 19 classes, and the model has 3; give the dataset "
-    ):
+    with pytest.raises(UserError, match="--classes names 19 classes, and the model has 3; give the dataset "):
         convert.choose_classes(cityscapes, ["a", "b", "c"], [], 3)
     own = convert.choose_classes(convert.parse_classes("x, y,z"), ["a", "b", "c"], [], 3)
     assert (own.names, len(set(own.palette))) == (("x", "y", "z"), 3)

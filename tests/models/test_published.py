@@ -97,7 +97,7 @@ def test_other_files(tmp_path: Path) -> None:
         state | {"neck.bias": torch.ones(1)}, "it has 1 weight of other parts, such as neck.bias; mmsegmentation has"
     )
     without = {key: value for key, value in state.items() if key != "backbone.layer2.1.bn2.bias"}
-    refuse(without, "1 weights are missing, such as backbone.layer2.1.bn2.bias; mmsegmentation has backbone.stem")
+    refuse(without, "1 weight missing, such as backbone.layer2.1.bn2.bias; mmsegmentation has backbone.stem")
     refuse(state | {"decode_head.conv_seg.bias": torch.ones(4)}, r"classifier.bias has the shape \[4\], not \[3\]")
     refuse(state | {"decode_head.cca.gamma.scale": torch.tensor(torch.nan)}, "gamma has values that are not finite")
     refuse(state | {"backbone.layer1.0.downsample.2.weight": torch.ones(1)}, "pools in its shortcuts")
