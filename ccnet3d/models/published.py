@@ -59,6 +59,10 @@ def load_published(path: Path, *, loops: int | None = None, align_corners: bool 
 
     Raises:
         UserError: no such file, one with other contents, or another network.
+
+    >>> load_published(Path("absent.pth"))
+    Traceback (most recent call last):
+    ccnet3d.errors.UserError: there is no file absent.pth
     """
     state, meta = _read(path)
     try:

@@ -127,8 +127,6 @@ class UnlabelledRecipe:
 class DataRecipe:
     """Section ``[data]``: the frames of a step."""
 
-    dataset: str = ""
-    """Description in the package, such as ``cityscapes``, of a data folder that has none; empty for ``camvid``."""
     frames_per_batch: int = 10
     """Frames of one step: of all clips of all processes."""
     clip_lengths: tuple[int, ...] = (1, 5)
@@ -150,6 +148,8 @@ class DataRecipe:
     """Section ``[data.simulation]``: clips that are made from stills."""
     workers: int = 1
     """Processes that prepare clips; 0 to prepare them in the training process."""
+    dataset: str = ""
+    """Description in the package, such as ``cityscapes``, of a data folder that has none; empty for ``camvid``."""
 
     def __post_init__(self) -> None:
         if self.frames_per_batch < 1 or min(self.input_size) < 1 or self.workers < 0:
