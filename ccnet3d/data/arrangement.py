@@ -166,7 +166,10 @@ class Arrangement:
         return self._label_folder(sequence)
 
     def unused_labels(self, used: set[FoundLabel]) -> list[str]:
-        """Return the labels that were looked through and are not in ``used``, by path or by name in their file."""
+        """Return the labels that were looked through and are not in ``used``, by path or by name in their file.
+
+        Files without ``label_suffix``, such as the drawn copies beside the labels of Cityscapes, are not labels.
+        """
         if self.layout.has_annotation_files:
             return [
                 f"{label.annotated_as} in {label.path.relative_to(self.root).as_posix()}"
@@ -179,7 +182,7 @@ class Arrangement:
             path.relative_to(self.root).as_posix()
             for files in self._label_files.values()
             for path in sorted(path for one in files.values() for path in one)
-            if path not in paths
+            if path not in paths and path.stem.endswith(self.layout.label_suffix)
         ]
 
     @property

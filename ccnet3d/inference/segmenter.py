@@ -149,6 +149,7 @@ class VideoSegmenter:
             "keep_aspect": self.keep_aspect,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **({"align_corners": True} if self.info.model.align_corners else {}),
         }
 
     def history(self, smoothing: int | None = None) -> int:

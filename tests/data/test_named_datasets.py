@@ -72,6 +72,8 @@ def test_check_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert data.main(["check", "--dataset", "cityscapes"]) == 0
     out = capsys.readouterr().out
     assert "split train: 4 labeled frames in 3 sequences" in out
+    # The drawn copies beside the labels are not missed.
+    assert not [text for text in ("without a label", "without an image", "in no split") if text in out]
     assert data.main(["check", "--dataset", "vspw", "--data", "data/cityscapes"]) == 2
     message = "no vspw data for the split 'train' in data/cityscapes; expected data/{sequence}/origin and "
     assert f"{message}data/{{sequence}}/mask and train.txt there" in capsys.readouterr().err
