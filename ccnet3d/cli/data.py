@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ccnet3d import __version__
+from ccnet3d.cli.data_options import add_data_options, data_source
 from ccnet3d.cli.options import (
-    add_data_options,
     add_debug_option,
-    data_source,
     non_negative,
     positive,
     print_now,

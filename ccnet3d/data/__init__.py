@@ -8,7 +8,7 @@ from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.describe import Draft, describe_folder
 from ccnet3d.data.items import ClipRequest, ClipSample, LabelledFrame, RequestedSample
 from ccnet3d.data.label_reader import LabelReader, UnknownLabelsError
-from ccnet3d.data.labels import numbered, open_labels
+from ccnet3d.data.labels import numbered, open_labels, voc_color
 from ccnet3d.data.overview import Overview, survey_data
 from ccnet3d.data.simulation import Simulation, simulate_clip
 from ccnet3d.data.source import DataSource
@@ -47,4 +47,5 @@ __all__ = [
     "simulate_clip",
     "spec_text",
     "survey_data",
+    "voc_color",
 ]

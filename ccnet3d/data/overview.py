@@ -89,7 +89,12 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
 
 
 def _without_splits(spec: DatasetSpec, source: DataSource) -> str:
-    """Return the error of a description without splits, with a draft of them."""
+    """Return the error of a description without splits, with a draft of them, unless lists in the data name them."""
+    if any(layout.pair_list or layout.frame_list or layout.sequence_list for layout in spec.layouts):
+        try:
+            find_layout(spec, source.root, "train")
+        except UserError as error:
+            return str(error)
     all_frames = DatasetSpec(**{**vars(spec), "splits": {"all": ("*",)}})
     message = f"{source.description} has no [splits]"
     try:

@@ -149,6 +149,7 @@ class VideoSegmenter:
             "keep_aspect": self.keep_aspect,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **({"align_corners": True} if self.info.model.align_corners else {}),
         }
 
     def history(self, smoothing: int | None = None) -> int:
@@ -208,7 +209,7 @@ class VideoSegmenter:
                 for done in [earlier for earlier in waiting if earlier <= index]:
                     del waiting[done]
                 if index >= emit_from:
-                    yield Prediction(index, logits, size)
+                    yield Prediction(index, logits, size, self.info.model.align_corners)
 
     def _blend(
         self,

@@ -165,7 +165,7 @@ class TestTimeAugmentation:
             return
         size = _scaled(working_size or self.working_size((first.shape[0], first.shape[1])), scale)
         for prediction in self.segmenter.predict(chain([first], frames), working_size=size, **options):
-            yield _resize(prediction.logits, prediction.size).softmax(0)
+            yield self._enlarge(prediction.logits, prediction.size).softmax(0)
 
     def _windows(
         self, frames: Iterable[np.ndarray], scale: float, window: tuple[int, int], options: Mapping[str, Any]
@@ -208,9 +208,15 @@ class TestTimeAugmentation:
             weights = weight.new_zeros(scaled)
             for (top, left), prediction in zip(corners, predictions, strict=True):
                 area = slice(top, top + height), slice(left, left + width)
-                total[:, *area] += _resize(prediction.logits, (height, width)).softmax(0) * weight
+                total[:, *area] += self._enlarge(prediction.logits, (height, width)).softmax(0) * weight
                 weights[area] += weight
             yield _resize(total / weights, size)
+
+    def _enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return logits ``[K, h, w]`` at the size of what the network saw, as the model enlarges them."""
+        if not self.info.model.align_corners:
+            return _resize(logits, size)
+        return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=True)[0]
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:

@@ -9,6 +9,7 @@ from ccnet3d.models.card import describe_file, model_card, push_to_hub
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.published import PublishedModel, load_published
 from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
@@ -21,6 +22,7 @@ __all__ = [
     "FrameFeatures",
     "ModelConfig",
     "ModelInfo",
+    "PublishedModel",
     "TrainingOutputs",
     "Transfer",
     "describe_file",
@@ -31,6 +33,7 @@ __all__ = [
     "load_backbone_weights",
     "load_head_weights",
     "load_model",
+    "load_published",
     "model_card",
     "push_to_hub",
     "save_model",

@@ -26,7 +26,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "skip_channels": (1, _MOST_CHANNELS),
     "auxiliary_level": (0, 15),
     "embedding_channels": (0, _MOST_CHANNELS),
+    "auxiliary_channels": (0, _MOST_CHANNELS),
     "dropout": (0, 0.99),
+    "negative_slope": (0, 1),
     "input_mean": (0, 1),
     "input_std": (1e-3, 1000),
 }
@@ -53,7 +55,8 @@ class ModelConfig:
     num_classes: int = 11
     """K, the number of predicted classes; void is not one of them."""
     backbone: str = "tf_efficientnet_lite2"
-    """Name of a timm model that supports ``features_only``."""
+    """Name of a timm model that supports ``features_only``, or ``resnet101_v1c`` or ``resnet101_ccnet`` (also 50 and
+    152), the ResNets of OpenMMLab and of CCNet's authors."""
     output_stride: int = 32
     """Stride of the backbone's last level: 8, 16 or 32."""
     head: str = "ccnet"
@@ -80,10 +83,18 @@ class ModelConfig:
     """Channels of the decoder after each of these levels."""
     auxiliary_level: int = 3
     """Level that feeds the auxiliary classifier, which only training uses."""
+    auxiliary_channels: int = 0
+    """Channels of the auxiliary classifier; 0 for a quarter of its level's, at least one for each class."""
     embedding_channels: int = 0
     """E, channels of the branch for the category consistent loss (16 in the paper); 0 omits the branch."""
     dropout: float = 0.1
     """Dropout probability before the classifiers."""
+    negative_slope: float = 0.0
+    """Slope below 0 of the activations of head, decoder and auxiliary classifier: 0 for ReLU, 0.01 in the network of
+    CCNet's authors."""
+    align_corners: bool = False
+    """Whether the centers of the corner pixels coincide when logits are enlarged to the frame, as in the network of
+    CCNet's authors, and not the corners of these pixels."""
     input_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of RGB in [0, 1] that the backbone was trained with."""
     input_std: tuple[float, float, float] = (0.5, 0.5, 0.5)

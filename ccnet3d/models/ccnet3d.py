@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -137,12 +138,17 @@ class CCNet3D(nn.Module):
             if config.evidence_loops
             else None
         )
-        auxiliary_channels = max(level_channels[config.auxiliary_level] // 4, config.num_classes)
+        auxiliary_channels = config.auxiliary_channels or max(
+            level_channels[config.auxiliary_level] // 4, config.num_classes
+        )
         self.auxiliary = nn.Sequential(
             conv_bn_relu(level_channels[config.auxiliary_level], auxiliary_channels, 3),
             nn.Dropout2d(config.dropout),
             nn.Conv2d(auxiliary_channels, config.num_classes, 1),
         )
+        if config.negative_slope:
+            for part in (self.head, self.decoder, self.auxiliary):
+                _replace_relu(part, config.negative_slope)
         # Embeds the attention's output for the category consistent loss; only training uses it.
         self.embedding = nn.Conv2d(config.channels, config.embedding_channels, 1) if config.embedding_channels else None
         self.register_buffer("input_mean", torch.tensor(config.input_mean).view(3, 1, 1), persistent=False)
@@ -268,10 +274,20 @@ class CCNet3D(nn.Module):
         logits = self.settle(self.decode(frames, attended), clip.shape[1])
         return self._upsample(logits, clip), levels, attended
 
-    @staticmethod
-    def _upsample(logits: Tensor, clip: Tensor) -> Tensor:
+    def _upsample(self, logits: Tensor, clip: Tensor) -> Tensor:
         """Resize ``[B*T, K, h, w]`` to ``[B, T, K, H, W]``, the clip's size."""
-        return resize_like(logits, clip).unflatten(0, clip.shape[:2])
+        if self.config.align_corners:
+            resized = F.interpolate(logits, size=clip.shape[-2:], mode="bilinear", align_corners=True)
+        else:
+            resized = resize_like(logits, clip)
+        return resized.unflatten(0, clip.shape[:2])
+
+
+def _replace_relu(part: nn.Module, negative_slope: float) -> None:
+    for parent in list(part.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.LeakyReLU(negative_slope, inplace=True))
 
 
 def _normalize(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:

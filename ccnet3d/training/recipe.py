@@ -148,6 +148,8 @@ class DataRecipe:
     """Section ``[data.simulation]``: clips that are made from stills."""
     workers: int = 1
     """Processes that prepare clips; 0 to prepare them in the training process."""
+    dataset: str = ""
+    """Description in the package, such as ``cityscapes``, of a data folder that has none; empty for ``camvid``."""
 
     def __post_init__(self) -> None:
         if self.frames_per_batch < 1 or min(self.input_size) < 1 or self.workers < 0:

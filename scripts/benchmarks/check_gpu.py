@@ -30,7 +30,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from ccnet3d.ablation import describe_machine
-from ccnet3d.cli.options import add_data_options, add_device_options, choose_device, data_source, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, data_source
+from ccnet3d.cli.options import add_device_options, choose_device, positive, run_command
 from ccnet3d.data import DataSource
 from ccnet3d.files import write_atomically
 from ccnet3d.models import load_model

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, check_data_folder
+from ccnet3d.cli.options import positive, run_command
 from ccnet3d.cli.paths import user_path
 from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.errors import UserError

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, check_data_folder
+from ccnet3d.cli.options import positive, run_command
 from ccnet3d.cli.views import input_size, numbers
 from ccnet3d.data import DataSource, inspect_frames
 from ccnet3d.errors import FileProblemsError, UserError

@@ -95,7 +95,7 @@ def test_a_recipe_is_named_or_a_file(
 
 def test_an_unknown_name_lists_the_known_ones(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["camvid", "--data", str(yard)]) == 2
-    message = "there is neither a file nor a recipe named camvid; give a TOML file or one of adapt, camvid_b0, "
+    message = "there is neither a file nor a recipe named camvid; give a TOML file or one of adapt, ade20k_r101, "
     assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
     assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
     assert "ccl, ccl_short, clip_length, clip_length_short, evidence_clip_length, " in capsys.readouterr().err
