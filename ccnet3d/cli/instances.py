@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ccnet3d import __version__
@@ -163,14 +164,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for warning in data.warnings:
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     model.to(choose_device(arguments))
-    result, detections = evaluate_detector(model, data, info.category_ids, progress=progress)
-    print_now(result.text())
-    if arguments.output:
-        names = ("detections.json", "scores.json")
-        with claimed_folder(arguments.output, names):
-            for name, table in zip(names, (detections, result.table()), strict=True):
-                write_atomically(arguments.output / name, json.dumps(table).encode())
-        print_now(f"wrote {arguments.output}")
+    names = ("detections.json", "scores.json")
+    with claimed_folder(arguments.output, names) if arguments.output else nullcontext():
+        result, detections = evaluate_detector(model, data, info.category_ids, progress=progress)
+        print_now(result.text())
+        for name, table in zip(names, (detections, result.table()), strict=True) if arguments.output else ():
+            write_atomically(arguments.output / name, json.dumps(table).encode())
 
 
 def infer(arguments: argparse.Namespace) -> None:

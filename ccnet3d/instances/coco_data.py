@@ -87,6 +87,8 @@ class CocoImages(Dataset[ImageTarget]):
         categories = [CocoCategory(_id(one, "category"), _text(one["name"])) for one in table["categories"]]
         self.categories = tuple(sorted(categories))
         _check_unique([one.id for one in categories], "categories")
+        if double := [name for name, count in Counter(one.name for one in categories).items() if count > 1]:
+            raise UserError(f"two categories have the name {double[0][:80]!r}")
         if not categories:
             raise UserError("it has no categories")
         images = [_image(one) for one in table["images"]]

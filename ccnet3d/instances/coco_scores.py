@@ -42,17 +42,15 @@ class CocoScores:
         """Return a table of the scores, in percent.
 
         >>> print(CocoScores({"box_ap": 0.3934, "mask_ap": None}, {}).text())
-              AP  AP50  AP75   APs   APm   APl
+                AP  AP50  AP75   APs   APm   APl
         box   39.3     -     -     -     -     -
         mask     -     -     -     -     -     -
         """
-        heading = "      AP  AP50  AP75   APs   APm   APl"
-        rows = [heading]
+        rows = [["", "AP", "AP50", "AP75", "APs", "APm", "APl"]]
         for kind in ("box", "mask"):
             values = [self.scores.get(f"{kind}_{name}") for name in _STATS]
-            cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-            rows.append(f"{kind:<5}" + " ".join(f"{cell:>5}" for cell in cells)[1:])
-        return "\n".join(rows)
+            rows.append([kind, *("-" if value is None else f"{100 * value:.1f}" for value in values)])
+        return "\n".join(f"{first:4}" + "".join(f"{cell:>6}" for cell in others) for first, *others in rows)
 
 
 @torch.inference_mode()

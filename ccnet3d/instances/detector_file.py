@@ -58,6 +58,8 @@ class DetectorInfo:
         check_range("the number of classes", len(self.class_names), 1, 10_000)
         if len(self.category_ids) != len(self.class_names) or len(set(self.category_ids)) < len(self.category_ids):
             raise UserError("class_names and category_ids must be equally many, and the ids different")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise UserError("two classes have the same name")
         check_range("category_ids", self.category_ids, 0, 1 << 62)
 
 
@@ -168,10 +170,14 @@ def load_backbone(model: MaskRCNN, backbone: str, source: str) -> None:
 
 def _load_torchvision(path: Path) -> tuple[MaskRCNN, DetectorInfo]:
     """Load the published weights, whose labels are COCO's category ids, and whose batch norms have no epsilon."""
-    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
+    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    names = [f"{name} {id_}" if name == "N/A" else name for id_, name in enumerate(categories)][1:]  # unused ids
     config = DetectorConfig(context="none", batch_norm_epsilon=0.0)
     advice = "give torchvision's COCO weights of maskrcnn_resnet50_fpn (maskrcnn_resnet50_fpn_coco-*.pth)"
     state = _read_state(path, advice)
+    scores = state.get("roi_heads.box_predictor.cls_score.weight")
+    if scores is None or len(scores) != len(categories):  # before the network takes memory
+        raise UserError(f"{path} is of another model, or of other classes; {advice}")
     model = build_detector(config, len(names))
     _load_all_but_context(model, state, f"{path} is of another model; {advice}")
     ids = tuple(range(1, len(names) + 1))

@@ -56,6 +56,8 @@ def segment_images(
     Raises:
         UserError: there is no image, one cannot be read, or a file of others would be replaced.
     """
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"the output folder {out} is in the folder of images {source}; give another one")
     root, paths = _find(source)
     pictures = _picture_names([path.relative_to(root) for path in paths]) if overlays else []
     table: dict[str, Any] = {
