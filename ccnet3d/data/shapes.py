@@ -87,7 +87,7 @@ def coco_region(segmentation: object, size: tuple[int, int]) -> dict[str, Any] |
     """Return a COCO segmentation as compressed RLE that is safe to decode, None for one without an area.
 
     >>> coco_region([[1, 0, 3, 0, 3, 2, 1, 2]], (3, 4))
-    {'size': [3, 4], 'counts': b'3212N3'}
+    {'size': [3, 4], 'counts': b'32103'}
 
     Args:
         segmentation: polygons, or an RLE.
