@@ -15,6 +15,7 @@ from ccnet3d.files import is_file
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "DETECTOR_METADATA_KEY",
     "MODEL_METADATA_KEY",
     "ablation_file",
     "dataset_file",
@@ -32,6 +33,9 @@ DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
 
 MODEL_METADATA_KEY = "ccnet3d"
 """Key of a model file's header under which its metadata is JSON."""
+
+DETECTOR_METADATA_KEY = "ccnet3d_detector"
+"""The same of the file of an instance segmentation model."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -299,6 +299,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: the file is missing or not TOML, a key is unknown, or a value is invalid.
     """
     table = apply_overrides(read_toml(path), overrides)
+    if "detector" in table:
+        raise UserError(f"{path} is a recipe of instance segmentation; run: ccnet3d-instances train {path.stem}")
     names = {text.partition("=")[0] for text in overrides}
     if names & {"data.input_size", "data.augmentation.crop_size"} and "data.fit_sizes" not in names:
         table["data"]["fit_sizes"] = False

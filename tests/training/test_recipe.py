@@ -11,8 +11,10 @@ from ccnet3d.models import ARCHITECTURES
 from ccnet3d.training import OptimizerRecipe, build_model, read_recipe
 from ccnet3d.training.optimizer import learning_rate_factor
 
+RECIPES = sorted({*(REPOSITORY / "pipelines").glob("*.toml")} - {REPOSITORY / "pipelines" / "coco_maskrcnn.toml"})
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = read_recipe(path)
     config = recipe.model.build_config(num_classes=11)
@@ -29,6 +31,11 @@ def test_the_papers_recipe() -> None:
     assert (optimizer.name, optimizer.weight_decay, optimizer.schedule) == ("sgd", 1e-4, "poly")
     assert (loss.weight, loss.auxiliary_weight, loss.hard_threshold, loss.hard_pixels) == (1.0, 0.4, 0.7, 100_000)
     assert recipe.model.architecture == "ccnet3d_resnet101"
+
+
+def test_recipes_of_instance_segmentation_name_their_command() -> None:
+    with pytest.raises(UserError, match=r"run: ccnet3d-instances train coco_maskrcnn$"):
+        read_recipe(REPOSITORY / "pipelines" / "coco_maskrcnn.toml")
 
 
 def test_overrides_and_errors() -> None:
