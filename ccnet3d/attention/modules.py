@@ -35,6 +35,8 @@ class CrissCrossAttention(nn.Module):
     >>> clip = torch.rand(1, 16, 3, 4, 5)  # [B, C, T, H, W]
     >>> torch.equal(attention(clip), clip)  # gamma starts at 0
     True
+    >>> attention(clip[:, :, 0]).shape  # an image, [B, C, H, W]
+    torch.Size([1, 16, 4, 5])
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto") -> None:

@@ -26,6 +26,28 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
 
 
+def test_context_benchmark(tmp_path: Path) -> None:
+    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions."""
+    out = tmp_path / "bench.json"
+    bench = run(
+        "bench_attention.py", "--context", "--size", "2x7x6", "--channels", "16", "--repeats", "1", "--json", out
+    )
+    assert bench.returncode == 0, bench.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())["contexts"]}
+    n, projections = 2 * 7 * 6, 16 * (16 + 2 + 2)
+    macs = {
+        "criss_cross R=3": 3 * n * (projections + (2 + 7 + 6 - 2) * (16 + 2)),
+        "non_local": n * (projections + n * (16 + 2)),
+        "axial": n * (3 * projections + (2 + 7 + 6) * (16 + 2)),
+        "local_window": n * (projections + n * (16 + 2)),  # the clip is one window
+        "ppm": 2 * (1 + 4 + 9 + 36) * 16 * 4 + n * 9 * (16 + 4 * 4) * 16,
+        "aspp": n * (16 * 8 + 3 * 9 * 16 * 8 + 5 * 8 * 16) + 2 * 16 * 8,
+        "gcn": n * (2 * 15 * (16 * 4 + 4 * 4) + 4 * 16),
+    }
+    assert {name: row["flops"] for name, row in rows.items()} == {name: 2 * count for name, count in macs.items()}
+    assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_attention_benchmark_needs_the_requested_gpu() -> None:
     bench = run("bench_attention.py", "--device", "cuda")
