@@ -121,7 +121,7 @@ class NonLocalAttention(_ResidualAttention):
 
     def attend(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T, H, W]`` to the same shape."""
-        query, key, value = (y.flatten(1, 3) for y in self.project(x))  # [B, N, .]
+        query, key, value = (y.flatten(1, 3) for y in self.project.split(x))  # [B, N, .]
         weights = (query @ key.transpose(1, 2)).softmax(-1)  # [B, N, N]
         attended = (weights @ value).unflatten(1, x.shape[2:]).permute(0, 4, 1, 2, 3)
         return torch.addcmul(x, self.gamma, attended)
@@ -152,7 +152,8 @@ class AxialAttention(_ResidualAttention):
     def attend(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T, H, W]`` to the same shape."""
         for project, axis in zip(self.projections, (2, 3, 1), strict=False):
-            lines = [y.movedim(axis, 3) for y in project(x)]  # [B, ., ., L, .]
+            assert isinstance(project, _Projection)
+            lines = [y.movedim(axis, 3) for y in project.split(x)]  # [B, ., ., L, .]
             query, key, value = (line.flatten(0, 2).unsqueeze(1) for line in lines)
             attended = F.scaled_dot_product_attention(query, key, value)
             attended = attended.view(lines[2].shape).movedim(3, axis).permute(0, 4, 1, 2, 3)
@@ -193,7 +194,7 @@ class LocalWindowAttention(_ResidualAttention):
         """Map ``[B, C, T, H, W]`` to the same shape."""
         grid = x.shape[2:]
         window = [min(side, length) for side, length in zip(self.window, grid, strict=True)]
-        query, key, value = (_to_windows(y, window) for y in self.project(x))  # [windows, 1, positions, .]
+        query, key, value = (_to_windows(y, window) for y in self.project.split(x))  # [windows, 1, positions, .]
         mask = None
         if any(length % side for side, length in zip(window, grid, strict=True)):  # padding is no key
             inside = _to_windows(torch.ones(1, *grid, 1, dtype=torch.bool, device=x.device), window)
@@ -212,9 +213,9 @@ class _Projection(nn.Conv2d):
             )
         super().__init__(channels, 2 * (channels // reduction) + channels, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map ``[B, C, T, H, W]`` to query, key ``[B, T, H, W, D]`` and value ``[B, T, H, W, C]``."""
-        frames = super().forward(x.transpose(1, 2).flatten(0, 1))  # [B*T, 2D + C, H, W]
+        frames = self(x.transpose(1, 2).flatten(0, 1))  # [B*T, 2D + C, H, W]
         narrow = (self.out_channels - self.in_channels) // 2
         projected = frames.unflatten(0, (x.shape[0], x.shape[2])).permute(0, 1, 3, 4, 2)
         return projected.split([narrow, narrow, self.in_channels], dim=-1)

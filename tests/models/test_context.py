@@ -29,8 +29,10 @@ from ccnet3d.models import (
     NonLocalAttention,
     PyramidPooling,
     build_context,
+    describe_file,
     fuse_batch_norms,
     load_model,
+    model_card,
     save_model,
     transfer_weights,
 )
@@ -263,7 +265,9 @@ def test_a_model_file_keeps_the_context(name: str, tmp_path: Path, tiny_info: Mo
     path = tmp_path / "model.safetensors"
     save_model(path, model, dataclasses.replace(tiny_info, model=model.config), dtype=torch.float32)
     loaded, info = load_model(path)
-    assert info.model.context == name
+    assert info.model.context == describe_file(path)["context"] == name
+    in_words = {"criss_cross": "3 loops of criss-cross attention", "none": "no context module"}
+    assert f"test_efficientnet, {in_words.get(name, f'context module {name}')}, clips of 3" in model_card(path)
     assert any(key.startswith("head.attention.") for key in loaded.state_dict()) == (name != "none")
     x = torch.rand(1, 3, 3, 37, 53)
     with torch.no_grad():

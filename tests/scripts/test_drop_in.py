@@ -45,7 +45,7 @@ def test_an_example(name: str, examples: dict[str, dict[str, Any]]) -> None:
     if name == "A YOLO-style neck":
         network.load_state_dict(variables["without"].state_dict(), strict=False)
     before = outputs(variables["without"], image)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(network, image), before, strict=True))
+    torch.testing.assert_close(outputs(network, image), before, rtol=1e-4, atol=1e-5)  # another memory format
     attention = attention_of(network)
     torch.nn.init.constant_(attention.gamma, 0.5)
     after = outputs(network, image)
