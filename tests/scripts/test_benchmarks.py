@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from script_runner import run
 from tiny_run import SMALL
 
@@ -26,13 +30,24 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
 
 
-def test_context_benchmark(tmp_path: Path) -> None:
-    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions."""
+def test_context_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions.
+
+    In this process, and with the memory of one module only, because each measurement of memory starts a process.
+    """
     out = tmp_path / "bench.json"
-    bench = run(
-        "bench_attention.py", "--context", "--size", "2x7x6", "--channels", "16", "--repeats", "1", "--json", out
-    )
-    assert bench.returncode == 0, bench.stderr
+    options = ["--size", "2x7x6", "--channels", "16", "--repeats", "1", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["bench_attention.py", "--context", *options])
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
+    bench, contexts = import_module("bench_attention"), import_module("attention_contexts")
+    measure = contexts.peak_memory
+
+    def peak_memory(name: str, mode: str, *setting: Any) -> float | None:
+        return measure(name, mode, *setting) if (name, mode) == ("module ppm", "forward+backward") else None
+
+    monkeypatch.setattr(contexts, "peak_memory", peak_memory)
+    assert bench.main() == 0
+    assert "times relative to criss_cross R=3" in capsys.readouterr().out
     rows = {row["name"]: row for row in json.loads(out.read_text())["contexts"]}
     n, projections = 2 * 7 * 6, 16 * (16 + 2 + 2)
     macs = {
@@ -46,6 +61,7 @@ def test_context_benchmark(tmp_path: Path) -> None:
     }
     assert {name: row["flops"] for name, row in rows.items()} == {name: 2 * count for name, count in macs.items()}
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+    assert rows["ppm"]["forward+backward"]["peak_bytes"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
