@@ -177,7 +177,12 @@ def segment_video(
                         sink.put(output)
             return writer.complete(
                 {
-                    "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+                    "model": {
+                        "dataset": info.dataset,
+                        "backbone": info.model.backbone,
+                        "context": info.model.context,
+                        "loops": info.model.loops,
+                    },
                     "working_size": list(size),
                     "settings": settings,
                     "versions": {

@@ -241,7 +241,7 @@ class VideoSegmenter:
         features = self._network.frame_features(self._network.extract_features(frames))
         if self._network.mixes_before_decoder:
             return features
-        return self._network.decode(features, features.reduced)
+        return self._network.decode(features, self._network.attend(features.reduced, clip_length=1))
 
     @torch.inference_mode()
     def _encode(self, pictures: Sequence[Tensor]) -> list[FrameFeatures | DecodedFrames]:

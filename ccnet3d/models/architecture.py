@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from ccnet3d.config import check_range
 from ccnet3d.errors import UserError
 
-__all__ = ["ModelConfig"]
+__all__ = ["CLIP_CONTEXTS", "CONTEXTS", "ModelConfig"]
+
+CLIP_CONTEXTS = ("criss_cross", "non_local", "axial", "local_window")
+"""Context modules that mix the frames of a clip."""
+CONTEXTS = (*CLIP_CONTEXTS, "ppm", "aspp", "gcn", "none")
+"""Values of ``ModelConfig.context``; see :func:`ccnet3d.models.build_context`."""
 
 _MOST_CHANNELS = 1 << 14
 _MOST_LOOPS = 64
@@ -64,11 +69,15 @@ class ModelConfig:
     context_levels: tuple[int, ...] = (3, 4)
     """Levels that feed the head, concatenated (``ccnet``) or added (``efficientvit``) at the size of the first."""
     channels: int = 160
-    """C, channels of the attention."""
+    """C, channels of the context module."""
+    context: str = "criss_cross"
+    """What gathers context before the decoder: ``criss_cross``, or one of those that it is compared with: ``none``,
+    ``non_local``, ``axial`` and ``local_window`` attention, ``ppm`` (PSPNet), ``aspp`` (DeepLabv3), ``gcn`` (global
+    convolution)."""
     reduction: int = 8
     """Queries and keys have ``C // reduction`` channels."""
     loops: int = 3
-    """R, how often the shared attention is applied: 3 reaches every position of a clip, 0 omits the attention."""
+    """R, how often the shared criss-cross attention is applied: 3 reaches every position of a clip, 0 omits it."""
     initial_gamma: float = 0.5
     """Weight of the attention before training. The paper starts at 0; at this size AdamW would leave it there."""
     evidence_loops: int = 0
@@ -103,6 +112,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.head not in ("ccnet", "efficientvit"):
             raise UserError(f"head must be 'ccnet' or 'efficientvit', got {self.head!r}")
+        if self.context not in CONTEXTS:
+            raise UserError(f"context must be one of {', '.join(CONTEXTS)}, got {self.context!r}")
         if self.output_stride not in (8, 16, 32):
             raise UserError(f"output_stride must be 8, 16 or 32, got {self.output_stride}")
         if not self.context_levels:

@@ -11,7 +11,7 @@ from torch import nn
 from ccnet3d.errors import UserError
 from ccnet3d.models.deep_stem import build_deep_stem, deep_stem_of
 
-__all__ = ["build_backbone", "feature_channels", "input_normalization"]
+__all__ = ["build_backbone", "feature_channels", "feature_strides", "input_normalization"]
 
 
 def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
@@ -74,6 +74,12 @@ def feature_channels(backbone: nn.Module) -> list[int]:
     """Return the channels of each level of a :func:`build_backbone` module, finest first."""
     feature_info: Any = backbone.feature_info
     return list(feature_info.channels())
+
+
+def feature_strides(backbone: nn.Module) -> list[int]:
+    """Return the stride in pixels of each level of a :func:`build_backbone` module, finest first."""
+    feature_info: Any = backbone.feature_info
+    return list(feature_info.reduction())
 
 
 def _check_name(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ccnet3d.errors import UserError
-from ccnet3d.models.architecture import ModelConfig
-from ccnet3d.models.backbone import build_backbone, feature_channels
+from ccnet3d.models.architecture import CLIP_CONTEXTS, ModelConfig
+from ccnet3d.models.backbone import build_backbone, feature_channels, feature_strides
 from ccnet3d.models.blocks import CrissCrossHead, FusionHead, SkipDecoder, conv_bn_relu, resize_like
+from ccnet3d.models.context import build_context
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 
 __all__ = ["CCNet3D", "DecodedFrames", "FrameFeatures", "TrainingOutputs"]
@@ -29,7 +31,7 @@ class FrameFeatures(NamedTuple):
     context: Tensor
     """``[N, C_in, H, W]``, the context levels, concatenated or added."""
     reduced: Tensor
-    """``[N, C, H, W]``, the input of the attention."""
+    """``[N, C, H, W]``, the input of the context module."""
     skips: tuple[Tensor, ...]
     """``[N, C_l, H_l, W_l]``, the decoder's finer levels."""
     level: Tensor | None = None
@@ -112,9 +114,14 @@ class CCNet3D(nn.Module):
         self.head = {"ccnet": CrissCrossHead, "efficientvit": FusionHead}[config.head](
             [level_channels[level] for level in config.context_levels],
             config.channels,
-            reduction=config.reduction,
-            loops=config.loops,
-            initial_gamma=config.initial_gamma,
+            partial(
+                build_context,
+                config.context,
+                loops=config.loops,
+                reduction=config.reduction,
+                initial_gamma=config.initial_gamma,
+                stride=feature_strides(self.backbone)[config.context_levels[0]],
+            ),
             dropout=config.dropout,
         )
         self.decoder = SkipDecoder(
@@ -189,13 +196,10 @@ class CCNet3D(nn.Module):
     @property
     def mixes_before_decoder(self) -> bool:
         """Whether frames need their clip before they can be decoded, as in the paper's placement of the attention."""
-        return self.head.attention is not None
+        return self.head.attention is not None and self.config.context in CLIP_CONTEXTS
 
     def decode(self, features: FrameFeatures, attended: Tensor) -> DecodedFrames:
-        """Return class logits of frames from features and the attention's output ``[N, C, H, W]``, with their evidence.
-
-        Without attention before the decoder, ``attended`` is ``features.reduced``.
-        """
+        """Return class logits and evidence of frames, from features and :meth:`attend`'s output ``[N, C, H, W]``."""
         logits = self.frame_logits(features, attended)
         if self.evidence is None or features.level is None:
             return DecodedFrames(logits, None)
@@ -216,7 +220,7 @@ class CCNet3D(nn.Module):
         return self.evidence(frames.logits, frames.evidence, clip_length)
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
-        """Apply criss-cross attention to clips, before the decoder.
+        """Apply the context module to clips, before the decoder; without one, return the features unchanged.
 
         Args:
             reduced: ``[B*T, C, H, W]``, the frames of each clip in order.
@@ -228,7 +232,7 @@ class CCNet3D(nn.Module):
         return self.head.attend(reduced, clip_length)
 
     def frame_logits(self, features: FrameFeatures, attended: Tensor) -> Tensor:
-        """Return class logits ``[N, K, h, w]`` at the decoder's stride from features and the attention's output."""
+        """Return class logits ``[N, K, h, w]`` at the decoder's stride from features and :meth:`attend`'s output."""
         fused = self.head.finish(features.context, attended)
         decoded = self.decoder(fused, features.skips)
         if self.detail is None:

@@ -228,8 +228,7 @@ class Trainer(TrainingRun):
                 miou = evaluate(segmenter, self.val_set, progress=stop.watch).miou
             except SignalReceivedError:
                 return False
-            attention = model.head.attention
-            gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
+            gamma = {} if model.head.gamma is None else {"val/gamma": model.head.gamma.item()}
             log.add_scalars({"val/miou": miou, **gamma}, step)
             log.add_strip(segmenter, self.val_set, step)
             tqdm.write(f"{epoch}: {self.recipe.val_split} mIoU {100 * miou:.2f}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention
 
@@ -112,19 +112,3 @@ def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         output = output + attended.view(lines[2].shape).movedim(3, axis)
     return output
-
-
-class NonLocalBlock(nn.Module):
-    """``gamma * attention(x) + x`` over all positions of ``[B, C, T, H, W]``, the baseline of the paper."""
-
-    def __init__(self, channels: int, reduction: int = 8) -> None:
-        super().__init__()
-        self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
-        self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
-        self.value_conv = nn.Conv3d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (conv(x).flatten(2) for conv in (self.query_conv, self.key_conv, self.value_conv))
-        weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B, N, N]
-        return self.gamma * (value @ weights.transpose(1, 2)).view_as(x) + x

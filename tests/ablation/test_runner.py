@@ -292,6 +292,7 @@ def test_shipped_ablations(path: Path) -> None:
         "evidence_placement": {
             "model.overrides.loops", "model.overrides.evidence_loops", "model.trained", "optimizer.evidence_factor",
         },
+        "context": {"model.context"},
         "weighting": {"class_balance_offset", "model.overrides.initial_gamma"},
         "ccl": {
             "losses.category_consistent.weight",

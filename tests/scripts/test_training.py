@@ -98,7 +98,7 @@ def test_an_unknown_name_lists_the_known_ones(yard: Path, capsys: pytest.Capture
     message = "there is neither a file nor a recipe named camvid; give a TOML file or one of adapt, ade20k_r101, "
     assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
     assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
-    assert "ccl, ccl_short, clip_length, clip_length_short, evidence_clip_length, " in capsys.readouterr().err
+    assert "ccl, ccl_short, clip_length, clip_length_short, context, evidence_clip_length, " in capsys.readouterr().err
 
 
 def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ def test_overrides_and_errors() -> None:
     assert recipe.model.build_config(4).loops == 2
     recipe = read_recipe(path, ["losses.category_consistent.weight=1", "model.overrides.embedding_channels=16"])
     assert recipe.model.build_config(4).embedding_channels == 16
+    assert recipe.model.build_config(4).context == "criss_cross"
+    assert read_recipe(path, ["model.context=aspp"]).model.build_config(4).context == "aspp"
+    assert read_recipe(path, ["model.overrides.context=aspp"]).model.build_config(4).context == "aspp"
     # Another backbone implies the normalization of its weights.
     own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
     assert own.input_std == (0.229, 0.224, 0.225)
@@ -73,6 +76,10 @@ def test_overrides_and_errors() -> None:
         ("compute.accumulate_steps=0", "accumulate_steps must be at least 1"),
         ("compute.backbone_gradients=none", "'all' or 'anchor', got 'none'"),
         ("compute={sync_batch_norm=true,freeze_batch_norm=true}", "synchronized or frozen"),
+        (
+            "model={context='aspp',overrides={context='ppm'}}",
+            "model.context is 'aspp' and model.overrides.context 'ppm'; set only model.context",
+        ),
         ("model.architecture=unet", "unknown architecture 'unet'"),
         ("epochs=0", "must be at least 1"),
         ("data.augmentation.hue=0.6", r"hue in \[0, 0.5\], got 0.4, 0.4, 0.4 and 0.6"),
@@ -99,7 +106,9 @@ def test_overrides_and_errors() -> None:
             read_recipe(path, [override])
 
 
-@pytest.mark.parametrize("override", ["loops=-1", "dropout=2.0", "backbone=no_such_model", "depth=3", "channels=4"])
+@pytest.mark.parametrize(
+    "override", ["loops=-1", "dropout=2.0", "backbone=no_such_model", "depth=3", "channels=4", "context=global"]
+)
 def test_overrides_that_do_not_make_a_model_are_user_errors(override: str) -> None:
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", [f"model.overrides.{override}"])
     with pytest.raises(UserError):
