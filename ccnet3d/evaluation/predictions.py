@@ -183,7 +183,10 @@ def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
             f"{missing[0].image.name}; expected {missing[0].image.stem}.png, there or in a folder {missing[0].sequence}"
         )
     if extra := [path for path in found.values() if path not in frame_of]:
-        raise UserError(f"{len(extra)} masks in {folder} match no labeled frame, the first is {extra[0]}; remove them")
+        raise UserError(
+            f"{len(extra)} masks in {folder} match no labeled frame, the first is {extra[0]}; give a "
+            "folder with masks of this split only"
+        )
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         for index in segment:
