@@ -14,6 +14,7 @@ from ccnet3d.cli.early_checks import class_names
 from ccnet3d.cli.options import add_debug_option, print_now, run_command, share
 from ccnet3d.cli.paths import expand_home, user_path
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.masks import SavedMasks
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.video:
         _render(masks, arguments, classes)
     for path in () if arguments.quiet else written:
-        print_now(f"{len(masks)} masks as {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        print_now(f"{count_of(len(masks), 'mask')} as {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _check_options(arguments: argparse.Namespace) -> list[str]:

@@ -17,6 +17,7 @@ from ccnet3d.data.pairing import PairGuess, guess_pairs, image_folders
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 from ccnet3d.images import find_images
+from ccnet3d.wording import count_of
 
 __all__ = ["FoundFiles", "find_labeled_files", "frames_in_order"]
 
@@ -149,7 +150,9 @@ def _found(folder: Path, guess: PairGuess, encoding: str) -> FoundFiles:
         image_suffix=guess.image_suffix,
     )
     layout = _with_frame_lists(layout, folder, {PurePosixPath(frame).stem for frame, _ in guess.pairs})
-    notes = [f"paired {len(labels)} frames with labels, the first: {guess.pairs[0][0]} with {guess.pairs[0][1]}"]
+    notes = [
+        f"paired {count_of(len(labels), 'frame')} with labels, the first: {guess.pairs[0][0]} with {guess.pairs[0][1]}"
+    ]
     return FoundFiles(layout, guess.sequences, labels, notes)
 
 
@@ -195,7 +198,7 @@ def _of_lists(folder: Path, encoding: str) -> FoundFiles | None:
         except UserError:
             continue
         layout = replace(layout, label_encoding=encoding or guess_encoding(_sample(labels))[0])
-        return FoundFiles(layout, (), labels, [f"paired {len(labels)} frames with labels by {pattern}"])
+        return FoundFiles(layout, (), labels, [f"paired {count_of(len(labels), 'frame')} with labels by {pattern}"])
     return None
 
 

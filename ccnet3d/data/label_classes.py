@@ -14,6 +14,7 @@ from ccnet3d.data.labels import voc_color
 from ccnet3d.data.spec import ClassSpec, read_dataset_spec
 from ccnet3d.errors import UserError
 from ccnet3d.resources import dataset_file
+from ccnet3d.wording import count_of
 
 __all__ = ["Labeling", "classes_of_shapes", "classes_of_values"]
 
@@ -98,7 +99,9 @@ def classes_of_values(
         for value, count in counts.most_common(12)
     )
     more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
-    labeling.notes.insert(0, f"labels: {len(labels)} files, encoding {encoding}, {len(counts)} {what}: {listed}{more}")
+    labeling.notes.insert(
+        0, f"labels: {count_of(len(labels), 'file')}, encoding {encoding}, {len(counts)} {what}: {listed}{more}"
+    )
     return labeling
 
 

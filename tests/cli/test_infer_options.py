@@ -97,6 +97,7 @@ def test_selected_frames(make_video: MakeVideo, infer, tmp_path: Path, capsys) -
     for wrong, message in [
         (["--start", "soon"], "expected a frame index such as 250, or a time"),
         (["--frame-stride", "0"], "the frame stride must be at least 1, got 0"),
+        (["--manifest", "x.csv", "--shares", "./x.csv"], "--manifest and --shares are both x.csv"),
         (["--retries", "3"], "--retries is an option of --engine ray; give --engine ray, too"),
         (["--piece-frames", "3"], "--piece-frames is an option of --engine ray; give --engine ray, too"),
         (["--shard", "3"], "expected a shard as I/N, such as 0/4, got '3'"),
