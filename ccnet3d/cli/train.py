@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.early_checks import default_data_folder
 from ccnet3d.cli.options import (
     add_data_options,
     add_debug_option,
     add_device_options,
     choose_device,
     data_source,
-    default_data_folder,
     run_command,
 )
 from ccnet3d.cli.paths import user_path

@@ -93,14 +93,15 @@ def classes_of_values(
     counts = count_values(labels, encoding, divisor, progress)
     labeling = _of_colors(folder, counts, names) if encoding == "color" else _of_ids(counts, divisor, names)
     total = sum(counts.values())
-    what = "colors" if encoding == "color" else "ids"
+    what = "color" if encoding == "color" else "id"
     listed = ", ".join(
         f"{_hexadecimal(value) if encoding == 'color' else value} {count / total:.1%}"
         for value, count in counts.most_common(12)
     )
     more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
     labeling.notes.insert(
-        0, f"labels: {count_of(len(labels), 'file')}, encoding {encoding}, {len(counts)} {what}: {listed}{more}"
+        0,
+        f"labels: {count_of(len(labels), 'file')}, encoding {encoding}, {count_of(len(counts), what)}: {listed}{more}",
     )
     return labeling
 
