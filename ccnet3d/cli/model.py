@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, print_now, run_command
 from ccnet3d.cli.paths import model_name
 from ccnet3d.wording import count_of
@@ -18,7 +19,7 @@ _MODEL = "model file, the name of weights in the package, or hf://ORG/NAME[/FILE
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Show, describe or share a model file.")
+    parser = CommandParser(prog=PROGRAM, description="Show, describe or share a model file.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print classes, recipe, scores, size and fingerprint")
     show.add_argument("model", type=model_name, metavar="MODEL", help=_MODEL)

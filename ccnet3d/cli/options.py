@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
+MOST_THREADS = 1024
+
 
 def positive(text: str) -> int:
     """Parse a count of at least 1."""
@@ -41,6 +43,13 @@ def non_negative(text: str) -> int:
     """Parse a count of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    """Parse a number of threads; far more than there are CPUs would end the process."""
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_THREADS}, got {text!r}")
     return int(text)
 
 
@@ -176,7 +185,7 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         default="auto",
         help="cpu, cuda, mps, ... or auto: cuda if it works, else mps (not for training), else cpu",
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads of the model")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads of the model")
 
 
 def add_model_options(parser: argparse._ActionsContainer) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.data_options import add_data_options, data_source, default_data_folder
 from ccnet3d.cli.options import add_debug_option, add_device_options, choose_device, run_command
 from ccnet3d.cli.paths import user_path
@@ -28,7 +29,7 @@ DEFAULT_RECIPE = "camvid_lite"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "recipe",
         nargs="?",

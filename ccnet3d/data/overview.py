@@ -51,6 +51,8 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
     spec = read_dataset_spec(path)
     known = list_splits(spec, path.parent, source.root)
     if not known:
+        if spec.splits:
+            find_layout(spec, source.root, next(iter(spec.splits)))  # names the files that are missing
         raise UserError(_without_splits(spec, source))
     if wrong := [name for name in names if name not in known]:
         raise UserError(f"there is no split {wrong[0]!r} in {source.root}; it has {', '.join(known)}")

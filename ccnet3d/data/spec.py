@@ -126,13 +126,19 @@ class DatasetSpec:
     """``name``: the last number in the file name; ``order``: the place in the sequence, for names without numbers."""
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise UserError("the name of a dataset must not be empty")
         if len(self.classes) < 2:
             raise UserError(f"{self.name} needs at least two classes, got {len(self.classes)}")
         if len(self.classes) > 255:
             raise UserError(f"{self.name} has {len(self.classes)} classes; masks of one byte can encode 255 and void")
         names = [c.name for c in self.classes]
+        if not all(name.strip() for name in names):
+            raise UserError(f"class names must not be empty, got {names}")
         if len(set(names)) < len(names):
             raise UserError(f"class names must differ, got {names}")
+        if self.max_gap_frames < 0:
+            raise UserError(f"max_gap_frames must be at least 1, or 0 for no limit, got {self.max_gap_frames}")
         self._check_ids()
         shapes = any(layout.has_shapes for layout in self.layouts)
         for class_ in () if shapes else self.classes:

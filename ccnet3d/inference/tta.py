@@ -21,6 +21,9 @@ from ccnet3d.inference.segmenter import VideoSegmenter
 
 __all__ = ["TestTimeAugmentation", "window_starts"]
 
+_MOST_SCALE = 16
+"""The largest factor of the working size, and the inverse of the smallest."""
+
 
 class TestTimeAugmentation:
     """Segment like a :class:`VideoSegmenter`, by the mean of the class probabilities of all views.
@@ -58,8 +61,10 @@ class TestTimeAugmentation:
         window: tuple[int, int] | None = None,
         overlap: float = 1 / 3,
     ) -> None:
-        if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise UserError(f"scales must be numbers above 0, at least one, got {list(scales)}")
+        if not scales or not all(1 / _MOST_SCALE <= scale <= _MOST_SCALE for scale in scales):
+            raise UserError(
+                f"scales must be numbers from 1/{_MOST_SCALE} to {_MOST_SCALE}, at least one, got {list(scales)}"
+            )
         if window is not None and min(window) < 1:
             raise UserError(f"window must be at least 1 pixel high and wide, got {window}")
         if not 0 <= overlap < 1:

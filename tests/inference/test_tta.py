@@ -121,8 +121,8 @@ def test_window_starts(length: int, window: int, overlap: float, starts: list[in
 
 
 def test_bad_arguments(segmenter: VideoSegmenter) -> None:
-    for scales in ([], [0.0], [1, -1], [float("nan")], [float("inf")]):
-        with pytest.raises(UserError, match="scales must be numbers above 0, at least one"):
+    for scales in ([], [0.0], [1, -1], [float("nan")], [float("inf")], [1e9], [1e-9]):
+        with pytest.raises(UserError, match="scales must be numbers from 1/16 to 16, at least one"):
             TestTimeAugmentation(segmenter, scales=scales)
     with pytest.raises(UserError, match=r"window must be at least 1 pixel high and wide, got \(0, 5\)"):
         TestTimeAugmentation(segmenter, window=(0, 5))
