@@ -13,13 +13,13 @@ from ccnet3d.errors import OutputError
 __all__ = ["FrameLog"]
 
 _RECORD = struct.Struct("=qd")
-_MOST_BYTES = 1 << 16
+_MOST_BYTES = 1 << 14
 """In memory; a longer log moves to a temporary file."""
 _RECORDS_AT_ONCE = 1024
 
 
 class FrameLog:
-    """Indices and times of frames, which a live source may deliver for weeks: the first few thousand are in memory.
+    """Indices and times of frames, which a live source may deliver for weeks: the first thousand are in memory.
 
     The end of ``with log`` frees the temporary file of a longer one.
 

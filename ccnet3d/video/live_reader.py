@@ -99,10 +99,9 @@ class LiveReader(VideoReader):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
-        if self._opened is None:
+        if self._thread is not None:
             raise VideoError(f"{self._name} has already been read; open it again")
-        opened, self._opened = self._opened, None
-        self._thread = threading.Thread(target=self._work, args=(opened,), name="ccnet3d-receive", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="ccnet3d-receive", daemon=True)
         self._thread.start()
         return self._frames()
 
@@ -130,7 +129,8 @@ class LiveReader(VideoReader):
         if self.info.reconnections:
             self.info.warnings.append(f"the connection broke and was resumed, {self.info.reconnections} in all")
 
-    def _work(self, opened: tuple[Any, Any] | None) -> None:
+    def _work(self) -> None:
+        opened, self._opened = self._opened, None
         try:
             while opened is not None:
                 problem = self._receive(*opened)
@@ -215,11 +215,11 @@ class LiveReader(VideoReader):
     def close(self) -> None:
         self._closed = True
         self._stopped.set()
-        if self._opened is not None:
-            self._opened[0].close()
-            self._opened = None
         if self._thread is not None:  # a process that exits within FFmpeg would crash
             self._thread.join(self._timeout + 1)
+        elif self._opened is not None:
+            self._opened[0].close()
+            self._opened = None
 
 
 def _target(source: str) -> tuple[str, dict[str, str], str | None]:
