@@ -245,7 +245,8 @@ def display_matrix(frame: Any) -> tuple[int, ...]:
 
     # Not frame.side_data, which the frame keeps and which keeps the frame: such a cycle, pixels included, stays in
     # memory until the garbage collector visits its oldest objects, which in a large process is almost never.
-    data = SideDataContainer(frame).get("DISPLAYMATRIX")
+    table: Any = SideDataContainer  # PyAV's type hints leave out its argument
+    data = table(frame).get("DISPLAYMATRIX")
     return () if data is None else struct.unpack("=9i", bytes(data))
 
 
