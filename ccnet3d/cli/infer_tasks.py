@@ -56,9 +56,9 @@ def check_job_options(arguments: argparse.Namespace) -> None:
     """
     if arguments.piece_frames and "://" in str(arguments.output):
         raise UserError("--piece-frames needs a local output folder, which all processes share, not a URL")
-    for name in ("actors", "retries", "piece_frames"):
+    for name in ("actors", "retries"):
         if arguments.engine != "ray" and getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is an option of --engine ray; give --engine ray, too")
+            raise UserError(f"--{name} is an option of --engine ray; give --engine ray, too")
     if arguments.manifest:
         if arguments.shares and Path(str(arguments.manifest)).absolute() == arguments.shares.absolute():
             raise UserError(f"--manifest and --shares are both {arguments.shares}; give them different names")

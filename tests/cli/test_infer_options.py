@@ -99,7 +99,6 @@ def test_selected_frames(make_video: MakeVideo, infer, tmp_path: Path, capsys) -
         (["--frame-stride", "0"], "the frame stride must be at least 1, got 0"),
         (["--manifest", "x.csv", "--shares", "./x.csv"], "--manifest and --shares are both x.csv"),
         (["--retries", "3"], "--retries is an option of --engine ray; give --engine ray, too"),
-        (["--piece-frames", "3"], "--piece-frames is an option of --engine ray; give --engine ray, too"),
         (["--shard", "3"], "expected a shard as I/N, such as 0/4, got '3'"),
         (["--shard", "4/4"], "the shards of 4 are 0/4 to 3/4, got 4/4"),
     ]:
