@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
 from ccnet3d.cli.paths import user_path
 from ccnet3d.cli.views import input_size
@@ -36,12 +36,11 @@ class Classes(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Convert a published 2D CCNet, of mmsegmentation or of CCNet's authors, to a model file with equal "
         "outputs.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "file", type=user_path, metavar="FILE", help=".pth file of tensors and plain values, or .safetensors"
     )

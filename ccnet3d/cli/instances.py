@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import (
     add_debug_option,
     add_device_options,
@@ -41,8 +41,7 @@ CHECKPOINT = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,infer}")
     add_train(commands.add_parser("train", help="train a model", description=TRAIN))
     add_evaluate(commands.add_parser("evaluate", help="measure average precision", description=EVALUATE))
