@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"{published.source}: {config.backbone}, {count_of(config.num_classes, 'class', 'classes')}, "
         f"{count_of(config.loops, 'loop')}, align_corners={config.align_corners}"
     )
-    print_now(f"wrote {arguments.output}; segment a video with it: ccnet3d-infer --checkpoint {arguments.output}")
+    print_now(f"wrote {arguments.output}; segment a video with it:")
+    print_now(f"ccnet3d-infer video.mp4 -o masks/ --checkpoint {shlex.quote(str(arguments.output))}")
 
 
 def check_output(output: Path, source: Path, *, overwrite: bool) -> None:

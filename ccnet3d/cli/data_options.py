@@ -68,7 +68,7 @@ def data_source(arguments: argparse.Namespace, dataset: str = "") -> DataSource:
         dataset: what ``--dataset`` is by default; empty for CamVid.
 
     Raises:
-        UserError: there is no such folder, or no such description.
+        UserError: one of the folders does not exist or cannot be used, or there is no such description.
     """
     name = arguments.dataset or dataset or "camvid"
     description, folder = find_dataset(name), arguments.data
@@ -77,6 +77,8 @@ def data_source(arguments: argparse.Namespace, dataset: str = "") -> DataSource:
     check_data_folder(folder, description)
     if arguments.dataset and (folder / "dataset.toml").is_file():
         raise UserError(f"{folder} has a dataset.toml, which describes it; leave --dataset out")
+    if arguments.high_resolution and not arguments.high_resolution.is_dir():
+        raise UserError(f"there is no folder {arguments.high_resolution}; give that of the larger frames")
     from ccnet3d.data import DataSource  # imports torch
 
     return DataSource(folder, description, arguments.high_resolution, arguments.cache)

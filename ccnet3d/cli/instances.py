@@ -18,6 +18,7 @@ from ccnet3d.cli.options import (
     print_now,
     run_command,
     share,
+    training_processes,
 )
 from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
@@ -123,8 +124,7 @@ def progress(indices: Sequence[int]) -> Iterable[int]:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from ccnet3d.distributed import Processes, local_device
-    from ccnet3d.errors import RunStoppedError
+    from ccnet3d.distributed import local_device
     from ccnet3d.instances import InstanceTrainer, read_instance_recipe
     from ccnet3d.wording import count_of
 
@@ -132,8 +132,7 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = read_instance_recipe(path, arguments.overrides)
     out = arguments.out or Path("runs") / f"{path.stem}_{recipe.detector.context}"
     device = local_device(choose_device(arguments, training=True))
-    processes = Processes.join(device)
-    try:
+    with training_processes(device) as processes:
         trainer = InstanceTrainer(recipe, arguments.data, out, device, processes=processes)
         if processes.is_main_process:
             images, steps = len(trainer.train_set), trainer.total_steps
@@ -141,12 +140,6 @@ def train(arguments: argparse.Namespace) -> None:
             for warning in trainer.warnings:
                 print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         model = trainer.run(resume=arguments.resume)
-    except RunStoppedError as stopped:
-        if processes.is_main_process:
-            raise
-        raise SystemExit(stopped.exit_code) from stopped
-    finally:
-        processes.leave()
     if processes.is_main_process:
         print_now(f"wrote {model}; segment images with it:")
         print_now(f"{PROGRAM} infer images/ -o objects/ --checkpoint {shlex.quote(str(model))}")

@@ -25,6 +25,9 @@ from ccnet3d.errors import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
+    from ccnet3d.distributed import Processes
     from ccnet3d.inference import VideoSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -176,6 +179,26 @@ def run_command(name: str, command: Callable[[], None], interrupted: str = "", *
 def add_debug_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--debug``, whose value :func:`run_command` needs."""
     parser.add_argument("--debug", action="store_true", help="print the tracebacks of all errors")
+
+
+@contextmanager
+def training_processes(device: torch.device) -> Iterator[Processes]:
+    """Join the processes of ``torchrun``, and leave them at the end; when a signal stops the run, one says so.
+
+    Args:
+        device: where this process trains.
+    """
+    from ccnet3d.distributed import Processes
+
+    processes = Processes.join(device)
+    try:
+        yield processes
+    except RunStoppedError as stopped:
+        if processes.is_main_process:
+            raise
+        raise SystemExit(stopped.exit_code) from stopped
+    finally:
+        processes.leave()
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:

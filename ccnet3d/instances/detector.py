@@ -89,7 +89,9 @@ class DetectorConfig:
 
 
 class ImageCrissCrossAttention(RecurrentCrissCrossAttention):
-    """Recurrent criss-cross attention over images ``[B, C, H, W]``: clips of one frame (T = 1).
+    """Recurrent criss-cross attention over images (T = 1), which keeps their memory format.
+
+    Convolutions round differently in another one, and a new model must have the outputs of its initial weights.
 
     >>> import torch
     >>> features = torch.rand(1, 16, 5, 7)
@@ -98,8 +100,8 @@ class ImageCrissCrossAttention(RecurrentCrissCrossAttention):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to the same shape and memory format, so that later convolutions round alike."""
-        return super().forward(x.unsqueeze(2)).squeeze(2).contiguous()
+        """Map ``[B, C, H, W]``, contiguous, to the same shape."""
+        return super().forward(x).contiguous()
 
 
 class NonLocalBlock(nn.Module):
@@ -138,8 +140,8 @@ class NonLocalBlock(nn.Module):
 def build_detector(config: DetectorConfig, num_classes: int, *, trained_stages: int = 5) -> MaskRCNN:
     """Build Mask R-CNN with random weights.
 
-    Its weights are named as in torchvision's ``maskrcnn_resnet50_fpn``, and computed alike; those of the context module
-    come in addition, and begin with :data:`CONTEXT_PREFIX`.
+    Names of weights and outputs are those of torchvision's ``maskrcnn_resnet50_fpn``; the names of the context module's
+    weights begin with :data:`CONTEXT_PREFIX`.
 
     Args:
         config: the network.

@@ -115,6 +115,13 @@ def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_missing_folder_of_larger_frames(yard: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    training = run("train_camvid.py", "--data", yard, "--high-resolution", absent, "--out", tmp_path / "run")
+    assert training.returncode == 2
+    assert training.stderr.endswith(f"there is no folder {absent}; give that of the larger frames\n")
+
+
 def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", yard, "--set", "epochz=1", "--out", tmp_path / "run")
     assert (training.returncode, training.stderr.count("\n")) == (2, 1)
