@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command, share
 from ccnet3d.cli.paths import model_name, user_path
 from ccnet3d.cli.views import input_size
@@ -22,7 +23,7 @@ PROGRAM = "ccnet3d-export"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Export a model in two parts, one per frame and one per clip, and compare it with PyTorch.",
     )

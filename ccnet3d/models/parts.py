@@ -77,7 +77,7 @@ class FramePart(nn.Module):
         if network.mixes_before_decoder:
             kept = (features.context, features.reduced, *features.skips, features.level)
         else:
-            decoded = network.decode(features, features.reduced)
+            decoded = network.decode(features, network.attend(features.reduced, clip_length=1))
             kept = (decoded.logits, *(decoded.evidence or ()))
         return tuple(tensor.float() for tensor in kept if tensor is not None)
 
