@@ -9,6 +9,7 @@ from ccnet3d.models.card import describe_file, model_card, push_to_hub
 from ccnet3d.models.ccnet3d import CCNet3D, DecodedFrames, FrameFeatures, TrainingOutputs
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.timm_families import import_families_only
 from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
@@ -27,6 +28,7 @@ __all__ = [
     "feature_channels",
     "fingerprint",
     "fuse_batch_norms",
+    "import_families_only",
     "input_normalization",
     "load_backbone_weights",
     "load_head_weights",
