@@ -71,8 +71,8 @@ def _is_plain_inference(*tensors: Tensor) -> bool:
     which takes as long as all of PyTorch.
     """
     return (
-        torch.is_inference_mode_enabled()
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()  # first, because the rest cannot be compiled
+        and torch.is_inference_mode_enabled()
         and not is_in_torch_dispatch_mode()
         and all(type(tensor) is Tensor for tensor in tensors)
     )
