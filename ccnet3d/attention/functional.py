@@ -67,8 +67,8 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
 def _is_plain_inference(*tensors: Tensor) -> bool:
     """Return whether nothing but the result is needed: no gradients, no graph, no mode that watches operators.
 
-    Then the operator's registration with PyTorch is of no use, and its first call would import torch.compile's machinery,
-    which takes as long as all of PyTorch.
+    Then the operator's registration with PyTorch is of no use, and its first call would import torch.compile's
+    machinery, which takes as long as all of PyTorch.
     """
     return (
         not torch.compiler.is_compiling()  # first, because the rest cannot be compiled

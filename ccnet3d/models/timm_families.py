@@ -122,7 +122,8 @@ def _without_torchvision() -> Iterator[None]:
                 setattr(tracing, function, _on_call(tracing.__name__, function))
             sys.modules[tracing.__name__] = tracing
         if not hub:
-            sys.modules["huggingface_hub"] = None  # type: ignore[assignment] - its import fails
+            # Its import fails.
+            sys.modules["huggingface_hub"] = None  # type: ignore[assignment]
         yield
     finally:
         if not hub:
