@@ -16,6 +16,8 @@ from ccnet3d.files import is_file
 __all__ = [
     "DEFAULT_WEIGHTS",
     "DETECTOR_METADATA_KEY",
+    "EXPORTED_WEIGHTS",
+    "EXPORT_METADATA",
     "MODEL_METADATA_KEY",
     "ablation_file",
     "dataset_file",
@@ -36,6 +38,12 @@ MODEL_METADATA_KEY = "ccnet3d"
 
 DETECTOR_METADATA_KEY = "ccnet3d_detector"
 """The same of the file of an instance segmentation model."""
+
+EXPORT_METADATA = "model.json"
+"""Name of the file that describes an exported model, in its folder."""
+
+EXPORTED_WEIGHTS = "model.safetensors"
+"""Name of the model file in that folder."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -150,6 +158,8 @@ def shipped_weights() -> dict[str, Path]:
 def model_file(path: Path | str | None = None) -> Path:
     """Return a model file: an existing path, or weights in the package by name; None and ``default`` are the default.
 
+    Of the folder of an exported model, it is the model file in it.
+
     Raises:
         UserError: there is no such file.
 
@@ -159,6 +169,8 @@ def model_file(path: Path | str | None = None) -> Path:
     path = Path(DEFAULT_WEIGHTS if path is None or str(path) == "default" else path)
     if is_file(path):
         return path
+    if is_file(path / EXPORT_METADATA):
+        return path / EXPORTED_WEIGHTS
     shipped = shipped_weights()
     if str(path) in shipped:
         return shipped[str(path)]

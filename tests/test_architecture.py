@@ -35,7 +35,7 @@ LADDER = [
     {"video", "data", "models"},
     {"masks", "metrics", "losses"},
     {"inference", "evaluation"},
-    {"training", "reports"},
+    {"training", "reports", "export"},
     {"ablation", "instances", "serving"},
     {"cli"},
 ]

@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ccnet3d import __version__
 from ccnet3d.cli.memory import keep_freed_memory
 from ccnet3d.cli.paths import model_name
+from ccnet3d.cli.runtimes import add_runtime_options, choose_runtime
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import (
@@ -245,6 +246,7 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="frames per pass of the backbone on a GPU, 8 by default; always 1 on a CPU",
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
+    add_runtime_options(parser)
     add_device_options(parser)
 
 
@@ -288,19 +290,29 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
     from ccnet3d.inference import VideoSegmenter
     from ccnet3d.models import import_families_only, load_model
 
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     import_families_only()
-    model, info = load_model(arguments.checkpoint)
-    return VideoSegmenter(
-        model.to(choose_device(arguments)),
-        info,
-        clip_length=arguments.clip_length,
-        clip_stride=arguments.clip_stride,
-        causal=bool(arguments.causal),
-        smoothing=smoothing,
-        input_size=arguments.input_size,
-        keep_aspect=keeps_aspect(arguments),
-        dtype=None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),
-        batch_size=arguments.batch,
-        compile_model=arguments.compile,
-        on_warning=_print_warning,
-    )
+    schedule: dict[str, Any] = {
+        "clip_length": arguments.clip_length,
+        "clip_stride": arguments.clip_stride,
+        "causal": bool(arguments.causal),
+        "smoothing": smoothing,
+        "input_size": arguments.input_size,
+        "keep_aspect": keeps_aspect(arguments),
+        "dtype": None if arguments.dtype == "auto" else getattr(torch, DTYPE_NAMES[arguments.dtype]),
+    }
+
+    def load_torch() -> VideoSegmenter:
+        model, info = load_model(arguments.checkpoint)
+        return VideoSegmenter(
+            model.to(choose_device(arguments)),
+            info,
+            **schedule,
+            batch_size=arguments.batch,
+            compile_model=arguments.compile,
+            on_warning=_print_warning,
+        )
+
+    return choose_runtime(arguments, load_torch, schedule)

@@ -17,6 +17,14 @@ from ccnet3d.inference.working_size import working_size
 
 if TYPE_CHECKING:
     from ccnet3d.inference.devices import best_device, device_problem
+    from ccnet3d.inference.exported import (
+        ExportedModel,
+        ExportedSegmenter,
+        ExportInfo,
+        fastest_runtime,
+        is_exported,
+        seconds_per_frame,
+    )
     from ccnet3d.inference.pixels import resize_frame
     from ccnet3d.inference.prediction import AveragedPrediction, Prediction
     from ccnet3d.inference.run import RunOptions, segment_video
@@ -26,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = [
     "STDIN",
     "AveragedPrediction",
+    "ExportInfo",
+    "ExportedModel",
+    "ExportedSegmenter",
     "Job",
     "Piece",
     "Prediction",
@@ -35,6 +46,8 @@ __all__ = [
     "VideoSegmenter",
     "best_device",
     "device_problem",
+    "fastest_runtime",
+    "is_exported",
     "is_remote",
     "local_job",
     "parse_moment",
@@ -44,6 +57,7 @@ __all__ = [
     "read_remote",
     "remove_pieces",
     "resize_frame",
+    "seconds_per_frame",
     "segment_video",
     "split_into_pieces",
     "working_size",
@@ -52,13 +66,19 @@ __all__ = [
 
 _MODULE_OF = {
     "AveragedPrediction": "prediction",
+    "ExportInfo": "exported",
+    "ExportedModel": "exported",
+    "ExportedSegmenter": "exported",
     "Prediction": "prediction",
     "RunOptions": "run",
     "TestTimeAugmentation": "tta",
     "VideoSegmenter": "segmenter",
     "best_device": "devices",
     "device_problem": "devices",
+    "fastest_runtime": "exported",
+    "is_exported": "exported",
     "resize_frame": "pixels",
+    "seconds_per_frame": "exported",
     "segment_video": "run",
 }
 """The module that each lazy name is imported from; the same as the imports above."""

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.clip_stream import ClipStream
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.prediction import LESS_MEMORY, Prediction
+from ccnet3d.inference.prepare_network import compiled, prepare_network
 from ccnet3d.inference.smoothing import GuidedLogits, smooth
 from ccnet3d.inference.working_size import working_size
-from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fingerprint, fuse_batch_norms
+from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fingerprint
 
 __all__ = ["VideoSegmenter", "default_dtype"]
 
@@ -94,17 +95,50 @@ class VideoSegmenter:
         on_warning: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model.eval()
-        self.info = info
-        self.device = model.input_mean.device
+        self.dtype = default_dtype(model.input_mean.device) if dtype is None else dtype
+        self._set_schedule(
+            info,
+            model.input_mean.device,
+            clip_length=clip_length,
+            clip_stride=clip_stride,
+            causal=causal,
+            smoothing=smoothing,
+            input_size=input_size,
+            keep_aspect=keep_aspect,
+            batch_size=batch_size,
+        )
+        if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
+        self._on_warning = on_warning
+        self._network = prepare_network(model, self.dtype)
+        wrap: Callable[[Any], Any] = compiled if compile_model else lambda function: function
+        self._encode_batch = wrap(self._encode_frames)
+        self._attend = wrap(self._network.attend)
+        self._decode = wrap(self._network.decode)
+        self._settle = wrap(self._network.settle)
+
+    def _set_schedule(
+        self,
+        info: ModelInfo,
+        device: torch.device,
+        *,
+        clip_length: int | None,
+        clip_stride: int | None,
+        causal: bool,
+        smoothing: int,
+        input_size: tuple[int, int] | None,
+        keep_aspect: bool | None,
+        batch_size: int | None,
+    ) -> None:
+        """Set what does not depend on how the network is computed."""
+        self.info, self.device = info, device
         self.clip_length = info.clip_length if clip_length is None else clip_length
         self.clip_stride = max(1, self.clip_length - 1) if clip_stride is None else clip_stride
-        self.causal = causal
-        self.smoothing = smoothing
+        self.causal, self.smoothing = causal, smoothing
         self.input_size = info.input_size if input_size is None else input_size
         self.keep_aspect = input_size is None if keep_aspect is None else keep_aspect
-        self.dtype = default_dtype(self.device) if dtype is None else dtype
         requested = _ACCELERATOR_BATCH if batch_size is None else batch_size
-        self.batch_size = 1 if self.device.type == "cpu" else requested
+        self.batch_size = 1 if device.type == "cpu" else requested
         if min(self.clip_length, *self.input_size, requested) < 1:
             raise UserError(
                 f"clip_length, input_size and batch_size must be at least 1, got {self.clip_length}, "
@@ -116,15 +150,6 @@ class VideoSegmenter:
                 f"{self.clip_stride}"
             )
         _check_smoothing(smoothing)
-        if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
-        self._on_warning = on_warning
-        self._network = _prepare(model, self.dtype)
-        wrap: Callable[[Any], Any] = _compiled if compile_model else lambda function: function
-        self._encode_batch = wrap(self._encode_frames)
-        self._attend = wrap(self._network.attend)
-        self._decode = wrap(self._network.decode)
-        self._settle = wrap(self._network.settle)
 
     def with_causal(self, causal: bool) -> VideoSegmenter:
         """Return a segmenter that shares the network and has this ``causal``; itself if it does."""
@@ -141,7 +166,7 @@ class VideoSegmenter:
     def settings(self) -> dict[str, Any]:
         """Return what predictions depend on except the video and the smoothing, as plain JSON."""
         return {
-            "weights_sha256": fingerprint(self.model),
+            **self._network_settings(),
             "clip_length": self.clip_length,
             "clip_stride": self.clip_stride,
             "causal": self.causal,
@@ -151,6 +176,9 @@ class VideoSegmenter:
             "device": self.device.type,
             **({"align_corners": True} if self.info.model.align_corners else {}),
         }
+
+    def _network_settings(self) -> dict[str, Any]:
+        return {"weights_sha256": fingerprint(self.model)}
 
     def history(self, smoothing: int | None = None) -> int:
         """Return how many frames before a frame its prediction may depend on, so that a run can begin mid-video."""
@@ -308,35 +336,6 @@ class _Waiting(NamedTuple):
 def _check_smoothing(smoothing: int) -> None:
     if smoothing < 0:
         raise UserError(f"smoothing must be a number of frames, 0 or more, got {smoothing}")
-
-
-def _prepare(model: CCNet3D, dtype: torch.dtype) -> CCNet3D:
-    """Return a copy for inference, with the weights of convolutions cast once instead of at every call."""
-    network = fuse_batch_norms(model)
-    in_float32 = set(network.evidence.modules()) if network.evidence else set()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module not in in_float32:
-            module.to(dtype)
-    return network
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled at its first call.
-
-    Raises:
-        UserError: at the first call, there is no C++ compiler.
-    """
-    compiled = torch.compile(function)
-
-    def call(*arguments: Any) -> Any:
-        try:
-            return compiled(*arguments)
-        except RuntimeError as error:
-            if "C++ compiler" not in str(error):
-                raise
-            raise UserError("--compile needs a C++ compiler; install one such as g++, or omit --compile") from error
-
-    return call
 
 
 def _to_picture(frame: np.ndarray) -> Tensor:

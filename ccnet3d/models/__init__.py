@@ -18,6 +18,7 @@ from ccnet3d.models.context import (
 )
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.parts import SIZE_STEP, ClipPart, FramePart, kept_names, network_parts
 from ccnet3d.models.published import PublishedModel, load_published
 from ccnet3d.models.timm_families import import_families_only
 from ccnet3d.models.transfer import Transfer, transfer_weights
@@ -26,13 +27,16 @@ from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model
 __all__ = [
     "ARCHITECTURES",
     "CONTEXTS",
+    "SIZE_STEP",
     "AtrousPyramid",
     "AxialAttention",
     "CCNet3D",
     "ClassEvidence",
     "ClassEvidenceAttention",
+    "ClipPart",
     "DecodedFrames",
     "FrameFeatures",
+    "FramePart",
     "GlobalConvolution",
     "LocalWindowAttention",
     "ModelConfig",
@@ -49,11 +53,13 @@ __all__ = [
     "fuse_batch_norms",
     "import_families_only",
     "input_normalization",
+    "kept_names",
     "load_backbone_weights",
     "load_head_weights",
     "load_model",
     "load_published",
     "model_card",
+    "network_parts",
     "push_to_hub",
     "save_model",
     "shipped_weights",

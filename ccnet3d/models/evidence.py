@@ -162,7 +162,10 @@ class ClassEvidenceAttention(nn.Module):
             values = before = _to_clips([evidence.evidence], clip_length)
             for _ in range(self.loops):
                 values = criss_cross_attention(query, key, values)
-        change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
+        return self.revised(logits, (values - before).flatten(0, 1).permute(0, 3, 1, 2))
+
+    def revised(self, logits: Tensor, change: Tensor) -> Tensor:
+        """Return the logits ``[N, K, H, W]`` with a change of the evidence ``[N, K, h, w]`` added."""
         return logits + resize_like(self.gamma * change, logits)
 
     def queries_and_keys(self, evidence: ClassEvidence, clip_length: int) -> tuple[Tensor, Tensor]:
@@ -172,15 +175,18 @@ class ClassEvidenceAttention(nn.Module):
             evidence: of B*T frames, those of a clip one after the other, from :meth:`embed`.
             clip_length: T.
         """
-        embedding, reliability = evidence.embedding, evidence.reliability
-        positions = _positions(embedding).expand(len(embedding), -1, -1, -1)
-        parts = (embedding, positions, _frames(embedding, clip_length))
-        weights = (self.log_temperature.exp(), self.position_weight, self.frame_weight)
-        query = [weight * part for weight, part in zip(weights, parts, strict=True)]
+        query, key = self.described(evidence)
+        frames, reliability = _frames(evidence.embedding, clip_length), evidence.reliability
         return (
-            _to_clips([*query, torch.ones_like(reliability)], clip_length),
-            _to_clips([*parts, reliability], clip_length),
+            _to_clips([*query, self.frame_weight * frames, torch.ones_like(reliability)], clip_length),
+            _to_clips([*key, frames, reliability], clip_length),
         )
+
+    def described(self, evidence: ClassEvidence) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the channels of queries and keys that describe appearance and place, lists of ``[N, D, h, w]``."""
+        embedding = evidence.embedding
+        positions = _positions(embedding).expand(embedding.shape[0], -1, -1, -1)
+        return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

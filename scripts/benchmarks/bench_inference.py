@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Measure the cost of inference: frames per second, clips, the command and its model, DeepLabV3-MobileNet, memory.
 
+--runtimes prints one table instead: PyTorch, compiled, ONNX Runtime and OpenVINO, relative to DeepLabV3-MobileNet.
+
 The machine should be otherwise idle. Ratios are between runs of one call; frames per second hold for the machine that
 the output names.
 """
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,10 @@ from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.cli.infer_options import SMOOTHING_FRAMES
 from ccnet3d.cli.options import choose_device, positive, run_command
 from ccnet3d.cli.views import input_size
+from ccnet3d.errors import UserError
+from ccnet3d.export import export_model
 from ccnet3d.files import write_atomically
-from ccnet3d.inference import VideoSegmenter, resize_frame
+from ccnet3d.inference import ExportedModel, ExportedSegmenter, VideoSegmenter, resize_frame
 from ccnet3d.models import load_model
 from ccnet3d.resources import shipped_weights
 from ccnet3d.video import VideoWriter, draw_sample_frame, open_video
@@ -48,6 +53,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure; all by default"
+    )
+    parser.add_argument(
+        "--runtimes",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="compare the runtimes instead: of the default model, exported to ONNX here, and of these exported models",
     )
     parser.add_argument("--video", type=Path, help="the video to measure with; a synthetic one of 480x360 by default")
     parser.add_argument("--frames", type=positive, default=24, help="frames per timed run of the model")
@@ -126,30 +138,40 @@ def measure_clips(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -
     return result
 
 
+def deeplab_runs(
+    frames: Sequence[np.ndarray], size: tuple[int, int], num_classes: int, device: str
+) -> Callable[[torch.dtype], None]:
+    """Return a function that computes the masks of torchvision's DeepLabV3-MobileNet for frames of its own size."""
+    frames = resized(frames, size)
+    network = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes).eval()
+    network.to(device, memory_format=torch.channels_last)
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
+
+    @torch.inference_mode()
+    def run(dtype: torch.dtype) -> None:
+        for frame in frames:
+            image = torch.from_numpy(frame).to(device).permute(2, 0, 1).float().div_(255)
+            batch = ((image - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
+                network(batch)["out"].argmax(1).to(torch.uint8).cpu()
+
+    return run
+
+
+def resized(frames: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    return [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
+
+
 def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the cost per mask relative to torchvision's DeepLabV3-MobileNet; both get frames of their own size."""
     model, info = load_model()
     size = arguments.input_size or info.input_size
-    ours, others = (
-        [resize_frame(torch.from_numpy(frame).permute(2, 0, 1), size).permute(1, 2, 0).numpy() for frame in frames]
-        for size in (size, arguments.deeplab_size or size)
-    )
-    num_classes = len(info.class_names)
-    other = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes).eval()
-    other.to(arguments.device, memory_format=torch.channels_last)
-    mean = torch.tensor([0.485, 0.456, 0.406], device=arguments.device).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225], device=arguments.device).view(3, 1, 1)
+    ours = resized(frames, size)
+    run_other = deeplab_runs(frames, arguments.deeplab_size or size, len(info.class_names), arguments.device)
 
     def run_ours(segmenter: VideoSegmenter) -> None:
         drain(segmenter.segment(ours))
-
-    @torch.inference_mode()
-    def run_other(dtype: torch.dtype) -> None:
-        for frame in others:
-            image = torch.from_numpy(frame).to(arguments.device).permute(2, 0, 1).float().div_(255)
-            batch = ((image - mean) / std)[None].contiguous(memory_format=torch.channels_last)
-            with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
-                other(batch)["out"].argmax(1).to(torch.uint8).cpu()
 
     result = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -158,6 +180,44 @@ def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace)
         medians = median_seconds(runs, arguments.rounds, torch.device(arguments.device))
         result[str(dtype)] = medians["ours"] / medians["deeplab"]
     return result
+
+
+def measure_runtimes(
+    frames: Sequence[np.ndarray], arguments: argparse.Namespace, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Return the cost per mask of each runtime and dtype, relative to DeepLab's in PyTorch in the same dtype.
+
+    A runtime that is missing, or has not the dtype, is left out.
+    """
+    model, info = load_model()
+    size = arguments.input_size or info.input_size
+    export_model(None, folder, "onnx", frames[:1], input_size=size)
+    ours = resized(frames, size)
+    run_other = deeplab_runs(frames, arguments.deeplab_size or (480, 640), len(info.class_names), "cpu")
+    result: dict[str, dict[str, float]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        options: dict[str, Any] = {"dtype": dtype, "input_size": size}
+        segmenters: dict[str, VideoSegmenter] = {
+            "torch": VideoSegmenter(model, info, **options),
+            "torch, compiled": VideoSegmenter(model, info, compile_model=True, **options),
+        }
+        for path in (folder, *arguments.runtimes):
+            exported = ExportedModel(path)
+            for runtime in exported.runtimes():
+                name = runtime if path == folder else f"{runtime}, {path.name} ({exported.info.precision})"
+                with suppress(UserError):
+                    segmenters[name] = ExportedSegmenter(exported, runtime, **options)
+        runs: dict[str, Callable[[], object]] = {
+            name: partial(run_masks, segmenter, ours) for name, segmenter in segmenters.items()
+        }
+        runs["deeplab"] = partial(run_other, dtype)
+        medians = median_seconds(runs, arguments.rounds, torch.device("cpu"))
+        result[str(dtype)] = {name: medians[name] / medians["deeplab"] for name in segmenters}
+    return result
+
+
+def run_masks(segmenter: VideoSegmenter, frames: Sequence[np.ndarray]) -> None:
+    drain(segmenter.segment(frames))
 
 
 def measure_command(frames: Sequence[np.ndarray], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -236,8 +296,9 @@ def run(arguments: argparse.Namespace) -> None:
             "deeplab": lambda: measure_deeplab(frames, arguments),
             "command": lambda: measure_command(frames, arguments, Path(name)),
             "memory": lambda: measure_memory(Path(name)),
+            "runtimes": lambda: measure_runtimes(frames, arguments, Path(name) / "exported"),
         }
-        for part in arguments.parts:
+        for part in arguments.parts if arguments.runtimes is None else ["runtimes"]:
             figures[part] = parts[part]()
             print(json.dumps({part: figures[part]}, indent=1), flush=True)
     figures["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

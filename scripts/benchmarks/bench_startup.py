@@ -34,6 +34,7 @@ COMMANDS = (
     "serve",
     "convert",
     "instances",
+    "export",
 )
 
 

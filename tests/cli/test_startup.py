@@ -22,6 +22,7 @@ COMMANDS = (
     "serve",
     "convert",
     "instances",
+    "export",
 )
 
 HELP = f"""

@@ -1,0 +1,111 @@
+"""Runtimes for exported models: ONNX Runtime and OpenVINO, on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ccnet3d.errors import UserError
+
+__all__ = ["RUNTIMES", "Graph", "installed_runtimes", "open_graph"]
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Graph(Protocol):
+    """A part of an exported model, ready to run."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the inputs."""
+
+    def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """Return the outputs by name."""
+
+
+class _OnnxRuntimeGraph:
+    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int) -> None:
+        import onnxruntime
+
+        if weights is not None:
+            raise UserError("ONNX Runtime does not read OpenVINO's format; give --runtime openvino")
+        if bfloat16:
+            raise UserError("ONNX Runtime has no bf16 on CPUs; give --dtype fp32, or --runtime openvino")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # errors are raised too
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.inputs: Sequence[str] = [item.name for item in self._session.get_inputs()]
+        self._outputs = [item.name for item in self._session.get_outputs()]
+
+    def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        feed = {name: arrays[name] for name in self.inputs}
+        return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+
+
+class _OpenVinoGraph:
+    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(graph, weights or b"")
+        precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32  # its default would be bf16 where it is fast
+        properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        compiled = core.compile_model(model, "CPU", properties)
+        self.inputs: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
+        self._outputs = [port.get_names() for port in compiled.outputs]  # a tensor may have several
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        results = self._request.infer({name: arrays[name] for name in self.inputs}, share_inputs=True)
+        copies = [np.array(results[index]) for index in range(len(self._outputs))]
+        return {name: copy for names, copy in zip(self._outputs, copies, strict=True) for name in names}
+
+
+RUNTIMES: dict[str, Callable[..., Graph]] = {"onnxruntime": _OnnxRuntimeGraph, "openvino": _OpenVinoGraph}
+"""Runtimes by the name of their package."""
+
+_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+def installed_runtimes() -> list[str]:
+    """Return the runtimes that can be imported here."""
+    return [name for name in RUNTIMES if importlib.util.find_spec(name)]
+
+
+def open_graph(
+    runtime: str, graph: bytes, weights: bytes | None = None, *, bfloat16: bool = False, threads: int = 1
+) -> Graph:
+    """Prepare a graph to run.
+
+    Args:
+        runtime: a key of :data:`RUNTIMES`.
+        graph: an ONNX file, or OpenVINO's XML. They are data: no runtime finds code or names of other files in bytes.
+        weights: OpenVINO's second file.
+        bfloat16: compute products in bfloat16.
+        threads: of the CPU.
+
+    Raises:
+        UserError: the runtime is not installed, or cannot read the graph.
+    """
+    if runtime not in installed_runtimes():
+        raise UserError(f"{runtime} is not installed; pip install 'ccnet3d[{_EXTRAS[runtime]}]'")
+    return explained(lambda: RUNTIMES[runtime](graph, weights, bfloat16=bfloat16, threads=threads), runtime, "read")
+
+
+def explained(compute: Callable[[], Any], runtime: str, action: str) -> Any:
+    """Return the result of a call into a runtime, whose errors have classes of many kinds.
+
+    Raises:
+        UserError: it failed.
+    """
+    try:
+        return compute()
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{runtime} cannot {action} the exported model ({lines[0][:300]}); export it again") from error

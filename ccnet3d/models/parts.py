@@ -1,0 +1,191 @@
+"""The network in two parts, in standard operators and for any size, as exported graphs contain it.
+
+The frame part needs one frame; the clip part combines what is kept of the frames of one clip. The results equal those
+of the network to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccnet3d.models.ccnet3d import CCNet3D, FrameFeatures
+from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
+from ccnet3d.models.fuse import fuse_batch_norms
+
+__all__ = ["SIZE_STEP", "ClipPart", "FramePart", "kept_names", "network_parts"]
+
+SIZE_STEP = 32
+"""Pixels: height and width of the frames are multiples of it, so that every stride divides them."""
+
+
+def network_parts(model: CCNet3D, dtype: torch.dtype = torch.float32) -> tuple[FramePart, ClipPart]:
+    """Return the two parts of a model, with batch norms fused, in evaluation mode.
+
+    Args:
+        model: on the CPU.
+        dtype: of the frame part's products; its outputs and the clip part are in float32.
+
+    >>> from ccnet3d.models import ModelConfig
+    >>> config = ModelConfig(num_classes=3, backbone="test_efficientnet", channels=16)
+    >>> model = CCNet3D(config).eval()
+    >>> frame_part, clip_part = network_parts(model)
+    >>> with torch.inference_mode():
+    ...     kept = frame_part(torch.rand(2, 3, 64, 96))
+    ...     clip_part(torch.tensor([1]), *kept).shape  # the logits of the second frame of a clip of two
+    torch.Size([1, 3, 32, 48])
+    """
+    network = fuse_batch_norms(model)
+    _fix_padding(network)
+    frame_part, clip_part = FramePart(network, dtype).eval(), ClipPart(network).eval()
+    if dtype != torch.float32:
+        clip_part = network_parts(model)[1]
+        in_float32 = set(network.evidence.modules()) if network.evidence else set()
+        for module in network.modules():
+            if module not in in_float32 and not list(module.children()):
+                module.to(dtype)
+    return frame_part, clip_part
+
+
+def kept_names(network: CCNet3D) -> list[str]:
+    """Return the names of the frame part's outputs, which the clip part has as inputs."""
+    if not network.mixes_before_decoder:
+        return ["frame_logits", *([] if network.evidence is None else ClassEvidence._fields)]
+    skips = [f"skip_{level}" for level in network.config.skip_levels]
+    return ["context", "reduced", *skips, *([] if network.evidence is None else ["level"])]
+
+
+class FramePart(nn.Module):
+    """Frames ``[N, 3, H, W]``, RGB in [0, 1], to what a stream keeps of them: float32, named by :func:`kept_names`."""
+
+    def __init__(self, network: CCNet3D, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        network = self.network
+        normalized = ((frames - network.input_mean.float()) / network.input_std.float()).to(self.dtype)
+        levels = network.backbone(normalized)
+        if getattr(network.backbone, "output_fmt", "NCHW") == "NHWC":
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
+        features = network.frame_features(levels)
+        kept: tuple[Tensor | None, ...]
+        if network.mixes_before_decoder:
+            kept = (features.context, features.reduced, *features.skips, features.level)
+        else:
+            decoded = network.decode(features, network.attend(features.reduced, clip_length=1))
+            kept = (decoded.logits, *(decoded.evidence or ()))
+        return tuple(tensor.float() for tensor in kept if tensor is not None)
+
+
+class ClipPart(nn.Module):
+    """What is kept of the T frames of a clip to logits ``[M, K, h, w]`` of M of them.
+
+    The first argument, int64 ``[M]``, is the offsets of these frames; the others, ``[T, ...]`` each, are the frame
+    part's outputs.
+    """
+
+    def __init__(self, network: CCNet3D) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, offsets: Tensor, *kept: Tensor) -> Tensor:
+        network = self.network
+        if not network.mixes_before_decoder:
+            logits, *described = kept
+            if network.evidence is None:
+                return logits[offsets]
+            return _settle(network.evidence, offsets, logits, ClassEvidence(*described))
+        context, reduced, *others = kept
+        level = others.pop() if network.evidence is not None else None
+        attended = _attend(network, reduced)
+        if network.evidence is None:
+            context, attended, others = context[offsets], attended[offsets], [skip[offsets] for skip in others]
+        logits = network.frame_logits(FrameFeatures(context, reduced, tuple(others)), attended)
+        if network.evidence is None:
+            return logits
+        evidence = network.evidence.embed(cast(Tensor, level), logits)
+        return _settle(network.evidence, offsets, logits, evidence)
+
+
+def _attend(network: CCNet3D, reduced: Tensor) -> Tensor:
+    """Apply the recurrent attention before the decoder to one clip, ``[T, C, h, w]``."""
+    attention = network.head.attention
+    assert attention is not None
+    convolutions = (attention.query_conv, attention.key_conv, attention.value_conv)
+    for _ in range(attention.loops):
+        query, key, value = (
+            F.conv2d(reduced, conv.weight.squeeze(-1), conv.bias).permute(0, 2, 3, 1) for conv in convolutions
+        )
+        change = _mix(_cross_weights(query, key), value).permute(0, 3, 1, 2)
+        reduced = reduced + attention.gamma * change
+    return reduced
+
+
+def _settle(module: ClassEvidenceAttention, offsets: Tensor, logits: Tensor, evidence: ClassEvidence) -> Tensor:
+    """Apply the class evidence attention to one clip; see :meth:`ClassEvidenceAttention.forward`.
+
+    Scores within a frame have ``frame_weight`` added here, instead of one-hot channels of queries and keys.
+    """
+    queries, keys = module.described(evidence)
+    query = torch.cat([*queries, torch.ones_like(evidence.reliability)], dim=1).permute(0, 2, 3, 1)
+    key = torch.cat([*keys, evidence.reliability], dim=1).permute(0, 2, 3, 1)
+    weights = _cross_weights(query, key, module.frame_weight)
+    values = before = evidence.evidence.permute(0, 2, 3, 1)
+    for _ in range(module.loops):
+        values = _mix(weights, values)
+    change = (values - before).permute(0, 3, 1, 2)[offsets]
+    return module.revised(logits[offsets], change)
+
+
+def _cross_weights(query: Tensor, key: Tensor, within_frame: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of the row, column and time axes, which sum to 1 per position, from ``[T, h, w, D]``.
+
+    The weights are ``[T, h, w, w]``, ``[T, w, h, h]`` and ``[h, w, T, T]``: the layouts in which they are products.
+    """
+    row = query @ key.transpose(2, 3) + within_frame  # [T, h, w, w]
+    column = _mask_self(query.transpose(1, 2) @ key.permute(0, 2, 3, 1)) + within_frame  # [T, w, h, h]
+    time = _mask_self(query.permute(1, 2, 0, 3) @ key.permute(1, 2, 3, 0))  # [h, w, T, T]
+    scores = torch.cat([row, column.transpose(1, 2), time.permute(2, 0, 1, 3)], dim=-1)
+    weights = scores.softmax(-1)
+    width, height = key.shape[2], key.shape[1]
+    row, column, time = weights[..., :width], weights[..., width : width + height], weights[..., width + height :]
+    return row, column.transpose(1, 2), time.permute(1, 2, 0, 3)
+
+
+def _mix(weights: tuple[Tensor, Tensor, Tensor], value: Tensor) -> Tensor:
+    """Return the weighted sums of values ``[T, h, w, Dv]`` over each position's cross."""
+    row, column, time = weights
+    over_columns = (column @ value.transpose(1, 2)).transpose(1, 2)
+    return row @ value + over_columns + (time @ value.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
+
+
+def _mask_self(scores: Tensor) -> Tensor:
+    """Mask the diagonal of ``[..., n, n]``: only the row counts the position itself."""
+    places = torch.arange(scores.shape[-1], device=scores.device)
+    # A finite number, because some runtimes compute inf - inf for an axis of one position.
+    return scores.masked_fill(places[:, None] == places, -1e9)
+
+
+def _fix_padding(network: nn.Module) -> None:
+    """Replace padding that timm computes from each input's size by that of sizes that the stride divides."""
+    from timm.layers import Conv2dSame  # not at the top: most commands need no part of timm but their backbone's family
+
+    for name, module in list(network.named_modules()):
+        if not isinstance(module, Conv2dSame):
+            continue
+        totals = [
+            max((k - 1) * d + 1 - s, 0)
+            for k, d, s in zip(module.kernel_size, module.dilation, module.stride, strict=True)
+        ]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+        fixed = nn.Conv2d(
+            module.in_channels, module.out_channels, module.kernel_size[0], dilation=module.dilation[0],
+            groups=module.groups, bias=module.bias is not None,
+        )  # fmt: skip
+        fixed.kernel_size, fixed.stride, fixed.dilation = module.kernel_size, module.stride, module.dilation
+        fixed.weight, fixed.bias = module.weight, module.bias
+        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), fixed))
