@@ -7,18 +7,20 @@ import torch
 from reference.inputs import random_inputs
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_backends, functional
-from ccnet3d.attention.backends import BACKENDS, triton
+from ccnet3d.attention.backends import BACKENDS, compiled, triton
 from ccnet3d.attention.backends.backend import ComposedBackend
 from ccnet3d.attention.custom_op import attention_op
 
 VARIABLE = "CCNET3D_ATTENTION_BACKEND"
-NAMES = ("triton", "tiled", "axial", "reference")
+NAMES = ("triton", "compiled", "tiled", "axial", "reference")
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A simulated machine with Triton and a Hopper GPU, either of which a test may remove."""
-    machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0))
+    """A simulated machine with Triton and a Hopper GPU, either of which a test may remove, and the compiled library."""
+    machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0), kernels=3)
+    monkeypatch.setattr(compiled, "_library", lambda: object() if machine.kernels is not None else None)
+    monkeypatch.setattr(compiled, "_supported", lambda: machine.kernels or 0)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(triton, "find_spec", lambda name: object() if machine.triton and name == "triton" else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine.cuda)
@@ -136,5 +138,5 @@ def test_tensors_on_different_devices_are_rejected(backend: str, elsewhere: int)
 
 @pytest.mark.parametrize("name", ["axial", "cudnn"])
 def test_operator_computes_with_fused_backends_only(name: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown fused backend '{name}'; choose one of .'tiled', 'triton'."):
+    with pytest.raises(ValueError, match=f"unknown fused backend '{name}'; choose one of .'compiled', 'tiled', 'triton'."):
         attention_op(*clip(), name)
