@@ -18,9 +18,8 @@ NAMES = ("triton", "compiled", "tiled", "axial", "reference")
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A simulated machine with Triton and a Hopper GPU, either of which a test may remove, and the compiled library."""
-    machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0), kernels=3)
-    monkeypatch.setattr(compiled, "_library", lambda: object() if machine.kernels is not None else None)
-    monkeypatch.setattr(compiled, "_supported", lambda: machine.kernels or 0)
+    machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0))
+    monkeypatch.setattr(compiled, "_supported", 3)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(triton, "find_spec", lambda name: object() if machine.triton and name == "triton" else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine.cuda)
@@ -90,16 +89,48 @@ def test_triton_needs_a_supported_dtype(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("machine")
-def test_cpu_tensors_use_the_tiled_backend_on_a_machine_with_a_gpu(calls) -> None:
-    criss_cross_attention(*clip())
-    assert calls == ["tiled"]
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "expected"),
+    [
+        (3, torch.float32, "compiled"),
+        (3, torch.bfloat16, "compiled"),
+        (3, torch.float64, "tiled"),
+        (1, torch.float32, "compiled"),
+        (1, torch.bfloat16, "tiled"),  # no AMX
+        (0, torch.float32, "tiled"),  # no AVX2
+        (None, torch.float32, "tiled"),  # no compiler when the wheel was built
+    ],
+)
+def test_cpu_tensors_use_a_cpu_backend_on_a_machine_with_a_gpu(
+    calls, kernels: int | None, dtype: torch.dtype, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_supported", kernels)
+    criss_cross_attention(*clip(dtype))
+    assert calls == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "reason"),
+    [
+        (None, torch.float32, "this installation has no compiled kernels"),
+        (0, torch.float32, "this CPU has no AVX2"),
+        (1, torch.bfloat16, "it computes in bfloat16 on CPUs with AMX only"),
+        (3, torch.float64, r"it computes in float32 and bfloat16, not in torch\.float64"),
+    ],
+)
+def test_compiled_backend_states_why_it_cannot_be_used(
+    kernels: int | None, dtype: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_supported", kernels)
+    with pytest.raises(ValueError, match=f"backend 'compiled' cannot be used: {reason}.*choose 'auto'"):
+        criss_cross_attention(*clip(dtype), backend="compiled")
 
 
 @pytest.mark.usefixtures("machine")
 def test_the_interpreter_is_never_chosen_automatically(calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     criss_cross_attention(*clip())
-    assert calls == ["tiled"]
+    assert calls == ["compiled"]
 
 
 @pytest.mark.parametrize("name", ["tiled", "axial", "reference"])

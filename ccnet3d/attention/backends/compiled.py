@@ -9,7 +9,6 @@ built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend, w
 from __future__ import annotations
 
 import ctypes
-import functools
 import platform
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ccnet3d.attention.backends import cpu
 from ccnet3d.attention.backends.backend import FusedBackend
 from ccnet3d.attention.backends.tiled import tiled_backward
 
-__all__ = ["BACKEND", "LIBRARY", "compiled_forward"]
+__all__ = ["BACKEND", "LIBRARY", "compiled_forward", "load_library"]
 
 LIBRARY = Path(__file__).with_name("_native.so")
 """The compiled library."""
@@ -41,26 +40,25 @@ class _Problem(ctypes.Structure):
     )
 
 
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    if platform.machine() != "x86_64" or not LIBRARY.is_file():
+def load_library(path: Path) -> ctypes.CDLL | None:
+    """Return the library, or None if there is none for this system."""
+    if platform.machine() != "x86_64" or not path.is_file():
         return None
     try:
-        return ctypes.CDLL(str(LIBRARY))
+        return ctypes.CDLL(str(path))
     except OSError:  # built for another system
         return None
 
 
-@functools.cache
-def _supported() -> int:
-    library = _library()
-    return 0 if library is None else int(library.ccnet3d_supported())
+# Loaded with the module: torch.compile traces the choice of a backend and could not follow the loading.
+_library = load_library(LIBRARY)
+_supported: int | None = None if _library is None else int(_library.ccnet3d_supported())
 
 
 def _why_unavailable() -> str | None:
-    if _library() is None:
-        return f"this installation has no {LIBRARY.name}; it was made without a C compiler for x86-64 Linux"
-    return None if _supported() else "this CPU has no AVX2"
+    if _supported is None:
+        return "this installation has no compiled kernels; they need x86-64 Linux and a C compiler when it is built"
+    return None if _supported else "this CPU has no AVX2"
 
 
 def _why_unsupported(query: Tensor) -> str | None:
@@ -68,8 +66,8 @@ def _why_unsupported(query: Tensor) -> str | None:
         return f"it computes on CPUs, and the tensors are on {query.device}"
     if query.dtype not in _KERNELS:
         return f"it computes in float32 and bfloat16, not in {query.dtype}"
-    if _library() is not None and not _supported() & _KERNELS[query.dtype]:
-        return f"it computes in {query.dtype} on CPUs with AMX only"
+    if _supported and not _supported & _KERNELS[query.dtype]:
+        return "it computes in bfloat16 on CPUs with AMX only"
     return None
 
 
@@ -90,10 +88,9 @@ def compiled_forward(
     pointers = (x.data_ptr() for x in (query, key, value, output, log_sum_exp))
     strides = (_Strides(*x.stride()[:4]) for x in (query, key, value))
     problem = _Problem(*pointers, *query.shape, value.shape[-1], *strides)
-    library = _library()
-    assert library is not None  # why_unavailable has been asked
+    assert _library is not None  # why_unavailable has been asked
     threads = ctypes.c_long(torch.get_num_threads())
-    if getattr(library, entry)(ctypes.byref(problem), int(value.dtype == torch.bfloat16), threads):
+    if getattr(_library, entry)(ctypes.byref(problem), int(value.dtype == torch.bfloat16), threads):
         raise MemoryError("criss_cross_attention: not enough memory for one line of scores per thread")
     return output, log_sum_exp
 
