@@ -88,39 +88,52 @@ static void scores_of_frames(const Line *line, long i, long channels, float *sco
         if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
 }
 
-/* Round the products of 16 channels of some queries, plus what rows and columns add, to the output. */
-INLINE void write_outputs(const Line *line, long first, long queries, const float *weights, long step, const float *kept,
-                          const float *products, long products_step, long channel, long channels) {
-    for (long i = 0; i < queries; i++) {
+/* Ask for what write_outputs will read, while the products are computed: the positions of a column are far apart. */
+INLINE void fetch_outputs(const Line *line, long first, long queries, long channel, long channels) {
+    for (long i = first; i < first + queries; i++) {
+        const half *output = (const half *)line->output + i * line->output_step + channel;
+        const half *others = (const half *)line->frames_value + i * line->value_step + channel;
+        for (long c = 0; c < channels; c += 32) {
+            if (line->is_column) __builtin_prefetch(output + c, 1);
+            for (long t = 0; t < line->frames; t++) __builtin_prefetch(others + t * line->frames_value_step + c);
+        }
+    }
+}
+
+/* Round the products of some channels and queries, plus what stands behind the line in the weights, to the output. */
+INLINE void write_outputs(const Line *line, long first, long queries, const float *weights, long step,
+                          const float *products, long channel, long channels) {
+    for (long i = 0; i < queries; i++, weights += step, products += PANEL) {
         half *output = (half *)line->output + (first + i) * line->output_step + channel;
         const half *others = (const half *)line->frames_value + (first + i) * line->value_step + channel;
+        const float *more = weights + line->length;
+        const vec kept = all(line->is_column ? *more : 0);
         for (long c = 0; c < channels; c += LANES) {
             const mask some = first_lanes(channels - c);
-            vec sum = load(products + i * products_step + c);
-            if (line->is_column) sum = fused(all(kept[i]), widen(output + c, some), sum);
-            const float *weight = weights + i * step + line->length;
-            for (long t = 0; t < line->frames; t++)
-                if (t != line->frame) sum = fused(all(*weight++), widen(others + t * line->frames_value_step + c, some), sum);
+            vec sum = load(products + c);
+            if (line->is_column) sum = fused(kept, widen(output + c, some), sum);
+            const half *value = others + c;
+            for (long t = 0; t < line->frames; t++, value += line->frames_value_step)
+                if (t != line->frame) sum = fused(all(more[t - (t > line->frame)]), widen(value, some), sum);
             narrow(output + c, some, sum);
         }
     }
 }
 
-static long scores_step(long length, long frames) { return ROUND_UP(length + frames, 2 * TILE) + TILE; }
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, 2 * TILE); }
 static long weights_step(long length) { return ROUND_UP(length, 2 * TILE); }
 
 static size_t scratch_bytes(long length, long frames, long channels) {
     const long depth = ROUND_UP(channels, 2 * TILE), keys = ROUND_UP(length, 2 * TILE);
     return sizeof(half) * (depth * keys + QUERIES * depth + QUERIES * weights_step(length) + keys * PANEL)
-         + sizeof(float) * (QUERIES * scores_step(length, frames) + 4 * TILE * TILE + QUERIES + keys * depth / 2) + 512;
+         + sizeof(float) * (QUERIES * scores_step(length, frames) + 2 * TILE * PANEL + keys * depth / 2) + 512;
 }
 
 static void attend(const Line *line, const Problem *problem, void *scratch) {
     const long length = line->length, channels = problem->channels, step = scores_step(length, line->frames);
     const long depth = ROUND_UP(channels, 2 * TILE), padded = ROUND_UP(length, 2 * TILE), bits = weights_step(length);
-    const long others = line->frames ? line->frames - 1 : 0;
-    float *products = scratch, *scores = products + 4 * TILE * TILE, *kept = scores + QUERIES * step;
-    half *rows = (half *)(kept + QUERIES), *queries_in = rows + padded * depth, *keys = queries_in + QUERIES * depth;
+    float *products = scratch, *scores = products + 2 * TILE * PANEL;
+    half *rows = (half *)(scores + QUERIES * step), *queries_in = rows + padded * depth, *keys = queries_in + QUERIES * depth;
     half *weights = keys + depth * padded, *panel = weights + QUERIES * bits;
     copy_rows((const half *)line->key, line->key_step, length, channels, rows, depth);
     transpose((const float *)rows, depth / 2, length, depth / 2, (float *)keys, padded);
@@ -132,12 +145,9 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
             for (long j = 0; j < length; j += 2 * TILE)
                 multiply(queries_in + i * depth, depth, keys + 2 * j, 2 * padded, depth / 32, scores + i * step + j, step,
                          1);
+        SOFTMAX_OF_QUERIES(scores, step, first, queries);
         for (long i = 0; i < queries; i++) {
-            float *row = scores + i * step;
-            if (line->is_column) row[first + i] = -INFINITY; /* the row counts the position itself */
-            scores_of_frames(line, first + i, channels, row + length);
-            kept[i] = softmax(row, length + others, line->log_sum_exp + (first + i) * line->log_sum_exp_step,
-                              line->is_column);
+            const float *row = scores + i * step;
             for (long j = 0; j < bits; j += LANES) {
                 const mask some = first_lanes(length - j);
                 narrow(weights + i * bits + j, 0xffff, _mm512_maskz_loadu_ps(some, row + j));
@@ -147,15 +157,16 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
             const long some = problem->value_channels - c < PANEL ? problem->value_channels - c : PANEL;
             const long width = ROUND_UP(some, TILE);
             pack_pairs((const half *)line->value + c, line->value_step, length, some, panel, padded / 2, width);
-            for (long i = 0; i < queries; i += 2 * TILE)
+            for (long i = 0; i < queries; i += 2 * TILE) {
+                const long here = queries - i < 2 * TILE ? queries - i : 2 * TILE;
+                fetch_outputs(line, first + i, here, c, some);
                 for (long n = 0; n < some; n += 2 * TILE) {
                     const half *a = weights + i * bits, *b = panel + 2 * n;
-                    if (some - n > TILE) multiply(a, bits, b, 2 * width, padded / 32, products, 2 * TILE, 1);
-                    else multiply(a, bits, b, 2 * width, padded / 32, products, 2 * TILE, 0);
-                    const long here = queries - i < 2 * TILE ? queries - i : 2 * TILE;
-                    write_outputs(line, first + i, here, scores + i * step, step, kept + i, products, 2 * TILE, c + n,
-                                  some - n < 2 * TILE ? some - n : 2 * TILE);
+                    if (some - n > TILE) multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 1);
+                    else multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 0);
                 }
+                write_outputs(line, first + i, here, scores + i * step, step, products, c, some);
+            }
         }
     }
 }

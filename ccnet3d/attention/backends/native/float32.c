@@ -79,9 +79,9 @@ static void scores_of_frames(const Line *line, long i, long channels, float *sco
 }
 
 /* Write `channels` outputs of some queries: weights times the panel of values, plus the other frames' values for a row,
- * plus the result so far for a column. `kept` are the weights of the latter. */
+ * plus the result so far for a column. The weights of both stand behind those of the line. */
 INLINE void outputs_of_panel(const Line *line, long first, long queries, const float *weights, long weights_step,
-                             const float *kept, const float *panel, long channel, long channels, const int vectors) {
+                             const float *panel, long channel, long channels, const int vectors) {
     float *output = (float *)line->output + first * line->output_step + channel;
     const float *others = (const float *)line->frames_value + first * line->value_step + channel;
     for (long i = 0; i < queries; i += ROWS) {
@@ -94,9 +94,13 @@ INLINE void outputs_of_panel(const Line *line, long first, long queries, const f
             factors[r] = weights + row * weights_step;
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) sums[r][v] = all(0);
+            /* The next rows are far apart: fetch them while these are multiplied. */
+            const long after = i + r + ROWS < queries ? i + r + ROWS : row;
             if (line->is_column) {
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++) __builtin_prefetch(output + after * line->output_step + v * LANES, 1);
                 const float *before = output + row * line->output_step;
-                const vec factor = all(kept[row]);
+                const vec factor = all(factors[r][line->length]);
 #pragma GCC unroll 8
                 for (int v = 0; v < vectors - 1; v++) sums[r][v] = factor * load(before + v * LANES);
                 sums[r][vectors - 1] = factor * load_some(before + (vectors - 1) * LANES, last);
@@ -104,6 +108,8 @@ INLINE void outputs_of_panel(const Line *line, long first, long queries, const f
             const float *weight = factors[r] + line->length, *value = others + row * line->value_step;
             for (long t = 0; t < line->frames; t++, value += line->frames_value_step) {
                 if (t == line->frame) continue;
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++) __builtin_prefetch(value + (after - row) * line->value_step + v * LANES);
                 const vec factor = all(*weight++);
 #pragma GCC unroll 8
                 for (int v = 0; v < vectors - 1; v++) sums[r][v] = fused(factor, load(value + v * LANES), sums[r][v]);
@@ -133,24 +139,23 @@ INLINE void copy_values(const Line *line, long channel, long channels, float *pa
     }
 }
 
-INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, const float *kept,
-                    float *panel, long channel, long channels, const int vectors) {
+INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, float *panel,
+                    long channel, long channels, const int vectors) {
     copy_values(line, channel, channels, panel, vectors);
-    outputs_of_panel(line, first, queries, weights, step, kept, panel, channel, channels, vectors);
+    outputs_of_panel(line, first, queries, weights, step, panel, channel, channels, vectors);
 }
 
-static long scores_step(long length, long frames) { return ROUND_UP(length + frames, LANES); }
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, LANES); }
 
 static size_t scratch_bytes(long length, long frames, long channels) {
     const long padded = ROUND_UP(length, PANEL);
-    return sizeof(float) * (channels * padded + BLOCK * scores_step(length, frames) + padded * PANEL + BLOCK);
+    return sizeof(float) * (channels * padded + BLOCK * scores_step(length, frames) + padded * PANEL);
 }
 
 static void attend(const Line *line, const Problem *problem, void *scratch) {
     const long length = line->length, channels = problem->channels, step = scores_step(length, line->frames);
-    const long padded = ROUND_UP(length, PANEL), others = line->frames ? line->frames - 1 : 0;
+    const long padded = ROUND_UP(length, PANEL);
     float *keys = scratch, *scores = keys + channels * padded, *panel = scores + BLOCK * step;
-    float *kept = panel + padded * PANEL;
     for (long j = 0; j < length; j += PANEL) {
         const long some = length - j < PANEL ? length - j : PANEL;
         transpose((const float *)line->key + j * line->key_step, line->key_step, some, channels, keys + j * channels,
@@ -159,21 +164,15 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
     for (long first = 0; first < length; first += BLOCK) {
         const long queries = length - first < BLOCK ? length - first : BLOCK;
         scores_of_line(line, keys, first, queries, channels, scores, step);
-        for (long i = 0; i < queries; i++) {
-            float *row = scores + i * step;
-            if (line->is_column) row[first + i] = -INFINITY; /* the row counts the position itself */
-            scores_of_frames(line, first + i, channels, row + length);
-            kept[i] = softmax(row, length + others, line->log_sum_exp + (first + i) * line->log_sum_exp_step,
-                              line->is_column);
-        }
+        SOFTMAX_OF_QUERIES(scores, step, first, queries);
         for (long c = 0; c < problem->value_channels; c += PANEL) {
             const long some = problem->value_channels - c < PANEL ? problem->value_channels - c : PANEL;
             switch (ROUND_UP(some, LANES) / LANES) {
-            case 1: outputs(line, first, queries, scores, step, kept, panel, c, some, 1); break;
-            case 2: outputs(line, first, queries, scores, step, kept, panel, c, some, 2); break;
+            case 1: outputs(line, first, queries, scores, step, panel, c, some, 1); break;
+            case 2: outputs(line, first, queries, scores, step, panel, c, some, 2); break;
 #if VECTORS > 2
-            case 3: outputs(line, first, queries, scores, step, kept, panel, c, some, 3); break;
-            case 4: outputs(line, first, queries, scores, step, kept, panel, c, some, 4); break;
+            case 3: outputs(line, first, queries, scores, step, panel, c, some, 3); break;
+            case 4: outputs(line, first, queries, scores, step, panel, c, some, 4); break;
 #endif
             }
         }

@@ -4,7 +4,8 @@
 
 #include <immintrin.h>
 #include <math.h>
-#include <string.h>
+
+#include "problem.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -96,26 +97,43 @@ INLINE void transpose(const float *from, long step, long rows, long columns, flo
     }
 }
 
-/* Replace `count` scores, padded to whole vectors, by weights that sum to 1; for a column to 1 minus the returned weight
- * of the result so far, whose score is its log-sum-exp. Store the joint log-sum-exp. */
-INLINE float softmax(float *scores, long count, float *log_sum_exp, int merge) {
-    const float before = merge ? *log_sum_exp : -INFINITY;
+/* Replace `count` scores, padded to whole vectors, by weights that sum to 1. Their log-sum-exp is *top + log(*total). */
+INLINE void softmax(float *scores, long count, float *top, float *total) {
     const long padded = ROUND_UP(count, LANES);
     for (long j = count; j < padded; j++) scores[j] = -INFINITY;
-    vec greatest = all(before);
-    for (long j = 0; j < padded; j += LANES) greatest = larger(load(scores + j), greatest);
-    const float top = largest_of(greatest);
-    vec total = all(0);
+    vec greatest = load(scores);
+    for (long j = LANES; j < padded; j += LANES) greatest = larger(load(scores + j), greatest);
+    *top = largest_of(greatest);
+    vec sum = all(0);
     for (long j = 0; j < padded; j += LANES) {
-        const vec weight = exponential(load(scores + j) - all(top));
-        total = total + weight;
+        const vec weight = exponential(load(scores + j) - all(*top));
+        sum = sum + weight;
         store(scores + j, weight);
     }
-    const float kept = merge ? expf(before - top) : 0, sum = sum_of(total) + kept;
-    const vec scale = all(1 / sum);
+    *total = sum_of(sum);
+    const vec scale = all(1 / *total);
     for (long j = 0; j < padded; j += LANES) store(scores + j, load(scores + j) * scale);
-    *log_sum_exp = top + logf(sum);
-    return kept / sum;
 }
+
+/* Complete the scores of some queries, which contain those of their line, and replace them by weights. Behind the line
+ * stand a row's scores with other frames, or a column's result so far with its log-sum-exp as its score. */
+#define SOFTMAX_OF_QUERIES(scores, step, first, queries)                                                               \
+    do {                                                                                                               \
+        float tops[BLOCK], totals[BLOCK];                                                                              \
+        float *log_sum_exp = line->log_sum_exp + (first)*line->log_sum_exp_step;                                       \
+        for (long i = 0; i < (queries); i++) {                                                                         \
+            float *row = (scores) + i * (step);                                                                        \
+            long count = line->length;                                                                                 \
+            if (line->is_column) {                                                                                     \
+                row[(first) + i] = -INFINITY; /* the row counts the position itself */                                 \
+                row[count++] = log_sum_exp[i * line->log_sum_exp_step];                                                \
+            } else if (line->frames) {                                                                                 \
+                scores_of_frames(line, (first) + i, problem->channels, row + count);                                   \
+                count += line->frames - 1;                                                                             \
+            }                                                                                                          \
+            softmax(row, count, &tops[i], &totals[i]);                                                                 \
+        }                                                                                                              \
+        for (long i = 0; i < (queries); i++) log_sum_exp[i * line->log_sum_exp_step] = tops[i] + logf(totals[i]);      \
+    } while (0)
 
 #endif
