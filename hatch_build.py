@@ -1,8 +1,8 @@
 """Compile the C kernels of ``ccnet3d/attention/backends/native`` into the wheel, where there is a C compiler.
 
-Run as a program it compiles them in place, for a checkout that is used without being installed. The library uses neither
-Python's nor PyTorch's C interface, so one wheel fits all their versions. Without a compiler, or with CCNET3D_PURE=1, the
-wheel contains Python only, and the attention runs in stock PyTorch.
+Run as a program it compiles them in place, for a checkout that is used without being installed. The library uses
+neither Python's nor PyTorch's C interface, so one wheel fits all their versions. Without a compiler, or with
+CCNET3D_PURE=1, the wheel contains Python only, and the attention runs in stock PyTorch.
 """
 
 from __future__ import annotations

@@ -169,5 +169,7 @@ def test_tensors_on_different_devices_are_rejected(backend: str, elsewhere: int)
 
 @pytest.mark.parametrize("name", ["axial", "cudnn"])
 def test_operator_computes_with_fused_backends_only(name: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown fused backend '{name}'; choose one of .'compiled', 'tiled', 'triton'."):
+    with pytest.raises(
+        ValueError, match=f"unknown fused backend '{name}'; choose one of .'compiled', 'tiled', 'triton'."
+    ):
         attention_op(*clip(), name)

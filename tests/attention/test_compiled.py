@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference.inputs import gradient_of, output_and_gradients, random_inputs, relative_errors, true_output_and_gradients
+from reference.inputs import (
+    gradient_of,
+    output_and_gradients,
+    random_inputs,
+    relative_errors,
+    true_output_and_gradients,
+)
 from reference.layouts import LAYOUTS, Layout
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference

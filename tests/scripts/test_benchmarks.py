@@ -19,6 +19,7 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["errors"]["tiled torch.float32"] < 1e-5
     rows = {row["name"]: row for row in report["table"][0]}
+    assert all(row["of_limit"] == pytest.approx(min(row["of_gemm_time"], row["of_copy_time"])) for row in rows.values())
     assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
     positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)

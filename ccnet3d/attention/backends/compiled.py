@@ -1,9 +1,9 @@
 """The compiled backend for CPUs: a small C library that a wheel may contain, called without PyTorch's C++ interface.
 
-Stock PyTorch multiplies short lines at a third of the speed of large matrices and writes every intermediate result to
-memory. The library attends to one line (a row or a column) at a time, with its scores in cache, and merges rows, columns
-and the time axis by their log-sum-exp. Its sources are in ``native/``; ``hatch_build.py`` compiles them where a wheel is
-built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend, whose backward pass this one shares.
+Stock PyTorch multiplies short lines at a third of the speed of large matrices, and it writes every intermediate result
+to memory. The library attends to one line (a row or a column) at a time, with its scores in cache, and merges rows,
+columns and the time axis by their log-sum-exp. Its sources are in ``native/``; ``hatch_build.py`` compiles them where a
+wheel is built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend, whose backward pass this shares.
 """
 
 from __future__ import annotations
