@@ -5,7 +5,8 @@ The default size is the paper's for 720x960 input: T=5, 90x120, 512 value and 64
 all gradients of every backend are compared with the float64 reference, then all are timed; medians are reported. Times
 are relative to the backend that "auto" chooses, on a GPU also in milliseconds; "x GEMM" to a large product of equal
 FLOPs, "x copy" to a copy that moves as many bytes as query, key, value and output have, and "x limit" to the larger of
-the two. "small" is the same table for the default model's attention over class evidence. --json and --plot write the results.
+the two. "small" is the same table for the default model's attention over class evidence. --json and --plot write the
+results.
 """
 
 from __future__ import annotations

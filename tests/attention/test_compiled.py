@@ -28,8 +28,8 @@ attention = functools.partial(criss_cross_attention, backend="compiled")
 # As in test_backends.py.
 TOLERANCES = {torch.float32: 4e-6, torch.bfloat16: 2e-2}
 
-# (B, T, H, W, D, Dv): axes of length 1; channels and lines at, below and above the widths of vectors (8, 16), panels (64,
-# 128) and tiles (16, 32); lines longer than a block of 132 queries; the default model's D and Dv.
+# (B, T, H, W, D, Dv): axes of length 1; channels and lines at, below and above the widths of vectors (8, 16), panels
+# (64, 128) and tiles (16, 32); lines longer than a block of 132 queries; the default model's D and Dv.
 SIZES = [
     (2, 1, 1, 1, 3, 2),
     (1, 5, 1, 1, 2, 3),
