@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 #define TILE 16
-#define PANEL 128 /* value channels that are packed together */
+#define PANEL 256 /* value channels that are packed together */
 #define QUERIES ROUND_UP(BLOCK, 2 * TILE)
 
 typedef uint16_t half; /* the bits of a bfloat16 */
@@ -88,35 +88,47 @@ static void scores_of_frames(const Line *line, long i, long channels, float *sco
         if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
 }
 
-/* Ask for what write_outputs will read, while the products are computed: the positions of a column are far apart. */
-INLINE void fetch_outputs(const Line *line, long first, long queries, long channel, long channels) {
-    for (long i = first; i < first + queries; i++) {
-        const half *output = (const half *)line->output + i * line->output_step + channel;
-        const half *others = (const half *)line->frames_value + i * line->value_step + channel;
-        for (long c = 0; c < channels; c += 32) {
-            if (line->is_column) __builtin_prefetch(output + c, 1);
-            for (long t = 0; t < line->frames; t++) __builtin_prefetch(others + t * line->frames_value_step + c);
-        }
+/* Add to the products of one query what stands behind the line in the weights, and round them to the output. */
+INLINE void write_output(const Line *line, const float *more, const float *products, const half *others, half *output,
+                         mask last, const int vectors) {
+    vec sums[PANEL / LANES];
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; v++) sums[v] = load(products + v * LANES);
+    if (line->is_column) {
+        const vec kept = all(*more);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++)
+            sums[v] = fused(kept, widen(output + v * LANES, v < vectors - 1 ? 0xffff : last), sums[v]);
     }
+    for (long t = 0; t < line->frames; t++, others += line->frames_value_step) {
+        if (t == line->frame) continue;
+        const vec weight = all(*more++);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++)
+            sums[v] = fused(weight, widen(others + v * LANES, v < vectors - 1 ? 0xffff : last), sums[v]);
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; v++) narrow(output + v * LANES, v < vectors - 1 ? 0xffff : last, sums[v]);
 }
 
-/* Round the products of some channels and queries, plus what stands behind the line in the weights, to the output. */
+/* Ask for what write_outputs will add to, while the products are computed: the positions of a column are far apart. */
+INLINE void fetch_outputs(const Line *line, long first, long queries, long channel, long channels) {
+    for (long i = first; i < first + queries; i++)
+        for (long c = channel; c < channel + channels; c += 32)
+            __builtin_prefetch((const half *)line->output + i * line->output_step + c, 1);
+}
+
 INLINE void write_outputs(const Line *line, long first, long queries, const float *weights, long step,
                           const float *products, long channel, long channels) {
-    for (long i = 0; i < queries; i++, weights += step, products += PANEL) {
-        half *output = (half *)line->output + (first + i) * line->output_step + channel;
-        const half *others = (const half *)line->frames_value + (first + i) * line->value_step + channel;
-        const float *more = weights + line->length;
-        const vec kept = all(line->is_column ? *more : 0);
-        for (long c = 0; c < channels; c += LANES) {
-            const mask some = first_lanes(channels - c);
-            vec sum = load(products + c);
-            if (line->is_column) sum = fused(kept, widen(output + c, some), sum);
-            const half *value = others + c;
-            for (long t = 0; t < line->frames; t++, value += line->frames_value_step)
-                if (t != line->frame) sum = fused(all(more[t - (t > line->frame)]), widen(value, some), sum);
-            narrow(output + c, some, sum);
-        }
+    half *output = (half *)line->output + first * line->output_step + channel;
+    const half *others = (const half *)line->frames_value + first * line->value_step + channel;
+    for (long i = 0; i < queries; i++, output += line->output_step, others += line->value_step, products += PANEL) {
+        const float *more = weights + i * step + line->length;
+        if (channels == PANEL)
+            write_output(line, more, products, others, output, 0xffff, PANEL / LANES);
+        else
+            for (long c = 0; c < channels; c += LANES)
+                write_output(line, more, products + c, others + c, output + c, first_lanes(channels - c), 1);
     }
 }
 
@@ -159,7 +171,7 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
             pack_pairs((const half *)line->value + c, line->value_step, length, some, panel, padded / 2, width);
             for (long i = 0; i < queries; i += 2 * TILE) {
                 const long here = queries - i < 2 * TILE ? queries - i : 2 * TILE;
-                fetch_outputs(line, first + i, here, c, some);
+                if (line->is_column) fetch_outputs(line, first + i, here, c, some);
                 for (long n = 0; n < some; n += 2 * TILE) {
                     const half *a = weights + i * bits, *b = panel + 2 * n;
                     if (some - n > TILE) multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 1);

@@ -38,6 +38,8 @@ INLINE void scores_of_panel(const float *query, long query_step, long queries, c
             factors[r] = query + (i + r < queries ? i + r : queries - 1) * query_step;
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) sums[r][v] = all(0);
+            if (i + r + ROWS < queries)
+                for (long c = 0; c < channels; c += 16) __builtin_prefetch(factors[r] + ROWS * query_step + c);
         }
         multiply(sums, factors, panel, channels, vectors);
 #pragma GCC unroll 8

@@ -36,7 +36,7 @@ typedef struct {
     size_t element_bytes;
 } Kernel;
 
-#define BLOCK 132 /* queries whose scores are in memory together; a multiple of 6 */
+#define BLOCK 132 /* queries whose scores are in memory together; a multiple of 4 and 6 */
 #define ROUND_UP(n, to) (((n) + (to) - 1) / (to) * (to))
 
 extern const Kernel ccnet3d_float32_avx2, ccnet3d_float32_avx512, ccnet3d_bfloat16_amx;

@@ -80,6 +80,8 @@ INLINE void transpose(const float *from, long step, long rows, long columns, flo
     for (long row = 0; row < width; row += 4) {
         const long some = rows - row < 4 ? rows - row : 4;
         long column = 0;
+        for (long i = row + 4; i < row + 8 && i < rows; i++)
+            for (long c = 0; c < columns; c += 16) __builtin_prefetch(from + i * step + c);
         if (some == 4)
             for (; column + 4 <= columns; column += 4) {
                 const float *p = from + row * step + column;
@@ -97,22 +99,42 @@ INLINE void transpose(const float *from, long step, long rows, long columns, flo
     }
 }
 
-/* Replace `count` scores, padded to whole vectors, by weights that sum to 1. Their log-sum-exp is *top + log(*total). */
-INLINE void softmax(float *scores, long count, float *top, float *total) {
+#define TOGETHER 4 /* rows, because the sums and maxima of one row wait for each other */
+
+/* Replace `count` scores of each row, padded to whole vectors, by weights that sum to 1. Their log-sum-exp is top +
+ * log(total). */
+INLINE void softmax(float *scores, long step, long count, float *top, float *total) {
     const long padded = ROUND_UP(count, LANES);
-    for (long j = count; j < padded; j++) scores[j] = -INFINITY;
-    vec greatest = load(scores);
-    for (long j = LANES; j < padded; j += LANES) greatest = larger(load(scores + j), greatest);
-    *top = largest_of(greatest);
-    vec sum = all(0);
-    for (long j = 0; j < padded; j += LANES) {
-        const vec weight = exponential(load(scores + j) - all(*top));
-        sum = sum + weight;
-        store(scores + j, weight);
+    vec tops[TOGETHER], sums[TOGETHER];
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) {
+        for (long j = count; j < padded; j++) scores[r * step + j] = -INFINITY;
+        tops[r] = load(scores + r * step);
+        sums[r] = all(0);
     }
-    *total = sum_of(sum);
-    const vec scale = all(1 / *total);
-    for (long j = 0; j < padded; j += LANES) store(scores + j, load(scores + j) * scale);
+    for (long j = LANES; j < padded; j += LANES)
+#pragma GCC unroll 4
+        for (int r = 0; r < TOGETHER; r++) tops[r] = larger(load(scores + r * step + j), tops[r]);
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) {
+        top[r] = largest_of(tops[r]);
+        tops[r] = all(top[r]);
+    }
+    for (long j = 0; j < padded; j += LANES)
+#pragma GCC unroll 4
+        for (int r = 0; r < TOGETHER; r++) {
+            const vec weight = exponential(load(scores + r * step + j) - tops[r]);
+            sums[r] = sums[r] + weight;
+            store(scores + r * step + j, weight);
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) {
+        total[r] = sum_of(sums[r]);
+        sums[r] = all(1 / total[r]);
+    }
+    for (long j = 0; j < padded; j += LANES)
+#pragma GCC unroll 4
+        for (int r = 0; r < TOGETHER; r++) store(scores + r * step + j, load(scores + r * step + j) * sums[r]);
 }
 
 /* Complete the scores of some queries, which contain those of their line, and replace them by weights. Behind the line
@@ -121,18 +143,18 @@ INLINE void softmax(float *scores, long count, float *top, float *total) {
     do {                                                                                                               \
         float tops[BLOCK], totals[BLOCK];                                                                              \
         float *log_sum_exp = line->log_sum_exp + (first)*line->log_sum_exp_step;                                       \
+        const long count = line->length + (line->is_column ? 1 : line->frames ? line->frames - 1 : 0);                       \
         for (long i = 0; i < (queries); i++) {                                                                         \
             float *row = (scores) + i * (step);                                                                        \
-            long count = line->length;                                                                                 \
             if (line->is_column) {                                                                                     \
                 row[(first) + i] = -INFINITY; /* the row counts the position itself */                                 \
-                row[count++] = log_sum_exp[i * line->log_sum_exp_step];                                                \
-            } else if (line->frames) {                                                                                 \
-                scores_of_frames(line, (first) + i, problem->channels, row + count);                                   \
-                count += line->frames - 1;                                                                             \
+                row[line->length] = log_sum_exp[i * line->log_sum_exp_step];                                           \
+            } else {                                                                                                   \
+                scores_of_frames(line, (first) + i, problem->channels, row + line->length);                            \
             }                                                                                                          \
-            softmax(row, count, &tops[i], &totals[i]);                                                                 \
         }                                                                                                              \
+        for (long i = 0; i < (queries); i += TOGETHER) /* the scores have so many rows, used or not */                 \
+            softmax((scores) + i * (step), step, count, tops + i, totals + i);                                         \
         for (long i = 0; i < (queries); i++) log_sum_exp[i * line->log_sum_exp_step] = tops[i] + logf(totals[i]);      \
     } while (0)
 
