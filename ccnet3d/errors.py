@@ -57,8 +57,9 @@ class FileProblemsError(UserError):
         self.problems = tuple(problems)
         hidden = len(problems) - _MOST_LISTED
         lines = [*problems[:_MOST_LISTED], *([f"and {hidden} more"] if hidden > 0 else [])]
-        count = f"{len(problems)} files are" if len(problems) > 1 else "a file is"
-        super().__init__("\n  ".join([f"{count} invalid; fix them or remove them from the split:", *lines]))
+        what = f"{len(problems)} files are invalid; fix them or remove them"
+        what = what if len(problems) > 1 else "a file is invalid; fix it or remove it"
+        super().__init__("\n  ".join([f"{what} from the split:", *lines]))
 
 
 class OutputError(OSError, UserError):

@@ -15,9 +15,12 @@ from ccnet3d.files import is_file
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "DETECTOR_METADATA_KEY",
     "MODEL_METADATA_KEY",
     "ablation_file",
     "dataset_file",
+    "dataset_names",
+    "find_dataset",
     "model_class_names",
     "model_file",
     "pipelines_folder",
@@ -30,6 +33,9 @@ DEFAULT_WEIGHTS = "ccnet3d_b0_camvid"
 
 MODEL_METADATA_KEY = "ccnet3d"
 """Key of a model file's header under which its metadata is JSON."""
+
+DETECTOR_METADATA_KEY = "ccnet3d_detector"
+"""The same of the file of an instance segmentation model."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -101,6 +107,35 @@ def dataset_file(name: str) -> Path:
     True
     """
     return _folder("datasets") / name / "dataset.toml"
+
+
+def find_dataset(name: str) -> Path:
+    """Return a description of a dataset: a TOML file, or that of the package with this name.
+
+    Raises:
+        UserError: ``name`` is neither a file nor a known name.
+
+    >>> find_dataset("cityscapes").parent.name
+    'cityscapes'
+    """
+    path = Path(name)
+    if is_file(path):
+        return path
+    known = dataset_names()
+    if name in known:
+        return dataset_file(name)
+    raise UserError(
+        f"there is neither a file nor a dataset named {name[:200]}; give a dataset.toml or one of {', '.join(known)}"
+    )
+
+
+def dataset_names() -> list[str]:
+    """Return the names of the datasets whose descriptions come with the package.
+
+    >>> "ade20k" in dataset_names()
+    True
+    """
+    return sorted(path.parent.name for path in _folder("datasets").glob("*/dataset.toml"))
 
 
 def shipped_weights() -> dict[str, Path]:

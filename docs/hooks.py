@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "README.md": "index.md",
     "ccnet3d/weights/README.md": "model-card.md",
-    "datasets/camvid/README.md": "camvid.md",
+    **{
+        f"datasets/{name}/README.md": f"{name}.md"
+        for name in ("camvid", "cityscapes", "kitti_step", "vspw", "ade20k", "lip", "voc12")
+    },
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",

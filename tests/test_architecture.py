@@ -36,7 +36,7 @@ LADDER = [
     {"masks", "metrics", "losses"},
     {"inference", "evaluation"},
     {"training", "reports"},
-    {"ablation", "serving"},
+    {"ablation", "instances", "serving"},
     {"cli"},
 ]
 """From the ground up. A room imports from lower steps only, and only from another room's ``__init__``."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ccnet3d.errors import UserError, explain_out_of_memory
+from ccnet3d.errors import FileProblemsError, UserError, explain_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explain_out_of_memory("use less"):
         raise error
     assert caught.value is error
+
+
+def test_one_invalid_file_is_not_several() -> None:
+    assert str(FileProblemsError(["a.png is empty"])) == (
+        "a file is invalid; fix it or remove it from the split:\n  a.png is empty"
+    )

@@ -35,6 +35,8 @@ class CrissCrossAttention(nn.Module):
     >>> clip = torch.rand(1, 16, 3, 4, 5)  # [B, C, T, H, W]
     >>> torch.equal(attention(clip), clip)  # gamma starts at 0
     True
+    >>> attention(clip[:, :, 0]).shape  # an image, [B, C, H, W]
+    torch.Size([1, 16, 4, 5])
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, initial_gamma: float = 0.0, backend: str = "auto") -> None:
@@ -70,10 +72,20 @@ class CrissCrossAttention(nn.Module):
         return projected.split([conv.out_channels for conv in convolutions], dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, T, H, W]`` to the same shape (CCNet, equation 2).
+        """Map ``[B, C, T, H, W]``, or ``[B, C, H, W]`` for images, to the same shape (CCNet, equation 2).
 
-        The output has the memory format ``torch.channels_last_3d``; an input in that format is not copied.
+        The channels of a position are contiguous in the output (``torch.channels_last_3d``, ``torch.channels_last``);
+        an input in that format is not copied.
+
+        Raises:
+            ValueError: the input has neither four nor five axes.
         """
+        if x.dim() == 4:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
+        if x.dim() != 5:
+            raise ValueError(
+                f"expected clips [B, C, T, H, W] or images [B, C, H, W], got {tuple(x.shape)}; add the missing axes"
+            )
         return self.attend(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

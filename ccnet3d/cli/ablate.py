@@ -10,14 +10,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ccnet3d.cli.options import (
-    add_data_options,
-    add_debug_option,
-    add_device_options,
-    choose_device,
-    data_source,
-    run_command,
-)
+from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.data_options import add_data_options, data_source
+from ccnet3d.cli.options import add_debug_option, add_device_options, choose_device, run_command
 from ccnet3d.cli.paths import user_path
 from ccnet3d.errors import UserError
 from ccnet3d.resources import ablation_file
@@ -27,7 +22,7 @@ PROGRAM = "ccnet3d-ablate"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "ablation",
         metavar="ABLATION",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import (
     add_debug_option,
     add_device_options,
@@ -31,7 +32,7 @@ def point(text: str) -> tuple[int, int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "video", type=expand_home, help="a video, a folder of images or a pattern such as 'frames/*.png'"
     )
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"R = {count}: {own:.1%} of the weight in the pixel's frame, "
             f"90% in {cells} of {count_of(heat.numel(), 'cell')}"
         )
+    print(f"wrote {output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

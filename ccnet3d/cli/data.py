@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.data_options import add_data_options, data_source
 from ccnet3d.cli.options import (
-    add_data_options,
     add_debug_option,
-    data_source,
     non_negative,
     positive,
     print_now,
@@ -28,8 +28,7 @@ ENCODINGS = ("id", "red", "rgb_id", "color", "coco", "cvat", "labelme", "citysca
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{describe,check}")
     add_describe(commands.add_parser("describe", help="write a first dataset.toml", description=DESCRIBE))
     add_check(commands.add_parser("check", help="say what was found, and what does not fit", description=CHECK))
@@ -110,7 +109,7 @@ def describe(arguments: argparse.Namespace) -> None:
     print(f"classes: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}")
     for split, entries in draft.spec.splits.items():
         print(f"{split}: {', '.join(entries[:8])}{f' and {len(entries) - 8} more' if len(entries) > 8 else ''}")
-    print_now(f"wrote {output}; read it, then: {PROGRAM} check --data {arguments.folder}")
+    print_now(f"wrote {output}; read it, then: {PROGRAM} check --data {shlex.quote(str(arguments.folder))}")
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.data_options import add_data_options, data_source
 from ccnet3d.cli.options import (
-    add_data_options,
     add_debug_option,
     add_model_options,
     choose_device,
     corruptions,
-    data_source,
     ids,
     load_segmenter,
     non_negative,
@@ -32,6 +32,7 @@ from ccnet3d.cli.options import (
 from ccnet3d.cli.paths import user_path
 from ccnet3d.cli.views import add_view_options, add_views, check_views
 from ccnet3d.config import read_lines
+from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.errors import UserError
 from ccnet3d.wording import count_of
 
@@ -45,9 +46,7 @@ PROGRAM = "ccnet3d-evaluate"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     add_data_options(data)
     data.add_argument("--split", default="val", help="split to score (default: val)")
@@ -165,6 +164,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--compare is for earlier evaluations; leave --predictions, --checkpoint and --json out")
     if arguments.no_images and not arguments.report:
         raise UserError("--no-images is for the page of --report; add --report")
+    if arguments.json:
+        from ccnet3d.evaluation import check_scores_file
+
+        check_scores_file(arguments.json)
     if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
         raise UserError(f"--report writes a folder, and {arguments.report} is a file; give another name")
 
@@ -181,6 +184,8 @@ def class_names(text: str) -> list[str]:
     from ccnet3d.data import numbered
 
     if text.isdecimal():
+        if len(text) > 9 or int(text) > IGNORE_INDEX:
+            raise UserError(f"--classes must be at most {IGNORE_INDEX} classes, got {text}")
         return list(numbered(int(text)))
     if not Path(text).is_file():
         raise UserError(f"--classes must be a number or a text file with one class name per line, got {text!r}")

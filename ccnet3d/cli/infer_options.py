@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, add_model_options, non_negative, positive, share
 from ccnet3d.cli.paths import path_or_url, user_path
 from ccnet3d.cli.views import add_view_options
 
 PROGRAM = "ccnet3d-infer"
+
+RETRIES = 2
+"""Default of ``--retries``."""
 
 SMOOTHING_FRAMES, SMOOTHING_SECONDS = 1, 0.1
 """Default smoothing, and how close in time frames must be for it: at one frame per second it does harm."""
@@ -27,7 +30,7 @@ def seconds(text: str) -> float:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Segment videos: one palette PNG per frame, whose pixel values are class ids, and summary.json.",
     )
@@ -77,7 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_view_options(parser.add_argument_group("several views of each frame, whose probabilities are averaged"))
     parser.add_argument("--json", action="store_true", help="print one line of JSON per frame and per video on stdout")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug_option(parser)
     return parser
 
@@ -175,9 +177,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--retries",
         type=non_negative,
-        default=2,
         metavar="N",
-        help="how often --engine ray tries a video again whose process died (default: 2)",
+        help=f"how often --engine ray tries a video again whose process died (default: {RETRIES})",
     )
     group.add_argument(
         "--piece-frames",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccnet3d.cli.manifest import Manifest, Outcome
@@ -55,9 +56,12 @@ def check_job_options(arguments: argparse.Namespace) -> None:
     """
     if arguments.piece_frames and "://" in str(arguments.output):
         raise UserError("--piece-frames needs a local output folder, which all processes share, not a URL")
-    if arguments.actors and arguments.engine != "ray":
-        raise UserError("--actors is an option of --engine ray; give --engine ray, too")
+    for name in ("actors", "retries"):
+        if arguments.engine != "ray" and getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is an option of --engine ray; give --engine ray, too")
     if arguments.manifest:
+        if arguments.shares and Path(str(arguments.manifest)).absolute() == arguments.shares.absolute():
+            raise UserError(f"--manifest and --shares are both {arguments.shares}; give them different names")
         Manifest(arguments.manifest).check()
 
 

@@ -9,11 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.early_checks import class_names
 from ccnet3d.cli.options import add_debug_option, print_now, run_command, share
 from ccnet3d.cli.paths import expand_home, user_path
 from ccnet3d.errors import UserError
+from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
     from ccnet3d.masks import SavedMasks
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     from ccnet3d.masks import FORMATS
 
     formats = [one for one in FORMATS.values() if one.write]
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Write saved masks as a file for another tool: what ccnet3d-infer writes with the same options.",
     )
@@ -68,7 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("-q", "--quiet", action="store_true", help="no closing line")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug_option(parser)
     return parser
 
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.video:
         _render(masks, arguments, classes)
     for path in () if arguments.quiet else written:
-        print_now(f"{len(masks)} masks as {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        print_now(f"{count_of(len(masks), 'mask')} as {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _check_options(arguments: argparse.Namespace) -> list[str]:

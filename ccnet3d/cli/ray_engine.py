@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ccnet3d.cli.actor_sizes import ActorSizes, size_actors
-from ccnet3d.cli.infer_options import PROGRAM
+from ccnet3d.cli.infer_options import PROGRAM, RETRIES
 from ccnet3d.cli.infer_tasks import Task, Work
 from ccnet3d.cli.manifest import Outcome
 from ccnet3d.cli.options import error_line
@@ -153,7 +153,7 @@ class _Pool:
 
     def __init__(self, ray: Any, work: Work, sizes: ActorSizes, jobs: Sequence[Job]) -> None:
         self._ray, self._work, self._sizes, self._jobs = ray, work, sizes, jobs
-        self._retries: int = work.arguments.retries
+        self._retries: int = RETRIES if work.arguments.retries is None else work.arguments.retries
         step = "split" if work.arguments.piece_frames else "whole"
         self._waiting: deque[Task] = deque(Task(job, step) for job in jobs)
         self._running: dict[Any, _Running] = {}

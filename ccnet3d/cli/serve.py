@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.infer import chosen_smoothing
 from ccnet3d.cli.options import (
     add_debug_option,
@@ -29,7 +29,7 @@ _LAST_PORT = 65_535
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Serve a web page that segments dropped videos and photos, and a REST interface: POST /segment.",
     )
@@ -61,7 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--smooth", type=non_negative, metavar="N", help="as of ccnet3d-infer, where a request does not say"
     )
     parser.set_defaults(frame_stride=1)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug_option(parser)
     return parser
 

@@ -12,15 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.options import (
-    add_data_options,
-    add_debug_option,
-    add_device_options,
-    choose_device,
-    data_source,
-    default_data_folder,
-    run_command,
-)
+from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.data_options import add_data_options, data_source, default_data_folder
+from ccnet3d.cli.options import add_debug_option, add_device_options, choose_device, run_command, training_processes
 from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
 from ccnet3d.wording import count_of
@@ -35,7 +29,7 @@ DEFAULT_RECIPE = "camvid_lite"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "recipe",
         nargs="?",
@@ -85,8 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ccnet3d.distributed import Processes, local_device
-    from ccnet3d.errors import RunStoppedError
+    from ccnet3d.distributed import local_device
     from ccnet3d.training import Trainer, read_recipe
 
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
@@ -98,20 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
     recipe, source = choose_data(read_recipe(path, overrides), arguments)
     out = arguments.out or Path("runs") / run_name(path.stem, source)
     device = local_device(choose_device(arguments, training=True))
-    processes = Processes.join(device)
-    try:
+    with training_processes(device) as processes:
         trainer = Trainer(recipe, source, out, device, processes=processes)
         if processes.is_main_process:
             print("\n".join(describe(trainer, recipe)), flush=True)
             for warning in trainer.warnings:
                 print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         model = trainer.run(resume=arguments.resume)
-    except RunStoppedError as stopped:
-        if processes.is_main_process:
-            raise
-        raise SystemExit(stopped.exit_code) from stopped
-    finally:
-        processes.leave()
     if processes.is_main_process:
         print(f"wrote {model}; segment a video with it:")
         print(f"ccnet3d-infer video.mp4 -o masks/ --checkpoint {shlex.quote(str(model))}")
@@ -135,7 +121,7 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
     if without_data:
         return recipe, None
     arguments.data = arguments.data or default_data_folder()
-    return recipe, data_source(arguments)
+    return recipe, data_source(arguments, recipe.data.dataset)
 
 
 def run_name(recipe: str, source: DataSource | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from ccnet3d import __version__
+from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import add_debug_option, positive, print_now, run_command
 from ccnet3d.cli.paths import expand_home, user_path
 from ccnet3d.wording import count_of
@@ -21,7 +21,7 @@ PROGRAM = "ccnet3d-view"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM,
         description="Write a page for viewing the masks of a video: one HTML file that any browser opens.",
     )
@@ -46,7 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quality", type=positive, default=80, help="JPEG quality, 1 to 95 (default: 80)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no closing line")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug_option(parser)
     return parser
 

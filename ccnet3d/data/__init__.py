@@ -8,8 +8,9 @@ from ccnet3d.data.datasets import LabelledSequences
 from ccnet3d.data.describe import Draft, describe_folder
 from ccnet3d.data.items import ClipRequest, ClipSample, LabelledFrame, RequestedSample
 from ccnet3d.data.label_reader import LabelReader, UnknownLabelsError
-from ccnet3d.data.labels import numbered, open_labels
+from ccnet3d.data.labels import numbered, open_labels, voc_color
 from ccnet3d.data.overview import Overview, survey_data
+from ccnet3d.data.shapes import MOST_PIXELS, coco_region
 from ccnet3d.data.simulation import Simulation, simulate_clip
 from ccnet3d.data.source import DataSource
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec, read_dataset_spec
@@ -19,6 +20,7 @@ from ccnet3d.data.transforms import Augmentation
 
 __all__ = [
     "CORRUPTIONS",
+    "MOST_PIXELS",
     "SEVERITIES",
     "Augmentation",
     "ClassSpec",
@@ -37,6 +39,7 @@ __all__ = [
     "Simulation",
     "UnknownLabelsError",
     "check_corruption",
+    "coco_region",
     "corrupt_frame",
     "describe_folder",
     "draw_splits",
@@ -47,4 +50,5 @@ __all__ = [
     "simulate_clip",
     "spec_text",
     "survey_data",
+    "voc_color",
 ]

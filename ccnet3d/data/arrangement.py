@@ -166,7 +166,10 @@ class Arrangement:
         return self._label_folder(sequence)
 
     def unused_labels(self, used: set[FoundLabel]) -> list[str]:
-        """Return the labels that were looked through and are not in ``used``, by path or by name in their file."""
+        """Return the labels that were looked through and are not in ``used``, by path or by name in their file.
+
+        Files without ``label_suffix``, such as the drawn copies beside the labels of Cityscapes, are not labels.
+        """
         if self.layout.has_annotation_files:
             return [
                 f"{label.annotated_as} in {label.path.relative_to(self.root).as_posix()}"
@@ -179,7 +182,7 @@ class Arrangement:
             path.relative_to(self.root).as_posix()
             for files in self._label_files.values()
             for path in sorted(path for one in files.values() for path in one)
-            if path not in paths
+            if path not in paths and path.stem.endswith(self.layout.label_suffix)
         ]
 
     @property
@@ -299,6 +302,8 @@ def is_present(layout: LayoutSpec, root: Path, split: str) -> bool:
     """Return whether the files of a layout are in a data folder."""
     if layout.pair_list:
         return (root / layout.pair_list.replace("{split}", split)).exists()
+    if layout.sequence_list and not (root / layout.sequence_list.replace("{split}", split)).exists():
+        return False
     labels = _label_template(layout).partition("{name}")[0]
     if not layout.has_annotation_files:
         labels = labels.rpartition("/")[0]

@@ -74,7 +74,7 @@ def describe_folder(
         UserError: no pairs of frames and labels, or labels that are no classes.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}; give the folder that contains the frames and their labels")
     found = find_labeled_files(folder, encoding)
     layout, notes = found.layout, found.notes
     if layout.has_shapes:

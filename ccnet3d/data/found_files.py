@@ -17,6 +17,7 @@ from ccnet3d.data.pairing import PairGuess, guess_pairs, image_folders
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec
 from ccnet3d.errors import UserError
 from ccnet3d.images import find_images
+from ccnet3d.wording import count_of
 
 __all__ = ["FoundFiles", "find_labeled_files", "frames_in_order"]
 
@@ -122,13 +123,19 @@ def _of_label_files(folder: Path, images: Sequence[Path], encoding: str) -> Foun
     labels = _label_images(folder, images)
     if (listed := _of_lists(folder, encoding)) is not None:
         return listed
-    guess = guess_pairs([path for path in relative if path not in labels], sorted(labels))
+    frames = [path for path in relative if path not in labels]
+    if not frames:
+        raise UserError(
+            f"all images in {folder} look like labels, the first is {relative[0]}; give the folder that contains the "
+            "frames, too"
+        )
+    guess = guess_pairs(frames, sorted(labels))
     if guess is None:
         places = sorted({PurePosixPath(path).parent.as_posix() for path in relative})
         raise UserError(
             f"found no labels for the images in {folder} (folders: {', '.join(places[:6])}); expected images of ids "
-            "or colors named as the frames, or annotations of COCO, CVAT, LabelMe or Cityscapes. Write the "
-            "dataset.toml by hand if they are arranged in another way"
+            "or colors (PNG, BMP or TIFF; JPEG changes them) named as the frames, or annotations of COCO, CVAT, "
+            "LabelMe or Cityscapes. Write the dataset.toml by hand if they are arranged in another way"
         )
     return _found(folder, guess, encoding)
 
@@ -143,7 +150,9 @@ def _found(folder: Path, guess: PairGuess, encoding: str) -> FoundFiles:
         image_suffix=guess.image_suffix,
     )
     layout = _with_frame_lists(layout, folder, {PurePosixPath(frame).stem for frame, _ in guess.pairs})
-    notes = [f"paired {len(labels)} frames with labels: {guess.pairs[0][0]} with {guess.pairs[0][1]}"]
+    notes = [
+        f"paired {count_of(len(labels), 'frame')} with labels, the first: {guess.pairs[0][0]} with {guess.pairs[0][1]}"
+    ]
     return FoundFiles(layout, guess.sequences, labels, notes)
 
 
@@ -185,11 +194,11 @@ def _of_lists(folder: Path, encoding: str) -> FoundFiles | None:
     for pattern in _split_lists(folder):
         layout = LayoutSpec(pair_list=pattern)
         try:
-            labels = [frame.label for frame in frames_in_order(DatasetSpec("", _TWO, layouts=(layout,)), folder)]
+            labels = [frame.label for frame in frames_in_order(DatasetSpec("lists", _TWO, layouts=(layout,)), folder)]
         except UserError:
             continue
         layout = replace(layout, label_encoding=encoding or guess_encoding(_sample(labels))[0])
-        return FoundFiles(layout, (), labels, [f"paired {len(labels)} frames with labels by {pattern}"])
+        return FoundFiles(layout, (), labels, [f"paired {count_of(len(labels), 'frame')} with labels by {pattern}"])
     return None
 
 

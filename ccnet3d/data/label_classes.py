@@ -14,6 +14,7 @@ from ccnet3d.data.labels import voc_color
 from ccnet3d.data.spec import ClassSpec, read_dataset_spec
 from ccnet3d.errors import UserError
 from ccnet3d.resources import dataset_file
+from ccnet3d.wording import count_of
 
 __all__ = ["Labeling", "classes_of_shapes", "classes_of_values"]
 
@@ -92,13 +93,16 @@ def classes_of_values(
     counts = count_values(labels, encoding, divisor, progress)
     labeling = _of_colors(folder, counts, names) if encoding == "color" else _of_ids(counts, divisor, names)
     total = sum(counts.values())
-    what = "colors" if encoding == "color" else "ids"
+    what = "color" if encoding == "color" else "id"
     listed = ", ".join(
         f"{_hexadecimal(value) if encoding == 'color' else value} {count / total:.1%}"
         for value, count in counts.most_common(12)
     )
     more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
-    labeling.notes.insert(0, f"labels: {len(labels)} files, encoding {encoding}, {len(counts)} {what}: {listed}{more}")
+    labeling.notes.insert(
+        0,
+        f"labels: {count_of(len(labels), 'file')}, encoding {encoding}, {count_of(len(counts), what)}: {listed}{more}",
+    )
     return labeling
 
 

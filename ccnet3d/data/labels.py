@@ -48,7 +48,7 @@ def open_labels(folder: Path, class_names: Sequence[str], void_ids: Sequence[int
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}")
     classes = tuple(ClassSpec(name, voc_color(id_)) for id_, name in enumerate(class_names))
-    spec = DatasetSpec(folder.resolve().name, classes, void_ids=tuple(void_ids))
+    spec = DatasetSpec(folder.resolve().name or "labels", classes, void_ids=tuple(void_ids))
     sequences: dict[Path, list[Path]] = {}
     for path in find_images(folder, LOSSLESS_SUFFIXES):
         sequences.setdefault(path.parent, []).append(path)

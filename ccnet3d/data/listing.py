@@ -69,9 +69,12 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         found = _Pairs(_read_pairs(root, root / layout.pair_list.replace("{split}", split)), [])
         files.number([image for image, _ in found.pairs])
     elif layout.frame_list:
-        found = _listed_pairs(
-            files, read_lines(spec_folder / layout.frame_list.replace("{split}", split), "split list")
-        )
+        name = layout.frame_list.replace("{split}", split)
+        own = spec_folder / name
+        found = _listed_pairs(files, read_lines(own if own.exists() else root / name, "split list"))
+    elif layout.sequence_list:
+        path = root / layout.sequence_list.replace("{split}", split)
+        found = _sequence_pairs(files, [line.strip() for line in read_lines(path, "split list")])
     else:
         found = _sequence_pairs(files, _entries(spec, layout, split))
     if not found.pairs:
@@ -85,7 +88,8 @@ def list_splits(spec: DatasetSpec, spec_folder: Path, root: Path) -> list[str]:
     """Return the names of the splits whose files are in ``root``: those of ``[splits]``, and those of lists."""
     names = dict.fromkeys(spec.splits)
     for layout in spec.layouts:
-        for folder, pattern in ((root, layout.pair_list), (spec_folder, layout.frame_list)):
+        lists = [(root, layout.pair_list), (root, layout.sequence_list)]
+        for folder, pattern in (*lists, (spec_folder, layout.frame_list), (root, layout.frame_list)):
             before, _, after = pattern.partition("{split}")
             paths = sorted(folder.glob(f"{before}*{after}")) if pattern else []
             names |= dict.fromkeys(
@@ -117,6 +121,7 @@ def find_layout(spec: DatasetSpec, root: Path, split: str) -> LayoutSpec:
         if is_present(layout, root, split):
             return layout
         marks = [layout.pair_list] if layout.pair_list else [layout.images, layout.labels]
+        marks += [layout.sequence_list] if layout.sequence_list else []
         expected.append(" and ".join(mark.replace("{split}", split) for mark in marks))
     raise UserError(f"no {spec.name} data for the split {split!r} in {root}; expected {', or '.join(expected)} there")
 

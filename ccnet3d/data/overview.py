@@ -51,6 +51,8 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
     spec = read_dataset_spec(path)
     known = list_splits(spec, path.parent, source.root)
     if not known:
+        if spec.splits:
+            find_layout(spec, source.root, next(iter(spec.splits)))  # names the files that are missing
         raise UserError(_without_splits(spec, source))
     if wrong := [name for name in names if name not in known]:
         raise UserError(f"there is no split {wrong[0]!r} in {source.root}; it has {', '.join(known)}")
@@ -89,7 +91,12 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
 
 
 def _without_splits(spec: DatasetSpec, source: DataSource) -> str:
-    """Return the error of a description without splits, with a draft of them."""
+    """Return the error of a description without splits, with a draft of them, unless lists in the data name them."""
+    if any(layout.pair_list or layout.frame_list or layout.sequence_list for layout in spec.layouts):
+        try:
+            find_layout(spec, source.root, "train")
+        except UserError as error:
+            return str(error)
     all_frames = DatasetSpec(**{**vars(spec), "splits": {"all": ("*",)}})
     message = f"{source.description} has no [splits]"
     try:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from ccnet3d.errors import UserError
 
-__all__ = ["MOST_PIXELS", "Annotated", "Shape", "check_points", "draw_shapes"]
+__all__ = ["MOST_PIXELS", "Annotated", "Shape", "check_points", "coco_region", "draw_shapes"]
 
 MOST_PIXELS = 178_956_970
 """Of a label: as many as an image may have."""
@@ -81,6 +81,23 @@ def draw_shapes(
     for shape, value in shapes:
         _PAINTERS.get(shape.kind, _skip)(canvas, shape, value)
     return np.array(canvas)
+
+
+def coco_region(segmentation: object, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Return a COCO segmentation as compressed RLE that is safe to decode, None for one without an area.
+
+    >>> coco_region([[1, 0, 3, 0, 3, 2, 1, 2]], (3, 4))
+    {'size': [3, 4], 'counts': b'32103'}
+
+    Args:
+        segmentation: polygons, or an RLE.
+        size: height and width of its image.
+
+    Raises:
+        UserError: it is something else, or damaged.
+    """
+    region: dict[str, Any] | None = _coco_rle(Shape("object", "coco", segmentation), size)
+    return region
 
 
 def check_points(points: object, *, least: int = 1) -> list[tuple[float, float]]:

@@ -53,19 +53,24 @@ class LayoutSpec:
     pair_list: str = ""
     """List in the data folder, with ``{split}`` in its name; each line names an image and its label."""
     frame_list: str = ""
-    """List next to dataset.toml, with ``{split}`` in its name; each line names a frame without extension."""
-    # The next field came later. Names of frame caches contain the repr, which stays as it was; see added_settings.
+    """List next to dataset.toml or in the data folder, with ``{split}`` in its name; each line names a frame without
+    extension."""
+    # The next fields came later. Names of frame caches contain the repr, which stays as it was; see added_settings.
     image_suffix: str = field(default="", repr=False)
     """How the names of all frames end before the extension; not a part of ``{name}``, and other images are left out."""
+    sequence_list: str = field(default="", repr=False)
+    """List in the data folder, with ``{split}`` in its name; each line names a sequence."""
 
     def __post_init__(self) -> None:
         if self.label_encoding not in LABEL_ENCODINGS:
             raise UserError(f"label_encoding must be one of {', '.join(LABEL_ENCODINGS)}, got {self.label_encoding!r}")
         if self.has_annotation_files and (self.pair_list or self.frame_list):
             raise UserError(f"label_encoding = {self.label_encoding!r} cannot be combined with pair_list or frame_list")
-        for name in (self.pair_list, self.frame_list):
-            if name and "{split}" not in name:
-                raise UserError(f"pair_list and frame_list need {{split}} in their name, got {name!r}")
+        lists = [name for name in (self.pair_list, self.frame_list, self.sequence_list) if name]
+        if len(lists) > 1:
+            raise UserError(f"a layout has one of pair_list, frame_list and sequence_list, got {', '.join(lists)}")
+        if lists and "{split}" not in lists[0]:
+            raise UserError(f"pair_list, frame_list and sequence_list need {{split}} in their name, got {lists[0]!r}")
 
     @property
     def has_annotation_files(self) -> bool:
@@ -121,13 +126,19 @@ class DatasetSpec:
     """``name``: the last number in the file name; ``order``: the place in the sequence, for names without numbers."""
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise UserError("the name of a dataset must not be empty")
         if len(self.classes) < 2:
             raise UserError(f"{self.name} needs at least two classes, got {len(self.classes)}")
         if len(self.classes) > 255:
             raise UserError(f"{self.name} has {len(self.classes)} classes; masks of one byte can encode 255 and void")
         names = [c.name for c in self.classes]
+        if not all(name.strip() for name in names):
+            raise UserError(f"class names must not be empty, got {names}")
         if len(set(names)) < len(names):
             raise UserError(f"class names must differ, got {names}")
+        if self.max_gap_frames < 0:
+            raise UserError(f"max_gap_frames must be at least 1, or 0 for no limit, got {self.max_gap_frames}")
         self._check_ids()
         shapes = any(layout.has_shapes for layout in self.layouts)
         for class_ in () if shapes else self.classes:

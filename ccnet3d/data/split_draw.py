@@ -33,7 +33,7 @@ def draw_splits(
         UserError: fewer than two labeled frames, or a share that is not between 0 and 1.
     """
     if not 0 < val_share < 1:
-        raise UserError(f"the share of val must be between 0 and 1, got {val_share}")
+        raise UserError(f"the share of val must be above 0 and below 1, got {val_share}")
     total = sum(map(len, numbers.values()))
     if total < 2:
         raise UserError(f"a train and a val split need two labeled frames, got {total}")

@@ -14,6 +14,7 @@ from ccnet3d.evaluation.robustness import (
     robustness_text,
     save_robustness,
 )
+from ccnet3d.evaluation.scores_file import check_scores_file
 from ccnet3d.metrics import Score, find_score
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Score",
     "Segmenter",
     "Timing",
+    "check_scores_file",
     "differences_text",
     "evaluate",
     "evaluate_corrupted",

@@ -23,6 +23,7 @@ from ccnet3d.evaluation.evaluate import MasksOf
 from ccnet3d.images import LOSSLESS_SUFFIXES, find_images, is_system_name, read_ids
 from ccnet3d.masks import OTHER, SavedMasks, is_run_folder, open_masks
 from ccnet3d.video import images_in_folder
+from ccnet3d.wording import count_of
 
 __all__ = ["open_predictions"]
 
@@ -146,7 +147,7 @@ def _index_of(frame: LabelledFrame, indices: Mapping[Path, int], run: SavedMasks
     if run.frame_indices[-1] >= len(indices):
         raise UserError(
             f"{run.folder} has a mask for frame {run.frame_indices[-1]}, but {frame.image.parent} has only "
-            f"{len(indices)} images; it was made from others"
+            f"{count_of(len(indices), 'image')}; it was made from others"
         )
     return indices[frame.image]
 
@@ -183,7 +184,10 @@ def _masks_of_images(folder: Path, dataset: LabelledSequences) -> MasksOf:
             f"{missing[0].image.name}; expected {missing[0].image.stem}.png, there or in a folder {missing[0].sequence}"
         )
     if extra := [path for path in found.values() if path not in frame_of]:
-        raise UserError(f"{len(extra)} masks in {folder} match no labeled frame, the first is {extra[0]}; remove them")
+        raise UserError(
+            f"masks in {folder} match no labeled frame: {len(extra)}, the first is {extra[0]}; give a "
+            "folder with masks of this split only"
+        )
 
     def masks_of(segment: range) -> Iterator[np.ndarray]:
         for index in segment:

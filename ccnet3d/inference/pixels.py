@@ -26,7 +26,7 @@ def resize_frame(frame: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(frame[None], size=size, mode="bilinear", antialias=True)[0]
 
 
-def classify_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def classify_at_size(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Return the class ids ``[H, W]`` (uint8) of one frame from its logits ``[K, h, w]``, resized bilinearly first.
 
     A pixel's logits are a mean of those at four corners. Where the corners agree on the best class, it is the pixel's
@@ -38,8 +38,8 @@ def classify_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     below = torch.cat([best[1:], best[-1:]])
     right_of, diagonal = (torch.cat([ids[:, 1:], ids[:, -1:]], dim=1) for ids in (best, below))
     agreed = (best == below) & (best == right_of) & (best == diagonal)
-    upper, lower, down = _neighbors(height, rows, logits.device)
-    left, right, across = _neighbors(width, columns, logits.device)
+    upper, lower, down = _neighbors(height, rows, logits.device, align_corners)
+    left, right, across = _neighbors(width, columns, logits.device, align_corners)
     ids = best.masked_fill(~agreed, _UNDECIDED).index_select(1, left).index_select(0, upper).flatten()
     pixels = (ids == _UNDECIDED).nonzero()[:, 0]
     y, x = pixels // width, pixels % width
@@ -52,15 +52,15 @@ def classify_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return ids.view(size)
 
 
-def confidence_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def confidence_at_size(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Return the probability of each pixel's class ``[H, W]`` from the logits ``[K, h, w]``, resized bilinearly first.
 
     That is the largest value of the softmax, so it is at least 1 / K. Each pixel's value is the same however the frame
     is divided into strips, which bound the memory.
     """
     (height, width), (_, rows, columns) = size, logits.shape
-    upper, lower, down = _neighbors(height, rows, logits.device)
-    left, right, across = _neighbors(width, columns, logits.device)
+    upper, lower, down = _neighbors(height, rows, logits.device, align_corners)
+    left, right, across = _neighbors(width, columns, logits.device, align_corners)
     wide = torch.lerp(logits.index_select(2, left), logits.index_select(2, right), across)  # [K, h, W]
     confidence = logits.new_empty(size)
     for start in range(0, height, _STRIP_ROWS):
@@ -71,12 +71,15 @@ def confidence_at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return confidence
 
 
-def _neighbors(count: int, source_count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each of ``count`` rows or columns, the two source ones around it and the weight of the second.
-
-    As in bilinear interpolation without aligned corners.
-    """
-    center = ((torch.arange(count, device=device) + 0.5) * (source_count / count) - 0.5).clamp_(min=0)
+def _neighbors(
+    count: int, source_count: int, device: torch.device, align_corners: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each of ``count`` rows or columns, the two source ones around it and the weight of the second."""
+    place = torch.arange(count, device=device)
+    if align_corners:
+        center = place * ((source_count - 1) / max(1, count - 1))
+    else:
+        center = ((place + 0.5) * (source_count / count) - 0.5).clamp_(min=0)
     first = center.long().clamp_(max=source_count - 1)
     return first, (first + 1).clamp_(max=source_count - 1), center - first
 

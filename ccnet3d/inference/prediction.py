@@ -26,6 +26,8 @@ class Prediction(NamedTuple):
     """float32 ``[K, h, w]`` at the decoder's stride, blended over clips, on the model's device."""
     size: tuple[int, int]
     """Height and width of the frame in pixels."""
+    align_corners: bool = False
+    """How the model enlarges its logits; see :class:`ccnet3d.models.ModelConfig`."""
 
     @explain_out_of_memory(LESS_MEMORY)
     def mask(self, min_confidence: float = 0.0) -> np.ndarray:
@@ -35,9 +37,10 @@ class Prediction(NamedTuple):
             min_confidence: pixels become 255 if the probability of their class is less than this. It is the softmax of
                 the logits of which the class is the largest: those resized to the frame.
         """
-        ids = classify_at_size(self.logits, self.size)
+        ids = classify_at_size(self.logits, self.size, align_corners=self.align_corners)
         if min_confidence > 0:
-            ids = ids.masked_fill(confidence_at_size(self.logits, self.size) < min_confidence, IGNORE_INDEX)
+            confidence = confidence_at_size(self.logits, self.size, align_corners=self.align_corners)
+            ids = ids.masked_fill(confidence < min_confidence, IGNORE_INDEX)
         return ids.cpu().numpy()
 
     def probabilities(self) -> np.ndarray:

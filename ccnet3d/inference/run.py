@@ -32,6 +32,8 @@ __all__ = ["RunOptions", "segment_video"]
 
 _WAITING_FRAMES = 8
 """Most frames that wait between two stages."""
+_WAITING_LIVE_FRAMES = 1
+"""Of a live source, whose reader keeps the newest ones: what waits here grows old."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def segment_video(
     FORMATS[options.format].check(classes)
     FORMATS[options.format].check_images(image_names(reader.info))
     first_size: list[tuple[int, int]] = []
-    frames = run_ahead(options.selection.select(_noting_size(reader, first_size)), _WAITING_FRAMES, reader.stop)
+    ahead = _WAITING_LIVE_FRAMES if reader.info.live else _WAITING_FRAMES
+    frames = run_ahead(options.selection.select(_noting_size(reader, first_size)), ahead, reader.stop)
     with closing(frames):
         first = next(frames)  # a video without a frame raises here, before anything is written
         size = segmenter.working_size(first_size[0], reader.info.pixel_aspect)
@@ -177,7 +180,12 @@ def segment_video(
                         sink.put(output)
             return writer.complete(
                 {
-                    "model": {"dataset": info.dataset, "backbone": info.model.backbone, "loops": info.model.loops},
+                    "model": {
+                        "dataset": info.dataset,
+                        "backbone": info.model.backbone,
+                        "context": info.model.context,
+                        "loops": info.model.loops,
+                    },
                     "working_size": list(size),
                     "settings": settings,
                     "versions": {

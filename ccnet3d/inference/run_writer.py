@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ccnet3d.errors import UserError
+from ccnet3d.inference.frame_log import FrameLog
 from ccnet3d.inference.source_files import image_names
 from ccnet3d.journal import relative_name
 from ccnet3d.masks import BESIDE_KEYS, OTHER, BesideFile, MaskClasses, MaskSequence, RunFolder
@@ -54,7 +55,8 @@ class RunWriter:
         self._context = ExitStack()
         self._beside: Sequence[BesideFile] = ()
         self._size: tuple[int, int] | None = None
-        self._frame_indices: list[int] = []
+        self._log = FrameLog()
+        self._frame_indices: list[int] = []  # both once the block has ended
         self._times: list[float | None] = []
         self._pixels = np.zeros(256, np.int64)
 
@@ -64,7 +66,10 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._context.__exit__(kind, error, trace)
+        with self._log:
+            self._context.__exit__(kind, error, trace)
+            if error is None:
+                self._frame_indices, self._times = self._log.indices(), self._log.times()
 
     def begin(
         self,
@@ -137,8 +142,7 @@ class RunWriter:
             # The mask comes last: where it is, everything of its frame is.
             self._run.write_mask(frame.index, mask, self._classes.palette)
         self._pixels += pixels
-        self._frame_indices.append(frame.index)
-        self._times.append(frame.pts_seconds)
+        self._log.add(frame.index, frame.pts_seconds)
         names = self._classes.names
         self._on_frame(
             {

@@ -149,6 +149,7 @@ class VideoSegmenter:
             "keep_aspect": self.keep_aspect,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **({"align_corners": True} if self.info.model.align_corners else {}),
         }
 
     def history(self, smoothing: int | None = None) -> int:
@@ -208,7 +209,7 @@ class VideoSegmenter:
                 for done in [earlier for earlier in waiting if earlier <= index]:
                     del waiting[done]
                 if index >= emit_from:
-                    yield Prediction(index, logits, size)
+                    yield Prediction(index, logits, size, self.info.model.align_corners)
 
     def _blend(
         self,
@@ -225,7 +226,7 @@ class VideoSegmenter:
         while batch := list(islice(source, self.batch_size)):
             originals = [_to_picture(frame) for frame in batch]
             size = size or self.working_size((originals[0].shape[1], originals[0].shape[2]))
-            pictures = [resize_frame(original, size) for original in originals]
+            pictures = [resize_frame(original, size).to(self.device) for original in originals]
             encoded = self._in_batches(self._encode, pictures)
             for frame, picture, features in zip(batch, pictures, encoded, strict=True):
                 waiting[index] = _Waiting((frame.shape[0], frame.shape[1]), picture)
@@ -240,12 +241,14 @@ class VideoSegmenter:
         features = self._network.frame_features(self._network.extract_features(frames))
         if self._network.mixes_before_decoder:
             return features
-        return self._network.decode(features, features.reduced)
+        return self._network.decode(features, self._network.attend(features.reduced, clip_length=1))
 
     @torch.inference_mode()
     def _encode(self, pictures: Sequence[Tensor]) -> list[FrameFeatures | DecodedFrames]:
         """Encode each frame, from pictures uint8 ``[3, height, width]`` of the working size."""
-        frames = torch.stack(list(pictures)).to(self.device, non_blocking=True).float().div_(255)
+        # Stacked in the order in which a frame lies in memory, row by row of RGB pixels, which is a plain copy.
+        stacked = torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+        frames = stacked.float().div_(255)
         with self._autocast():
             encoded: FrameFeatures | DecodedFrames = self._encode_batch(frames)
         return [encoded.frame(n) for n in range(len(pictures))]

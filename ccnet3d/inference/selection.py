@@ -95,7 +95,8 @@ class Selection:
                 yield frame
         if first_index is None:
             before = f"; the last one before is {last}" if last >= 0 else ""
-            raise UserError(f"no frame lies between start {self.start} and end {self.end}{before}")
+            where = f"from {self.start} on" if self.end is None else f"between start {self.start} and end {self.end}"
+            raise UserError(f"no frame lies {where}{before}")
 
 
 def _is_reached(moment: Moment, frame: VideoFrame, first_seconds: float | None) -> bool:

@@ -83,6 +83,8 @@ def plan_jobs(
     ['masks/walk', 'masks/drive']
     """
     index, count = shard
+    if count < 1:
+        raise UserError(f"the number of shards must be at least 1, got {index}/{count}")
     if not 0 <= index < count:
         raise UserError(f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/{count}")
     _refuse_single_images(inputs)

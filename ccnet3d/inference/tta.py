@@ -21,6 +21,9 @@ from ccnet3d.inference.segmenter import VideoSegmenter
 
 __all__ = ["TestTimeAugmentation", "window_starts"]
 
+_MOST_SCALE = 16
+"""The largest factor of the working size, and the inverse of the smallest."""
+
 
 class TestTimeAugmentation:
     """Segment like a :class:`VideoSegmenter`, by the mean of the class probabilities of all views.
@@ -58,8 +61,10 @@ class TestTimeAugmentation:
         window: tuple[int, int] | None = None,
         overlap: float = 1 / 3,
     ) -> None:
-        if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise UserError(f"scales must be numbers above 0, at least one, got {list(scales)}")
+        if not scales or not all(1 / _MOST_SCALE <= scale <= _MOST_SCALE for scale in scales):
+            raise UserError(
+                f"scales must be numbers from 1/{_MOST_SCALE} to {_MOST_SCALE}, at least one, got {list(scales)}"
+            )
         if window is not None and min(window) < 1:
             raise UserError(f"window must be at least 1 pixel high and wide, got {window}")
         if not 0 <= overlap < 1:
@@ -165,7 +170,7 @@ class TestTimeAugmentation:
             return
         size = _scaled(working_size or self.working_size((first.shape[0], first.shape[1])), scale)
         for prediction in self.segmenter.predict(chain([first], frames), working_size=size, **options):
-            yield _resize(prediction.logits, prediction.size).softmax(0)
+            yield self._enlarge(prediction.logits, prediction.size).softmax(0)
 
     def _windows(
         self, frames: Iterable[np.ndarray], scale: float, window: tuple[int, int], options: Mapping[str, Any]
@@ -208,9 +213,15 @@ class TestTimeAugmentation:
             weights = weight.new_zeros(scaled)
             for (top, left), prediction in zip(corners, predictions, strict=True):
                 area = slice(top, top + height), slice(left, left + width)
-                total[:, *area] += _resize(prediction.logits, (height, width)).softmax(0) * weight
+                total[:, *area] += self._enlarge(prediction.logits, (height, width)).softmax(0) * weight
                 weights[area] += weight
             yield _resize(total / weights, size)
+
+    def _enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return logits ``[K, h, w]`` at the size of what the network saw, as the model enlarges them."""
+        if not self.info.model.align_corners:
+            return _resize(logits, size)
+        return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=True)[0]
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:

@@ -58,7 +58,7 @@ def open_beside(
             raise UserError(f"two outputs are named {one}; give them different names")
     files = []
     if overlay:
-        painted = VideoWriter(overlay, video.frames_per_second, video.pixel_aspect)
+        painted = VideoWriter(overlay, video.frames_per_second, video.pixel_aspect, endless=video.live)
 
         def add_painted(frame: VideoFrame, mask: np.ndarray, _: np.ndarray) -> None:
             painted.write(paint(frame.image, mask, classes.palette, opacity), frame.pts_seconds)

@@ -7,9 +7,11 @@ is class ``c``. Pixels of the id OTHER have no annotation. Writing needs pycocot
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from ccnet3d.masks.png_format import mask_path
 
 __all__ = ["COCO_RLE"]
 
+_MOST_BYTES = 1 << 20
+"""Of the table of images in memory; a longer one waits in a temporary file."""
 _MORE, _SIGN = 32, 16
 """Bits of a character of compressed run lengths: another one follows, and the number is negative."""
 
@@ -39,30 +43,35 @@ def _check(_: MaskClasses) -> None:
 
 
 def _write(path: Path, masks: IndexedMasks, sequence: MaskSequence) -> None:
-    """Write the annotations frame by frame, so that one mask is in memory; images come last."""
+    """Write the annotations frame by frame, so that one mask is in memory; the table of images comes last."""
     api, classes = _mask_api(), sequence.classes
     info = {"description": "Semantic segmentation of a video by ccnet3d-infer"}
     categories = [
         {"id": i + 1, "name": classes.names[i], "supercategory": "", "color": list(classes.palette[i])}
         for i in classes.shown
     ]
-    images: list[dict[str, Any]] = []
     count = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+        SpooledTemporaryFile(_MOST_BYTES, "w+", encoding="utf-8") as images,
+    ):
         file.write(f'{{"info":{_to_json(info)},\n"categories":{_to_json(categories)},\n"annotations":[')
-        for index, mask in masks:
+        for image_id, (index, mask) in enumerate(masks, 1):
             height, width = mask.shape
-            image_id, name = len(images) + 1, mask_path(Path(), index).name
-            if sequence.image_names:
-                name = sequence.image_names[image_id - 1]
-            images.append({"id": image_id, "file_name": name, "width": width, "height": height, "frame_index": index})
+            name = sequence.image_names[image_id - 1] if sequence.image_names else mask_path(Path(), index).name
+            image = {"id": image_id, "file_name": name, "width": width, "height": height, "frame_index": index}
+            images.write(("," if image_id > 1 else "") + _to_json(image))
             areas = np.bincount(mask.ravel(), minlength=256)
             for class_id in np.flatnonzero(areas[:OTHER]):
                 count += 1
                 annotation = {"id": count, "image_id": image_id, "category_id": int(class_id) + 1}
                 annotation |= _region(api, mask == class_id)
                 file.write(("," if count > 1 else "") + "\n" + _to_json(annotation))
-        file.write(f'],\n"images":{_to_json(images)}}}\n')
+        file.write('],\n"images":[')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        file.write("]}\n")
 
 
 def _region(api: Any, inside: np.ndarray) -> dict[str, Any]:

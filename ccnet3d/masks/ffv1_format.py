@@ -11,6 +11,7 @@ import numpy as np
 from ccnet3d.errors import UserError
 from ccnet3d.masks.mask_format import RUN_AGAIN, IndexedMasks, MaskFormat, MaskSequence, damaged
 from ccnet3d.video import GrayVideoWriter, VideoError, read_gray_video
+from ccnet3d.wording import count_of
 
 __all__ = ["FFV1"]
 
@@ -31,7 +32,7 @@ def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
     except VideoError as error:
         raise UserError(f"{error}; {RUN_AGAIN}") from error
     if count != len(frame_indices):
-        raise damaged(path, f"it does not contain {len(frame_indices)} masks, as summary.json says")
+        raise damaged(path, f"it does not contain {count_of(len(frame_indices), 'mask')}, as summary.json says")
 
 
 FFV1 = MaskFormat(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ccnet3d.errors import OutputError, UserError
-from ccnet3d.files import remove_unfinished, write_atomically
+from ccnet3d.files import atomic_path, remove_unfinished, write_atomically
 from ccnet3d.journal import Journal, has_lock, lock_folder, relative_name, remove_named, replaceable
 from ccnet3d.masks.formats import FORMATS
 from ccnet3d.masks.mask_format import MaskFormat, MaskSequence, Palette
@@ -191,7 +191,9 @@ class RunFolder:
         """Write ``summary.json`` and remove what only an unfinished run needs."""
         path = self.folder / SUMMARY_NAME
         self.claim(path)
-        write_atomically(path, _to_json(summary))
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            json.dump(summary, file, indent=1)  # part by part: a long run has millions of numbers
+            file.write("\n")
         self._remove_work()
 
     def finish(self) -> None:
@@ -322,7 +324,7 @@ def check_settings(folder: Path, earlier: Mapping[str, Any], settings: Mapping[s
     Raises:
         UserError: they differ.
     """
-    now = json.loads(_to_json(settings))
+    now = json.loads(json.dumps(settings))
     for key in {**earlier, **now}:
         if key == "source" and key not in earlier:  # of an earlier version
             continue
@@ -337,7 +339,3 @@ def check_settings(folder: Path, earlier: Mapping[str, Any], settings: Mapping[s
                 f"the run in {folder} had {key} = {before}, now it is {after}; resume with the options of that run, "
                 "or give --overwrite"
             )
-
-
-def _to_json(table: Mapping[str, Any]) -> bytes:
-    return (json.dumps(table, indent=1) + "\n").encode()

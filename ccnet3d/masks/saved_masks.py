@@ -255,5 +255,5 @@ def _check_files(masks: SavedMasks, mask_format: MaskFormat) -> None:
     missing = [name for name in expected if name not in names]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(masks)} masks are missing in {path}, the first is {missing[0]}; {RUN_AGAIN}"
+            f"masks are missing in {path}: {len(missing)} of {len(masks)}, the first is {missing[0]}; {RUN_AGAIN}"
         )

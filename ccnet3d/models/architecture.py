@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from ccnet3d.config import check_range
 from ccnet3d.errors import UserError
 
-__all__ = ["ModelConfig"]
+__all__ = ["CLIP_CONTEXTS", "CONTEXTS", "ModelConfig"]
+
+CLIP_CONTEXTS = ("criss_cross", "non_local", "axial", "local_window")
+"""Context modules that mix the frames of a clip."""
+CONTEXTS = (*CLIP_CONTEXTS, "ppm", "aspp", "gcn", "none")
+"""Values of ``ModelConfig.context``; see :func:`ccnet3d.models.build_context`."""
 
 _MOST_CHANNELS = 1 << 14
 _MOST_LOOPS = 64
@@ -26,7 +31,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "skip_channels": (1, _MOST_CHANNELS),
     "auxiliary_level": (0, 15),
     "embedding_channels": (0, _MOST_CHANNELS),
+    "auxiliary_channels": (0, _MOST_CHANNELS),
     "dropout": (0, 0.99),
+    "negative_slope": (0, 1),
     "input_mean": (0, 1),
     "input_std": (1e-3, 1000),
 }
@@ -53,7 +60,8 @@ class ModelConfig:
     num_classes: int = 11
     """K, the number of predicted classes; void is not one of them."""
     backbone: str = "tf_efficientnet_lite2"
-    """Name of a timm model that supports ``features_only``."""
+    """Name of a timm model that supports ``features_only``, or ``resnet101_v1c`` or ``resnet101_ccnet`` (also 50 and
+    152), the ResNets of OpenMMLab and of CCNet's authors."""
     output_stride: int = 32
     """Stride of the backbone's last level: 8, 16 or 32."""
     head: str = "ccnet"
@@ -61,11 +69,15 @@ class ModelConfig:
     context_levels: tuple[int, ...] = (3, 4)
     """Levels that feed the head, concatenated (``ccnet``) or added (``efficientvit``) at the size of the first."""
     channels: int = 160
-    """C, channels of the attention."""
+    """C, channels of the context module."""
+    context: str = "criss_cross"
+    """What gathers context before the decoder: ``criss_cross``, or one of those that it is compared with: ``none``,
+    ``non_local``, ``axial`` and ``local_window`` attention, ``ppm`` (PSPNet), ``aspp`` (DeepLabv3), ``gcn`` (global
+    convolution)."""
     reduction: int = 8
     """Queries and keys have ``C // reduction`` channels."""
     loops: int = 3
-    """R, how often the shared attention is applied: 3 reaches every position of a clip, 0 omits the attention."""
+    """R, how often the shared criss-cross attention is applied: 3 reaches every position of a clip, 0 omits it."""
     initial_gamma: float = 0.5
     """Weight of the attention before training. The paper starts at 0; at this size AdamW would leave it there."""
     evidence_loops: int = 0
@@ -80,10 +92,18 @@ class ModelConfig:
     """Channels of the decoder after each of these levels."""
     auxiliary_level: int = 3
     """Level that feeds the auxiliary classifier, which only training uses."""
+    auxiliary_channels: int = 0
+    """Channels of the auxiliary classifier; 0 for a quarter of its level's, at least one for each class."""
     embedding_channels: int = 0
     """E, channels of the branch for the category consistent loss (16 in the paper); 0 omits the branch."""
     dropout: float = 0.1
     """Dropout probability before the classifiers."""
+    negative_slope: float = 0.0
+    """Slope below 0 of the activations of head, decoder and auxiliary classifier: 0 for ReLU, 0.01 in the network of
+    CCNet's authors."""
+    align_corners: bool = False
+    """Whether the centers of the corner pixels coincide when logits are enlarged to the frame, as in the network of
+    CCNet's authors, and not the corners of these pixels."""
     input_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of RGB in [0, 1] that the backbone was trained with."""
     input_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -92,6 +112,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.head not in ("ccnet", "efficientvit"):
             raise UserError(f"head must be 'ccnet' or 'efficientvit', got {self.head!r}")
+        if self.context not in CONTEXTS:
+            raise UserError(f"context must be one of {', '.join(CONTEXTS)}, got {self.context!r}")
         if self.output_stride not in (8, 16, 32):
             raise UserError(f"output_stride must be 8, 16 or 32, got {self.output_stride}")
         if not self.context_levels:

@@ -9,15 +9,17 @@ import timm
 from torch import nn
 
 from ccnet3d.errors import UserError
+from ccnet3d.models.deep_stem import build_deep_stem, deep_stem_of
 
-__all__ = ["build_backbone", "feature_channels", "input_normalization"]
+__all__ = ["build_backbone", "feature_channels", "feature_strides", "input_normalization"]
 
 
 def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
     """Return a timm model that maps ``[N, 3, H, W]`` to its feature pyramid, a list with the finest level first.
 
     Args:
-        name: a timm model that supports ``features_only``.
+        name: a timm model that supports ``features_only``, or a ResNet of published CCNet models, ``resnet50_v1c`` or
+            ``resnet50_ccnet`` (also 101 and 152); see :mod:`ccnet3d.models.deep_stem`.
         output_stride: stride of the last level, 8, 16 or 32; stages beyond it are dilated instead of strided.
 
     Returns:
@@ -26,6 +28,8 @@ def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
     Raises:
         UserError: timm does not know the model or cannot build it at this stride.
     """
+    if deep_stem_of(name):
+        return build_deep_stem(name, output_stride)
     _check_name(name)
     # Models whose stages cannot be dilated do not accept the argument; most have stride 32 without it.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
@@ -54,6 +58,8 @@ def input_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     >>> input_normalization("resnet18")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
+    if stem := deep_stem_of(name):
+        return stem.mean, stem.std
     _check_name(name)
     try:
         config = timm.get_pretrained_cfg(name)
@@ -68,6 +74,12 @@ def feature_channels(backbone: nn.Module) -> list[int]:
     """Return the channels of each level of a :func:`build_backbone` module, finest first."""
     feature_info: Any = backbone.feature_info
     return list(feature_info.channels())
+
+
+def feature_strides(backbone: nn.Module) -> list[int]:
+    """Return the stride in pixels of each level of a :func:`build_backbone` module, finest first."""
+    feature_info: Any = backbone.feature_info
+    return list(feature_info.reduction())
 
 
 def _check_name(name: str) -> None:

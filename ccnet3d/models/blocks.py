@@ -1,26 +1,25 @@
-"""The blocks after the backbone: two heads, either with criss-cross attention, and a decoder with skip connections.
+"""The blocks after the backbone: two heads around a context module, and a decoder with skip connections.
 
-Axes: N = B*T frames, C channels, H height, W width. Only the attention uses the time axis.
+Axes: N = B*T frames, C channels, H height, W width. Only the context module uses the time axis.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccnet3d.attention import RecurrentCrissCrossAttention
-
 __all__ = ["CrissCrossHead", "FusionHead", "SkipDecoder", "average_like", "conv_bn_relu", "resize_like"]
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
     """Return a convolution without change of size, batch norm and ReLU: ``[N, in, H, W]`` to ``[N, out, H, W]``."""
+    padding = dilation * (kernel_size // 2)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -31,10 +30,6 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, groups: int 
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
     )
-
-
-def _attention(channels: int, loops: int, reduction: int, initial_gamma: float) -> RecurrentCrissCrossAttention | None:
-    return RecurrentCrissCrossAttention(channels, loops, reduction, initial_gamma=initial_gamma) if loops else None
 
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
@@ -71,13 +66,15 @@ def _stride_ratios(fine: Tensor, coarse: Tensor) -> tuple[int, int]:
 class _Head(nn.Module):
     """What maps the backbone's context levels to the decoder's input, in four steps of which only one mixes frames.
 
-    ``join`` and ``reduce`` prepare each frame, ``attend`` applies the attention to clips, ``finish`` completes each
-    frame. With 0 loops there is no attention and none of its parameters, as a baseline for comparison.
+    ``join`` and ``reduce`` prepare each frame, ``attend`` applies the context module to clips, ``finish`` completes
+    each frame.
     """
 
     reduce: nn.Module
-    """``[N, in, H, W]`` from :meth:`join` to ``[N, C, H, W]``, the attention's input."""
-    attention: RecurrentCrissCrossAttention | None
+    """``[N, in, H, W]`` from :meth:`join` to ``[N, C, H, W]``, the context module's input."""
+    attention: nn.Module | None
+    """The context module, ``[B, C, T, H, W]`` to the same shape; None for none. Model files have its weights under
+    this name."""
     out_channels: int
 
     def join(self, levels: Sequence[Tensor]) -> Tensor:
@@ -85,12 +82,17 @@ class _Head(nn.Module):
         raise NotImplementedError
 
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-        """Map the output of :meth:`join` and of the attention ``[N, C, H, W]`` to ``[N, out, H, W]``."""
+        """Map the output of :meth:`join` and of the context module ``[N, C, H, W]`` to ``[N, out, H, W]``."""
         raise NotImplementedError
 
     def blocks(self) -> list[nn.Module]:
-        """Return the parts that contain convolutions."""
+        """Return the parts that contain convolutions, apart from the context module."""
         raise NotImplementedError
+
+    @property
+    def gamma(self) -> Tensor | None:
+        """The weight of the attention, ``[1]``; None for a context module without one."""
+        return getattr(self.attention, "gamma", None)
 
     def forward(self, levels: Sequence[Tensor], clip_length: int) -> Tensor:
         """Map ``[B*T, C_l, H_l, W_l]`` to ``[B*T, out, H, W]``, with T = ``clip_length`` frames per clip."""
@@ -98,16 +100,16 @@ class _Head(nn.Module):
         return self.finish(features, self.attend(self.reduce(features), clip_length))
 
     def attend(self, reduced: Tensor, clip_length: int) -> Tensor:
-        """Mix the frames of each clip, the only step that does: ``[B*T, C, H, W]`` to the same shape."""
+        """Apply the context module, the only step that mixes frames: ``[B*T, C, H, W]`` to the same shape."""
         if self.attention is None:
             return reduced
-        # [B*T, C, H, W] -> [B, T, H, W, C], a view if the convolution's output is channels-last; loops copy nothing.
-        clip = reduced.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2)
-        return self.attention.attend(clip).flatten(0, 1).permute(0, 3, 1, 2)
+        clip = reduced.unflatten(0, (-1, clip_length)).transpose(1, 2)  # [B, C, T, H, W], a view
+        attended: Tensor = self.attention(clip)
+        return attended.transpose(1, 2).flatten(0, 1)
 
 
 class CrissCrossHead(_Head):
-    """CCNet's head: 3x3 reduction, recurrent criss-cross attention, 3x3 convolution, fusion with the head's input.
+    """CCNet's head: 3x3 reduction, context module, 3x3 convolution, fusion with the head's input.
 
     Paper: arXiv 1811.11721, section 3.1; dropout as in its code. The levels are concatenated.
     """
@@ -116,16 +118,14 @@ class CrissCrossHead(_Head):
         self,
         level_channels: Sequence[int],
         channels: int,
+        context: Callable[[int], nn.Module | None],
         *,
-        reduction: int,
-        loops: int,
-        initial_gamma: float,
         dropout: float,
     ) -> None:
         super().__init__()
         in_channels = sum(level_channels)
         self.reduce = conv_bn_relu(in_channels, channels, 3)
-        self.attention = _attention(channels, loops, reduction, initial_gamma)
+        self.attention = context(channels)
         self.refine = conv_bn_relu(channels, channels, 3)
         self.fuse = nn.Sequential(conv_bn_relu(in_channels + channels, channels, 3), nn.Dropout2d(dropout))
         self.out_channels = channels
@@ -147,21 +147,19 @@ class FusionHead(_Head):
     """EfficientViT's segmentation head: projected levels are added, mixed by an inverted bottleneck and expanded.
 
     Paper: Cai et al., EfficientViT, ICCV 2023, arXiv 2205.14756, section 3.2; layers, widths and batch norms are those
-    of its code for B0, so that its weights fit. The criss-cross attention, if there is one, is applied to the sum.
+    of its code for B0, so that its weights fit. The context module, if there is one, is applied to the sum.
     """
 
     def __init__(
         self,
         level_channels: Sequence[int],
         channels: int,
+        context: Callable[[int], nn.Module | None],
         *,
-        reduction: int,
-        loops: int,
-        initial_gamma: float,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention = _attention(channels, loops, reduction, initial_gamma)
+        self.attention = context(channels)
         self.project = nn.ModuleList(_conv_bn(in_channels, channels, 1) for in_channels in level_channels)
         self.reduce = nn.Identity()
         self.out_channels = 4 * channels
@@ -182,7 +180,7 @@ class FusionHead(_Head):
         return sum((resize_like(other, first) for other in others), first)
 
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-        """Mix and expand, per frame: ``[N, C, H, W]`` to ``[N, 4 C, H, W]``; the input of the attention is not used."""
+        """Mix and expand, per frame: ``[N, C, H, W]`` to ``[N, 4 C, H, W]``; ``features`` is not used."""
         del features
         return self.expand(attended + self.mix(attended))
 

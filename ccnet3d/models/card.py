@@ -37,6 +37,7 @@ def describe_file(path: Path | str | None) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": fingerprint(model),
         "backbone": info.model.backbone,
+        "context": info.model.context,
         "loops": info.model.loops,
         "evidence_loops": info.model.evidence_loops,
         "clip_length": info.clip_length,
@@ -69,7 +70,6 @@ def model_card(path: Path | str | None, repository: str = "ORG/NAME") -> str:
     )
     classes = zip(table["classes"], table["palette"], strict=True)
     height, width = table["input_size"]
-    loops = table["loops"] or table["evidence_loops"]
     return "\n".join(
         [
             "---",
@@ -86,8 +86,7 @@ def model_card(path: Path | str | None, repository: str = "ORG/NAME") -> str:
             "",
             "## Model",
             "",
-            f"- Backbone {table['backbone']}, {count_of(loops, 'loop')} of criss-cross attention over clips of "
-            f"{count_of(table['clip_length'], 'frame')}",
+            f"- Backbone {table['backbone']}, {_context(table)}, clips of {count_of(table['clip_length'], 'frame')}",
             f"- {table['parameters']:,} parameters, {table['bytes'] / 1e6:.1f} MB",
             f"- Frames are resized to the area of {width}x{height} pixels",
             f"- SHA-256 of the weights: `{table['weights_sha256']}`",
@@ -145,6 +144,18 @@ def _scores(scores: Mapping[str, float | None]) -> list[str]:
         return ["Not recorded."]
     rows = [f"| {_cell(name)} | {'-' if value is None else f'{100 * value:.2f}'} |" for name, value in scores.items()]
     return ["| score | % |", "|---|---|", *rows]
+
+
+def _context(table: Mapping[str, Any]) -> str:
+    """Return what gathers context in the model, in words."""
+    parts = []
+    if table["context"] not in ("criss_cross", "none"):
+        parts.append(f"context module {table['context']}")
+    elif table["context"] == "criss_cross" and table["loops"]:
+        parts.append(f"{count_of(table['loops'], 'loop')} of criss-cross attention")
+    if table["evidence_loops"]:
+        parts.append(f"{count_of(table['evidence_loops'], 'loop')} of criss-cross attention over class evidence")
+    return " and ".join(parts) or "no context module"
 
 
 def _cell(text: str) -> str:

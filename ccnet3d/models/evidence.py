@@ -6,6 +6,7 @@ Axes: N = B*T frames, C feature channels, K classes, E embedding channels, h and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,7 @@ class ClassEvidenceAttention(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round logits to 8 bits
             query, key = self.queries_and_keys(evidence, clip_length)
-            values = before = _to_clips(evidence.evidence, clip_length)
+            values = before = _to_clips([evidence.evidence], clip_length)
             for _ in range(self.loops):
                 values = criss_cross_attention(query, key, values)
         change = (values - before).flatten(0, 1).permute(0, 3, 1, 2)  # [N, K, h, w]
@@ -177,8 +178,8 @@ class ClassEvidenceAttention(nn.Module):
         weights = (self.log_temperature.exp(), self.position_weight, self.frame_weight)
         query = [weight * part for weight, part in zip(weights, parts, strict=True)]
         return (
-            _to_clips(torch.cat([*query, torch.ones_like(reliability)], dim=1), clip_length),
-            _to_clips(torch.cat([*parts, reliability], dim=1), clip_length),
+            _to_clips([*query, torch.ones_like(reliability)], clip_length),
+            _to_clips([*parts, reliability], clip_length),
         )
 
 
@@ -205,6 +206,6 @@ def _frames(like: Tensor, clip_length: int) -> Tensor:
     return one_hot[:, :, None, None].expand(-1, -1, *like.shape[-2:])
 
 
-def _to_clips(x: Tensor, clip_length: int) -> Tensor:
-    """``[B*T, C, h, w]`` to the operator's ``[B, T, h, w, C]``."""
-    return x.unflatten(0, (-1, clip_length)).permute(0, 1, 3, 4, 2).contiguous()
+def _to_clips(parts: Sequence[Tensor], clip_length: int) -> Tensor:
+    """Join ``[B*T, C, h, w]`` along their channels, as the operator's ``[B, T, h, w, C]`` in one copy."""
+    return torch.cat([part.permute(0, 2, 3, 1) for part in parts], dim=-1).unflatten(0, (-1, clip_length))

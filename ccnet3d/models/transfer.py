@@ -54,7 +54,8 @@ def transfer_weights(
 
     Weights that belong to a class (a row of a classifier, a channel of the class evidence attention) are copied where
     both models have a class of that name, in upper or lower case; those of other classes stay as they are, or become 0
-    where the attention reads them. A part that only one of the models has (an attention, embeddings) stays as it is.
+    where the attention reads them. A part that only one of the models has (a context module, embeddings) stays as it
+    is.
 
     Args:
         model: changed in place; an error leaves it unchanged.
@@ -79,6 +80,8 @@ def transfer_weights(
     shared = tuple(class_names[index] for _, index in pairs)
     new_classes = tuple(name for name in class_names if name.casefold() not in ids)
     target, source, axes = model.state_dict(), trained.state_dict(), _class_axes(model)
+    if model.config.context != trained.config.context:  # names that two context modules share mean different things
+        source = {name: tensor for name, tensor in source.items() if not name.startswith("head.attention.")}
     new_names = _new_names(target, source, new_classes)
     _check_architecture(target, source, {*axes, *new_names})
     taken, new_parts = 0, dict[str, tuple[str, ...]]()

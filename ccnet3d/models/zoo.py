@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ from ccnet3d.files import write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.hub import HUB_PREFIX, download
-from ccnet3d.resources import DEFAULT_WEIGHTS, MODEL_METADATA_KEY, model_file, shipped_weights
+from ccnet3d.resources import (
+    DEFAULT_WEIGHTS,
+    DETECTOR_METADATA_KEY,
+    MODEL_METADATA_KEY,
+    model_file,
+    shipped_weights,
+)
 from ccnet3d.wording import count_of
 
 __all__ = [
@@ -71,6 +77,9 @@ ARCHITECTURES: dict[str, ModelConfig] = {
     ),
 }
 """Architectures by the name that recipes use."""
+
+# The same for images, as in the paper's experiments on them: two loops reach every position of a frame.
+ARCHITECTURES["ccnet2d_resnet101"] = replace(ARCHITECTURES["ccnet3d_resnet101"], loops=2)
 
 _FORMAT = 1
 
@@ -206,6 +215,8 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
 
 
 def _parse_info(metadata: Mapping[str, str]) -> ModelInfo:
+    if DETECTOR_METADATA_KEY in metadata:
+        raise UserError("it is of an instance segmentation model, which ccnet3d-instances runs")
     if MODEL_METADATA_KEY not in metadata:
         raise UserError(f"its header lacks the key {MODEL_METADATA_KEY!r}")
     header = parse_json(metadata[MODEL_METADATA_KEY])

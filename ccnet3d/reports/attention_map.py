@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccnet3d.attention import attention_influence, queries_and_keys
+from ccnet3d.attention import RecurrentCrissCrossAttention, attention_influence, queries_and_keys
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import resize_frame, working_size
@@ -85,8 +85,9 @@ def compute_attention_map(
         UserError: a frame or a pixel that the video does not have, frames of different sizes, or a model without
             attention.
     """
-    if model.head.attention is None and model.evidence is None:
-        raise UserError("the model has no attention to show (loops = 0); give weights of a model with attention")
+    if not isinstance(model.head.attention, RecurrentCrissCrossAttention) and model.evidence is None:
+        why = "loops = 0" if model.config.context == "criss_cross" else f"context = {model.config.context}"
+        raise UserError(f"the model has no attention to show ({why}); give weights of a model with attention")
     count = len(reader)
     if not 0 <= frame_index < count:
         raise UserError(
@@ -123,7 +124,7 @@ def _queries_and_keys(model: CCNet3D, frames: Tensor, loops: int) -> list[tuple[
         decoded = model.decode(features, model.attend(features.reduced, len(frames)))
         assert decoded.evidence is not None
         return [model.evidence.queries_and_keys(decoded.evidence, len(frames))] * loops
-    assert model.head.attention is not None
+    assert isinstance(model.head.attention, RecurrentCrissCrossAttention)
     return queries_and_keys(model.head.attention, features.reduced.transpose(0, 1)[None], loops)
 
 

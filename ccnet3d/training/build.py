@@ -56,8 +56,8 @@ def build_model(recipe: ModelRecipe, class_names: Sequence[str]) -> BuiltModel:
             transfer = _load_initial_weights(model, class_names, recipe.initial_weights)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if recipe.initial_weights and model.head.attention is not None and "initial_gamma" in recipe.overrides:
-        torch.nn.init.constant_(model.head.attention.gamma, config.initial_gamma)
+    if recipe.initial_weights and model.head.gamma is not None and "initial_gamma" in recipe.overrides:
+        torch.nn.init.constant_(model.head.gamma, config.initial_gamma)
     return BuiltModel(model, transfer)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from torch import Tensor
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.files import atomic_path, load_tensors
-from ccnet3d.training.recipe import Recipe
 
-__all__ = ["Progress", "Stateful", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Progress", "RunRecipe", "Stateful", "load_checkpoint", "save_checkpoint"]
 
 
 class Stateful(Protocol):
@@ -26,6 +25,18 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class RunRecipe(Protocol):
+    """A dataclass that describes a run."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def evaluate_every(self) -> int: ...
+
+    @property
+    def checkpoint_every(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Progress(NamedTuple):
 
 
 def save_checkpoint(
-    path: Path, recipe: Recipe, data: Mapping[str, str], progress: Progress, parts: Mapping[str, Stateful]
+    path: Path, recipe: RunRecipe, data: Mapping[str, str], progress: Progress, parts: Mapping[str, Stateful]
 ) -> None:
     """Write the state of a run, atomically; tensors and plain types only.
 
@@ -79,7 +90,7 @@ def save_checkpoint(
         )
 
 
-def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: Mapping[str, Stateful]) -> Progress:
+def load_checkpoint(path: Path, recipe: RunRecipe, data: Mapping[str, str], parts: Mapping[str, Stateful]) -> Progress:
     """Restore the parts of a run and return its progress. For the arguments see :func:`save_checkpoint`.
 
     Raises:
@@ -89,7 +100,7 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
         raise UserError(f"there is no checkpoint at {path} to resume from; start without --resume")
     saved = _read(path)
     expected = json.loads(json.dumps(asdict(recipe)))
-    recipe_table = _with_defaults(parse_json(saved.recipe))
+    recipe_table = _with_defaults(parse_json(saved.recipe), type(recipe))
     if recipe_table != expected:
         differing = sorted(key for key in {*recipe_table, *expected} if recipe_table.get(key) != expected.get(key))
         raise UserError(
@@ -117,10 +128,10 @@ def load_checkpoint(path: Path, recipe: Recipe, data: Mapping[str, str], parts: 
     return Progress(saved.step, saved.evaluated)
 
 
-def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(table: dict[str, Any], kind: type[RunRecipe]) -> dict[str, Any]:
     """Return the table of a recipe with the keys that earlier versions did not have."""
     try:
-        return dict(json.loads(json.dumps(asdict(from_table(Recipe, table)))))
+        return dict(json.loads(json.dumps(asdict(from_table(kind, table)))))
     except UserError:
         return table
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +16,14 @@ from tqdm import tqdm
 
 from ccnet3d.data import DataSource, RequestedSample
 from ccnet3d.distributed import Processes
-from ccnet3d.errors import DivergedError, RunStoppedError, UserError, explain_out_of_memory
+from ccnet3d.errors import DivergedError, UserError
 from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
-from ccnet3d.journal import claimed_folder
 from ccnet3d.losses import balanced_class_weights
 from ccnet3d.models import CCNet3D, save_model
-from ccnet3d.progress import progress_bar
 from ccnet3d.training.batches import ClipBatches, MixedSequences
 from ccnet3d.training.build import build_model, describe_model
-from ccnet3d.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
+from ccnet3d.training.checkpoint import Stateful
 from ccnet3d.training.network import TrainingNetwork, leaves_parameters_unused
 from ccnet3d.training.objective import training_loss
 from ccnet3d.training.optimizer import build_optimizer, learning_rate_factor
@@ -36,17 +31,14 @@ from ccnet3d.training.recipe import Recipe
 from ccnet3d.training.run_log import RunLog
 from ccnet3d.training.signals import SignalReceivedError, StopSignals, ignore_stop_signals
 from ccnet3d.training.splits import open_splits
-from ccnet3d.training.throughput import Throughput
+from ccnet3d.training.training_run import MODEL_NAME, TrainingRun
 
-__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "PRECISIONS", "Trainer"]
+__all__ = ["PRECISIONS", "Trainer"]
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
-CHECKPOINT_NAME = "checkpoint.pt"
-MODEL_NAME = "model.safetensors"
 
-
-class Trainer:
+class Trainer(TrainingRun):
     """One training run.
 
     >>> from ccnet3d.resources import dataset_file, recipe_file
@@ -73,6 +65,9 @@ class Trainer:
         UserError: data or weights that do not exist or do not fit the recipe.
     """
 
+    recipe: Recipe
+    memory_advice = "use smaller crops, or compute.accumulate_steps"
+
     def __init__(
         self,
         recipe: Recipe,
@@ -95,6 +90,8 @@ class Trainer:
         self.warnings = splits.warnings()
         self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.data.frames_per_batch)
         self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.frames_per_step = recipe.data.frames_per_batch
+        self.accumulate_steps = recipe.compute.accumulate_steps
         self._batches(0)  # fails early if a batch cannot be split evenly
         torch.manual_seed(recipe.seed)
         spec = self.train_set.spec
@@ -114,68 +111,6 @@ class Trainer:
         if recipe.class_balance_offset:
             counts = pixel_counts[: len(spec.classes)]
             self.class_weights = balanced_class_weights(counts, recipe.class_balance_offset).to(device)
-
-    def run(self, *, resume: bool = False) -> Path:
-        """Train to the end and write the averaged weights.
-
-        SIGINT and SIGTERM stop the run after its current step, or within an evaluation, with a checkpoint.
-
-        Args:
-            resume: continue from the checkpoint in the run's folder.
-
-        Returns:
-            The model file.
-
-        Raises:
-            UserError: no checkpoint that fits, an earlier run or a model of others in the folder, or another process
-                that writes to it.
-            DivergedError: the loss is no longer finite.
-            RunStoppedError: a signal stopped the run.
-        """
-        if self._checkpoint.exists() and not resume:
-            raise UserError(
-                f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
-            )
-        progress = Progress()
-        if resume:
-            progress = load_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, self._state())
-        if progress.step > self.total_steps:
-            raise UserError(
-                f"{self._checkpoint} is at step {progress.step} of a run of {self.total_steps}; give another --out"
-            )
-        is_main, data = self.processes.is_main_process, self.recipe.data
-        speed = Throughput(self.device)
-        with ExitStack() as stack:
-            if is_main:  # a checkpoint that fits shows that this is the folder of a run
-                stack.enter_context(claimed_folder(self.out, (CHECKPOINT_NAME, MODEL_NAME), adopted=resume))
-            stack.enter_context(explain_out_of_memory("use smaller crops, or compute.accumulate_steps"))
-            stop = stack.enter_context(StopSignals(ignore_repeats=self.processes.world_size > 1))
-            log = stack.enter_context(closing(RunLog(self.out, progress.step + 1))) if is_main else None
-            bar = stack.enter_context(
-                progress_bar(
-                    initial=progress.step,
-                    total=self.total_steps,
-                    desc="training",
-                    unit="step",
-                    hidden=not is_main,
-                )
-            )
-            batches = iter(self._loader(progress.step))
-            self._finish_step(progress, log, stop)  # a resumed run may have an evaluation due
-            for step in range(progress.step, self.total_steps):
-                began = time.perf_counter()
-                samples = [next(batches) for _ in range(self.recipe.compute.accumulate_steps)]
-                arrived = time.perf_counter()
-                losses = self.train_step(step, samples)
-                figures = speed.add(data.frames_per_batch, arrived - began, time.perf_counter() - arrived)
-                bar.update()
-                bar.set_postfix(loss=f"{losses['loss/total']:.3f}")
-                if log:
-                    log.add_scalars({**losses, **figures, "learning_rate": self.learning_rate(step)}, step + 1)
-                self._finish_step(Progress(step + 1, evaluated=not self._evaluation_due(step + 1)), log, stop)
-        if is_main and speed.frames:
-            tqdm.write(f"trained on {speed.summary()}")
-        return self.out / MODEL_NAME
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at a step, from 0, of all parameters outside the backbone."""
@@ -219,16 +154,9 @@ class Trainer:
         values = processes.sum(torch.stack(list(sums.values())).double().cpu())
         return {f"loss/{name}": value for name, value in zip(sums, values.tolist(), strict=True)}
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.out / CHECKPOINT_NAME
-
-    def _state(self) -> dict[str, Stateful]:
+    def state(self) -> dict[str, Stateful]:
         """Return the parts of the run that a checkpoint contains."""
         return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "scaler": self.scaler}
-
-    def _save_checkpoint(self, progress: Progress) -> None:
-        save_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, progress, self._state())
 
     def _batches(self, start: int) -> ClipBatches:
         data = self.recipe.data
@@ -250,7 +178,7 @@ class Trainer:
             pseudo_share=pseudo[1],
         )
 
-    def _loader(self, start: int) -> DataLoader[RequestedSample]:
+    def batches_from(self, start: int) -> DataLoader[RequestedSample]:
         return DataLoader(
             self.train_set if self.pseudo_set is None else MixedSequences(self.train_set, self.pseudo_set),
             batch_sampler=self._batches(start),
@@ -285,36 +213,7 @@ class Trainer:
         all_parts = parts * self.processes.world_size
         return training_loss(outputs, labels, self.recipe.losses, self.class_weights, all_parts)
 
-    def _finish_step(self, progress: Progress, log: RunLog | None, stop: StopSignals) -> None:
-        """Evaluate, stop and write a checkpoint, each if it is due.
-
-        All processes call this after the same step, because here they agree on whether to stop. Only the main process,
-        which has a log, evaluates and writes.
-
-        Raises:
-            RunStoppedError: a signal was received in one of the processes.
-        """
-        if log and not progress.evaluated:
-            progress = progress._replace(evaluated=self._evaluate_and_save(progress.step, log, stop))
-        finished = progress.step == self.total_steps and (progress.evaluated or log is None)
-        if self.processes.any(stop.received is not None and not finished):
-            if log:
-                self._save_checkpoint(progress)
-            raise RunStoppedError(
-                stop.received or signal.SIGTERM,
-                f"{progress.step} of {self.total_steps} steps are done and in {self._checkpoint}",
-            )
-        if log and self._checkpoint_due(progress.step):
-            self._save_checkpoint(progress)
-
-    def _evaluation_due(self, step: int) -> bool:
-        return step == self.total_steps or step % (self.recipe.evaluate_every * self.steps_per_epoch) == 0
-
-    def _checkpoint_due(self, step: int) -> bool:
-        at_epoch = step > 0 and step % (self.recipe.checkpoint_every * self.steps_per_epoch) == 0
-        return at_epoch or step == self.total_steps
-
-    def _evaluate_and_save(self, step: int, log: RunLog, stop: StopSignals) -> bool:
+    def evaluate_and_save(self, step: int, log: RunLog, stop: StopSignals) -> bool:
         """Score the averaged weights and write them; return False if a signal interrupted it."""
         model = self.ema.module
         assert isinstance(model, CCNet3D)
@@ -329,8 +228,7 @@ class Trainer:
                 miou = evaluate(segmenter, self.val_set, progress=stop.watch).miou
             except SignalReceivedError:
                 return False
-            attention = model.head.attention
-            gamma = {} if attention is None else {"val/gamma": attention.gamma.item()}
+            gamma = {} if model.head.gamma is None else {"val/gamma": model.head.gamma.item()}
             log.add_scalars({"val/miou": miou, **gamma}, step)
             log.add_strip(segmenter, self.val_set, step)
             tqdm.write(f"{epoch}: {self.recipe.val_split} mIoU {100 * miou:.2f}")

@@ -108,13 +108,14 @@ def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
 def _checkpoint_activations(model: CCNet3D) -> None:
     """Keep only the inputs of blocks for the backward pass, which recomputes the rest.
 
-    A block is one of the backbone's stages, or a convolution of the head or decoder. The attention recomputes its maps
-    in any case.
+    A block is one of the backbone's stages, a convolution of the head or decoder, or a context module; criss-cross
+    attention recomputes its maps in any case.
 
     Wrapping a block in a module would rename its weights in checkpoints, so its ``forward`` is replaced instead.
     """
     head, decoder = model.head, model.decoder
-    blocks = [*head.blocks(), model.auxiliary, *decoder.narrow, *decoder.merge]
+    context = [head.attention] if head.attention is not None and model.config.context != "criss_cross" else []
+    blocks = [*head.blocks(), *context, model.auxiliary, *decoder.narrow, *decoder.merge]
     for block in [*_blocks(model.backbone), *blocks]:
         block.forward = _recomputed(block)
 

@@ -33,6 +33,8 @@ class ModelRecipe:
 
     architecture: str = "ccnet3d_lite"
     """A name in ``ccnet3d.models.ARCHITECTURES``, or ``initial_weights`` for the architecture of these weights."""
+    context: str = ""
+    """What gathers context before the decoder, one of ``ccnet3d.models.CONTEXTS``; empty for the architecture's."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ``ModelConfig`` that differ from the architecture's."""
     backbone_weights: str = ""
@@ -43,9 +45,9 @@ class ModelRecipe:
     initial_weights: str = ""
     """A trained model file of this architecture to start from, or the name of weights in the package, ``default`` for
     the default ones; empty to start from the backbone's weights only. Its classes may be others: weights of a class are
-    copied where both have a class of that name, and initialized elsewhere. An attention (of either kind) or embeddings
-    that only one of the two models has are initialized or dropped, and an ``initial_gamma`` among the overrides
-    replaces the trained gamma."""
+    copied where both have a class of that name, and initialized elsewhere. An attention, another context module or
+    embeddings that only one of the two models has are initialized or dropped, and an ``initial_gamma`` among the
+    overrides replaces the trained gamma."""
     trained: tuple[str, ...] = ()
     """Parts of the network that are trained (``backbone``, ``head``, ``decoder``, ``classifier``, ``evidence``, ...);
     the others keep their weights and batch norm statistics. Empty for all."""
@@ -60,6 +62,11 @@ class ModelRecipe:
             raise UserError(
                 f"unknown architecture {self.architecture!r}; choose one of {sorted(ARCHITECTURES)}, or "
                 f"{OF_INITIAL_WEIGHTS!r} for that of the weights"
+            )
+        if self.context and self.overrides.get("context", self.context) != self.context:
+            raise UserError(
+                f"model.context is {self.context!r} and model.overrides.context {self.overrides['context']!r}; "
+                "set only model.context"
             )
         if self.trained and self.frozen:
             raise UserError(
@@ -78,7 +85,8 @@ class ModelRecipe:
         try:
             if "backbone" in self.overrides:
                 base["input_mean"], base["input_std"] = input_normalization(str(self.overrides["backbone"]))
-            return from_table(ModelConfig, {**base, **self.overrides, "num_classes": num_classes}, "model.overrides")
+            changes = {**self.overrides, **({"context": self.context} if self.context else {})}
+            return from_table(ModelConfig, {**base, **changes, "num_classes": num_classes}, "model.overrides")
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -148,6 +156,8 @@ class DataRecipe:
     """Section ``[data.simulation]``: clips that are made from stills."""
     workers: int = 1
     """Processes that prepare clips; 0 to prepare them in the training process."""
+    dataset: str = ""
+    """Description in the package, such as ``cityscapes``, of a data folder that has none; empty for ``camvid``."""
 
     def __post_init__(self) -> None:
         if self.frames_per_batch < 1 or min(self.input_size) < 1 or self.workers < 0:
@@ -297,6 +307,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: the file is missing or not TOML, a key is unknown, or a value is invalid.
     """
     table = apply_overrides(read_toml(path), overrides)
+    if "detector" in table:
+        raise UserError(f"{path} is a recipe of instance segmentation; run: ccnet3d-instances train {path.stem}")
     names = {text.partition("=")[0] for text in overrides}
     if names & {"data.input_size", "data.augmentation.crop_size"} and "data.fit_sizes" not in names:
         table["data"]["fit_sizes"] = False

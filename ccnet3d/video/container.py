@@ -241,7 +241,12 @@ def unknown_matrix(frame: Any) -> str:
 
 def display_matrix(frame: Any) -> tuple[int, ...]:
     """Return the nine numbers of a frame's display matrix, row by row; empty if it has none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # Not frame.side_data, which the frame keeps and which keeps the frame: such a cycle, pixels included, stays in
+    # memory until the garbage collector visits its oldest objects, which in a large process is almost never.
+    table: Any = SideDataContainer  # PyAV's type hints leave out its argument
+    data = table(frame).get("DISPLAYMATRIX")
     return () if data is None else struct.unpack("=9i", bytes(data))
 
 

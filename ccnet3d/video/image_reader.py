@@ -19,7 +19,8 @@ from ccnet3d.video.types import (
     VideoReader,
     check_indices,
     ffmpeg_reason,
-    frame_ranges,
+    lost_frames,
+    size_changes,
 )
 
 __all__ = ["ImageReader", "images_by_pattern", "images_in_folder"]
@@ -121,16 +122,13 @@ class ImageReader(VideoReader):
                 sizes.append((index, width, height))
             yield VideoFrame(index, None, image)
         if len(lost) == len(self._files):
-            raise VideoError(f"none of the {len(lost)} images of {self.info.name} can be read: {reasons[0]}")
+            which = f"none of the {len(lost)} images of {self.info.name} can be read: " if len(lost) > 1 else ""
+            raise VideoError(f"{which}{reasons[0]}")
         if lost:
             more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
-            self.info.warnings.append(
-                f"{frame_ranges(lost)} could not be read and left gaps in the numbering: {'; '.join(reasons[:5])}{more}"
-            )
+            self.info.warnings.append(f"{lost_frames(lost, 'read')}: {'; '.join(reasons[:5])}{more}")
         if len(sizes) > 1:
-            steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in sizes[:4])
-            more = f" and {len(sizes) - 4} more times" if len(sizes) > 4 else ""
-            self.info.warnings.append(f"the frame size changes: {steps}{more}")
+            self.info.warnings.append(size_changes(sizes))
 
     def __len__(self) -> int:
         return len(self._files)

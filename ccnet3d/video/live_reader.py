@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ccnet3d.video.container import RgbConverter, frame_rate, import_av, video_streams
+from ccnet3d.video.live_clock import Pace, StreamTimes
 from ccnet3d.video.types import NoLengthError, VideoError, VideoFrame, VideoInfo, VideoReader, ffmpeg_reason
 from ccnet3d.video.urls import safe_name
 
@@ -63,11 +64,11 @@ class LiveReader(VideoReader):
         self._thread: threading.Thread | None = None
         self._ended = False
         self._error: BaseException | None = None
-        self._count, self._seconds = 0, 0.0  # of the frames so far
-        self._began: float | None = None  # when the first frame came, by the clock
+        self._count = 0  # of the frames so far
         self._opened: tuple[Any, Any] | None = self._open()
         self.info = VideoInfo(self._name, None, frame_rate(self._opened[1]), None, "av", stream)
         self.info.live = _is_live(source, self._opened[0])
+        self._times = StreamTimes(live=self.info.live)
 
     def _open(self) -> tuple[Any, Any]:
         av = import_av()
@@ -77,6 +78,11 @@ class LiveReader(VideoReader):
             container = av.open(
                 target, format=file_format, options=options, timeout=self._timeout, metadata_errors="replace"
             )
+        except av.error.ProtocolNotFoundError:
+            raise VideoError(
+                f"{self._name} cannot be opened: this build of PyAV lacks the protocol; relay the stream with ffmpeg, "
+                "as in: ffmpeg -i URL -c copy -f mpegts udp://127.0.0.1:5000"
+            ) from None
         except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
             reason = ffmpeg_reason(error)
             if time.monotonic() - began >= self._timeout:  # some protocols give other reasons
@@ -93,10 +99,9 @@ class LiveReader(VideoReader):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         self._check_open()
-        if self._opened is None:
+        if self._thread is not None:
             raise VideoError(f"{self._name} has already been read; open it again")
-        opened, self._opened = self._opened, None
-        self._thread = threading.Thread(target=self._work, args=(opened,), name="ccnet3d-receive", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="ccnet3d-receive", daemon=True)
         self._thread.start()
         return self._frames()
 
@@ -124,10 +129,12 @@ class LiveReader(VideoReader):
         if self.info.reconnections:
             self.info.warnings.append(f"the connection broke and was resumed, {self.info.reconnections} in all")
 
-    def _work(self, opened: tuple[Any, Any] | None) -> None:
+    def _work(self) -> None:
+        opened, self._opened = self._opened, None
         try:
             while opened is not None:
                 problem = self._receive(*opened)
+                opened = None  # frees its decoder before there is another one
                 if self._stopped.is_set():
                     break
                 if not self.info.live:
@@ -145,8 +152,8 @@ class LiveReader(VideoReader):
     def _receive(self, container: Any, stream: Any) -> str:
         """Receive frames until the connection ends; return the problem that ended it, if any."""
         av = import_av()
-        first_pts: float | None = None
-        base = 0.0
+        pace = Pace() if self.info.live and container.format.name.startswith("hls") else None
+        self._times.connect()
         try:
             for packet in container.demux(stream):
                 if self._stopped.is_set():
@@ -156,13 +163,9 @@ class LiveReader(VideoReader):
                 except av.error.InvalidDataError:  # damage: what can be shown comes with the next packets
                     continue
                 for frame in frames:
-                    now = time.monotonic()
-                    self._began = now if self._began is None else self._began
-                    if first_pts is None and frame.time is not None:
-                        first_pts, base = frame.time, max(self._seconds, now - self._began)
-                    arrival = now - self._began
-                    seconds = arrival if frame.time is None or first_pts is None else base + frame.time - first_pts
-                    self._put(max(seconds, self._seconds), frame)
+                    if pace and frame.time is not None:
+                        self._stopped.wait(pace.delay(frame.time, time.monotonic()))
+                    self._put(self._times.at(frame.time, time.monotonic()), frame)
         except (av.error.FFmpegError, OSError) as error:
             return ffmpeg_reason(error)
         finally:
@@ -178,7 +181,7 @@ class LiveReader(VideoReader):
                 else:
                     self._condition.wait(_POLL_SECONDS)
             self._waiting.append((self._count, seconds, frame))
-            self._count, self._seconds = self._count + 1, seconds
+            self._count += 1
             self._condition.notify_all()
 
     def _connect_again(self) -> tuple[Any, Any] | None:
@@ -212,11 +215,11 @@ class LiveReader(VideoReader):
     def close(self) -> None:
         self._closed = True
         self._stopped.set()
-        if self._opened is not None:
-            self._opened[0].close()
-            self._opened = None
         if self._thread is not None:  # a process that exits within FFmpeg would crash
             self._thread.join(self._timeout + 1)
+        elif self._opened is not None:
+            self._opened[0].close()
+            self._opened = None
 
 
 def _target(source: str) -> tuple[str, dict[str, str], str | None]:

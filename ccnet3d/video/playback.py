@@ -20,7 +20,7 @@ from ccnet3d.video.forks import keep_over_forks
 from ccnet3d.video.integrity import Ffv1Check, broken_at, missing_bytes
 from ccnet3d.video.packet_decoder import PacketDecoder
 from ccnet3d.video.packet_index import ONE_TO_ONE_CODECS, FrameIndexer, HiddenPackets, PacketIndex, is_ranked
-from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges
+from ccnet3d.video.types import VideoError, VideoFrame, ffmpeg_reason, frame_ranges, lost_frames, size_changes
 from ccnet3d.wording import count_of
 
 __all__ = ["Playback", "index_packets", "seconds"]
@@ -148,7 +148,7 @@ class Playback:
         if self._matrix:
             found.append(matrix)
         if lost := sorted(indexer.lost + self._unconverted):
-            found.append(f"{frame_ranges(lost)} could not be decoded and left gaps in the numbering")
+            found.append(lost_frames(lost, "decoded"))
         if indexer.misplaced:
             found.append(f"{count_of(indexer.misplaced, 'frame')} out of order, dropped")
         missing = indexer.sent - indexer.shown
@@ -166,9 +166,7 @@ class Playback:
             found.append(f"{count_of(self._corrupt_packets, 'damaged or incomplete packet')} in the file")
         found += self._check_length(count, len(lost))
         if len(self._sizes) > 1:
-            steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in self._sizes[:4])
-            more = f" and {len(self._sizes) - 4} more times" if len(self._sizes) > 4 else ""
-            found.append(f"the frame size changes: {steps}{more}")
+            found.append(size_changes(self._sizes))
         return found
 
     def _check_length(self, count: int, lost: int) -> list[str]:

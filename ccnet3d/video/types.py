@@ -23,6 +23,8 @@ __all__ = [
     "check_indices",
     "ffmpeg_reason",
     "frame_ranges",
+    "lost_frames",
+    "size_changes",
 ]
 
 
@@ -163,6 +165,19 @@ def frame_ranges(indices: Sequence[int], most: int = 8) -> str:
     if len(parts) > most:
         text += f" and {sum(last - first + 1 for first, last in ranges[most:])} more"
     return ("frame " if len(indices) == 1 else "frames ") + text
+
+
+def lost_frames(indices: Sequence[int], verb: str) -> str:
+    """Return a warning about frames that are not in the result: ``frame 7 could not be read and left a gap ...``."""
+    gaps = "a gap" if len(indices) == 1 else "gaps"
+    return f"{frame_ranges(indices)} could not be {verb} and left {gaps} in the numbering"
+
+
+def size_changes(sizes: Sequence[tuple[int, int, int]]) -> str:
+    """Return a warning about frame sizes: of each change the first frame's index, its width and height."""
+    steps = ", ".join(f"{width}x{height} from frame {index}" for index, width, height in sizes[:4])
+    more = f" and {count_of(len(sizes) - 4, 'more time')}" if len(sizes) > 4 else ""
+    return f"the frame size changes: {steps}{more}"
 
 
 def check_indices(indices: Sequence[int], length: int, name: str) -> None:

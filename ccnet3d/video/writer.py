@@ -29,6 +29,7 @@ class StreamWriter:
         self._format = container_format
         self._rate = Fraction(frames_per_second or _DEFAULT_RATE).limit_denominator(1001)
         self._atomic = atomic_path(path)
+        self._options = {"movflags": "+faststart"} if container_format == "mp4" else {}
         self._container: Any = None
         self._stream: Any = None
         self._count = 0
@@ -36,9 +37,8 @@ class StreamWriter:
     def __enter__(self) -> Any:
         av = import_av()
         temporary = ffmpeg_url(self._atomic.__enter__())
-        options = {"movflags": "+faststart"} if self._format == "mp4" else {}
         # Without the bit-exact flag, Matroska files carry a random identity.
-        self._container = av.open(temporary, "w", format=self._format, options=options)
+        self._container = av.open(temporary, "w", format=self._format, options=self._options)
         self._container.flags |= av.container.Flags.bitexact.value
         return self
 
@@ -128,6 +128,8 @@ class VideoWriter(FrameWriter):
         path: the file, ending in .mp4.
         frames_per_second: the source's rate, for frames without a time.
         pixel_aspect: width of a pixel divided by its height.
+        endless: write fragments, of which none is in memory once it is written, instead of one index of all frames at
+            the front, for which memory grows.
 
     Raises:
         UserError: the file does not end in .mp4.
@@ -142,10 +144,19 @@ class VideoWriter(FrameWriter):
     True
     """
 
-    def __init__(self, path: Path, frames_per_second: float | None, pixel_aspect: Fraction = Fraction(1)) -> None:
+    def __init__(
+        self,
+        path: Path,
+        frames_per_second: float | None,
+        pixel_aspect: Fraction = Fraction(1),
+        *,
+        endless: bool = False,
+    ) -> None:
         if path.suffix.lower() != ".mp4":
             raise UserError(f"the overlay must be an .mp4 file, got {path}")
         super().__init__(path, "mp4", frames_per_second, pixel_aspect)
+        if endless:
+            self._options = {"movflags": "+frag_keyframe+empty_moov+default_base_moof"}
 
     def write(self, image: np.ndarray, pts_seconds: float | None) -> None:
         """Add a frame.

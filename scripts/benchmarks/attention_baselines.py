@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccnet3d.attention import criss_cross_attention
 
@@ -50,6 +54,52 @@ def non_local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1).unflatten(1, value.shape[1:4])
 
 
+def in_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Flatten the positions and give every head equal queries and keys, and as many of the value's channels as those.
+
+    Kernels that store no map want few value channels; they compute the scores once for every head.
+    """
+    heads = value.shape[-1] // query.shape[-1]
+    q, k = (x.flatten(1, 3).unsqueeze(1).expand(-1, heads, -1, -1) for x in (query, key))
+    return q, k, value.flatten(1, 3).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def non_local_flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute ``non_local`` without storing a map."""
+    attended = F.scaled_dot_product_attention(*in_heads(query, key, value), scale=1.0)
+    return attended.transpose(1, 2).reshape(value.shape)
+
+
+@functools.cache
+def cross_blocks(time: int, height: int, width: int, device: torch.device) -> Any:
+    """Return the block mask of all crosses: of two positions on one line, two coordinates are equal."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def on_cross(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        frame = query // (height * width) == key // (height * width)
+        row = query // width % height == key // width % height
+        column = query % width == key % width
+        return (row & column) | (frame & column) | (frame & row)
+
+    positions = time * height * width
+    with torch.inference_mode(False):  # the mask is kept, and may not be of inference mode in a backward pass
+        return create_block_mask(on_cross, None, None, positions, positions, device=str(device))
+
+
+@functools.cache
+def compiled_flex_attention() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute criss-cross attention of ``[B, T, H, W, .]`` by PyTorch's FlexAttention with a block mask."""
+    blocks = cross_blocks(*value.shape[1:4], value.device)
+    attended: Tensor = compiled_flex_attention()(*in_heads(query, key, value), block_mask=blocks, scale=1.0)
+    return attended.transpose(1, 2).reshape(value.shape)
+
+
 def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Add the attentions along each axis of ``[B, T, H, W, .]``, each with its own softmax.
 
@@ -62,19 +112,3 @@ def axial(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         output = output + attended.view(lines[2].shape).movedim(3, axis)
     return output
-
-
-class NonLocalBlock(nn.Module):
-    """``gamma * attention(x) + x`` over all positions of ``[B, C, T, H, W]``, the baseline of the paper."""
-
-    def __init__(self, channels: int, reduction: int = 8) -> None:
-        super().__init__()
-        self.query_conv = nn.Conv3d(channels, channels // reduction, 1)
-        self.key_conv = nn.Conv3d(channels, channels // reduction, 1)
-        self.value_conv = nn.Conv3d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (conv(x).flatten(2) for conv in (self.query_conv, self.key_conv, self.value_conv))
-        weights = (query.transpose(1, 2) @ key).softmax(-1)  # [B, N, N]
-        return self.gamma * (value @ weights.transpose(1, 2)).view_as(x) + x

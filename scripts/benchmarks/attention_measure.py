@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_baselines import NonLocalBlock, axial, non_local, per_frame, seed_style
+from attention_baselines import axial, flex, non_local, non_local_flash, per_frame, seed_style
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccnet3d.attention import (
-    RecurrentCrissCrossAttention,
     criss_cross_attention,
     criss_cross_attention_backends,
     criss_cross_attention_reference,
 )
 
+MODES = ("forward", "forward+backward")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Norm of a tensor's error relative to its norm: a few roundings of each format in sums of a few hundred terms, and
 # between axes.
@@ -94,6 +94,8 @@ class Contender:
     channels_first: bool = False
     full_maps: int = 0
     """N x N maps that forward and backward keep at once, to omit sizes that do not fit into memory."""
+    own: bool = False
+    """Whether it is a backend of the operator, which must run."""
 
 
 def computes(name: str, dtype: torch.dtype) -> bool:
@@ -116,12 +118,14 @@ def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
         names.remove("compiled")
     if device != "cuda":
         names = [name for name in names if name != "triton"]
+    on_gpu = [Contender("FlexAttention", flex), Contender("non-local, flash", non_local_flash)]
     # scaled_dot_product_attention has no kernel for Dv != D and falls back to full maps.
     return [
-        *(Contender(name, forced(name)) for name in names),
+        *(Contender(name, forced(name), own=True) for name in names),
         Contender("seed-style", seed_style, channels_first=True),
         Contender("2D per frame", per_frame),
         Contender("axial attention", axial),
+        *(on_gpu if device == "cuda" else []),
         Contender("non-local", non_local, full_maps=6),
         Contender("reference", criss_cross_attention_reference, full_maps=8 if dtype == torch.float32 else 12),
     ]
@@ -250,11 +254,26 @@ def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: st
     return float(done.stdout) if done.returncode == 0 else None
 
 
+def whole_module(name: str, size: Size) -> nn.Module:
+    """Return a context module by its name, ``criss_cross`` with its loops: ``criss_cross R=2``."""
+    from ccnet3d.models import (
+        AxialAttention,
+        build_context,
+    )  # not at the top: a measured process imports as little as it can
+
+    context, _, loops = name.partition(" R=")
+    if context == "axial":
+        return AxialAttention(size.channels, axes=2 if size.time == 1 else 3)
+    module = build_context(context, size.channels, loops=int(loops or 0))
+    assert module is not None
+    return module
+
+
 def memory_work(name: str, mode: str, size: Size, dtype: torch.dtype, device: str) -> Callable[[], Any]:
-    modules: dict[str, nn.Module] = {"module non-local": NonLocalBlock(size.channels)}
-    modules |= {f"module R={r}": RecurrentCrissCrossAttention(size.channels, loops=r) for r in (2, 3)}
-    if name in modules:
-        module = modules[name].to(device=device, dtype=dtype)
+    """Return a run of a contender, or of a whole module, ``module NAME``."""
+    if name.startswith("module "):
+        module = whole_module(name.removeprefix("module "), size).to(device=device, dtype=dtype)
+        module.train(mode != "forward")
         x = torch.randn(1, size.channels, size.time, size.height, size.width, device=device, dtype=dtype)
         if mode == "forward":
             return lambda: torch.inference_mode()(module)(x)

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_baselines import NonLocalBlock
+from attention_contexts import contexts
 from attention_measure import (
     DTYPES,
+    MODES,
+    Contender,
     Size,
     allocations_of,
     check,
@@ -33,13 +35,14 @@ from attention_measure import (
     gemm_runner,
     peak_memory,
     runner,
+    whole_module,
 )
+from torch import Tensor
 
 from ccnet3d.ablation import describe_machine, median_seconds
-from ccnet3d.attention import RecurrentCrissCrossAttention, criss_cross_attention_backends
+from ccnet3d.attention import criss_cross_attention, criss_cross_attention_backends
 
 MIB = 2**20
-MODES = ("forward", "forward+backward")
 # TxHxW, Dv and D of the default model, stride 8: CamVid's 11 classes at 360x480, 480x640 and 608x800, and 64 classes.
 DEFAULT_MODEL = (("5x45x60", 11, 65), ("5x60x80", 11, 65), ("5x76x100", 11, 65), ("5x60x80", 64, 118))
 
@@ -55,6 +58,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=["check", "table", "small", "sweeps", "claim"], nargs="+", help="parts to run; all by default"
     )
+    parser.add_argument(
+        "--context",
+        action="store_true",
+        help="only compare whole context modules, as the paper does: by default 1x97x97 and 5x97x97",
+    )
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--plot", type=Path, help="plot the sweeps to this file (needs matplotlib)")
     return parser.parse_args()
@@ -62,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def table(size: Size, dtype: torch.dtype, device: str, repeats: int) -> list[dict[str, Any]]:
     """Time all contenders that fit into memory, forward and forward plus backward, and print a table."""
-    fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device)]
+    fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device) and runs(c, size, dtype, device)]
     rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in fitting}
     gemm, gemm_flops = gemm_runner(dtype, device)
     shapes = size.inputs(dtype, "meta")
@@ -76,15 +84,33 @@ def table(size: Size, dtype: torch.dtype, device: str, repeats: int) -> list[dic
             row, elapsed = rows[c.name], seconds[c.name]
             row[mode] = {"seconds": elapsed, "peak_bytes": peak_memory(c.name, mode, size, dtype, device)}
             if mode == "forward":
-                row["flops"] = flops_of(c.function, meta)
+                row["flops"] = flops_of(count_as_tiled if c.own else c.function, meta)
                 row["of_gemm_time"] = elapsed / (row["flops"] / rate)
                 row["of_copy_time"] = elapsed / moving
                 row["of_limit"] = elapsed / max(row["flops"] / rate, moving)
     for c in contenders(device, dtype):
-        if c.name not in rows:
+        if not fits(c, size, dtype, device):
             print(f"omitted, does not fit into memory: {c.name}")
     print_table(list(rows.values()), fitting[0].name, device)
     return list(rows.values())
+
+
+def count_as_tiled(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute as any backend of the operator, on tensors without data, which the CUDA backend does not take."""
+    return criss_cross_attention(query, key, value, backend="tiled")
+
+
+def runs(contender: Contender, size: Size, dtype: torch.dtype, device: str) -> bool:
+    """Return whether a contender runs there, forward and backward; an alternative may have no kernel for a size."""
+    try:
+        runner(contender, size, dtype, device, backward=False)()
+        runner(contender, size, dtype, device, backward=True)()
+    except Exception as error:
+        if contender.own:
+            raise
+        print(f"omitted, fails: {contender.name}: {str(error).strip().splitlines()[0][:200]}")
+        return False
+    return True
 
 
 def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
@@ -146,16 +172,17 @@ def claim(dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
     print("\nwhole modules, projections included: FLOPs of the forward pass, peak memory beyond the input")
     for text, loops in (("1x97x97", 2), ("5x97x97", 3)):
         size = Size.parse(text, 512)
-        blocks = {"module non-local": NonLocalBlock(512), f"module R={loops}": RecurrentCrissCrossAttention(512, loops)}
+        names = ("module non_local", f"module criss_cross R={loops}")
         x = torch.empty(1, 512, size.time, size.height, size.width, device="meta")
         row: dict[str, Any] = {"size": str(size)}
-        for name, block in blocks.items():
-            row[name] = {"flops": flops_of(block.to("meta").eval(), [x])}
+        for name in names:
+            block = whole_module(name.removeprefix("module "), size).to("meta").eval()
+            row[name] = {"flops": flops_of(block, [x])}
             for mode in MODES:
                 whole_maps = 3 if mode == "forward" else 5
-                measurable = name != "module non-local" or whole_maps * size.positions**2 * 4 < 14 * 2**30
+                measurable = name != names[0] or whole_maps * size.positions**2 * 4 < 14 * 2**30
                 row[name][mode] = peak_memory(name, mode, size, dtype, device) if measurable else None
-        full, cross = row["module non-local"], row[f"module R={loops}"]
+        full, cross = (row[name] for name in names)
         fewer = 1 - cross["flops"] / full["flops"]
         print(f"{size}: GFLOPs {full['flops'] / 1e9:.1f} and {cross['flops'] / 1e9:.1f} (R={loops}), {fewer:.1%} fewer")
         row["one_map_bytes"] = size.positions**2 * dtype.itemsize
@@ -226,7 +253,8 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
     machine = describe_machine(torch.device(device))
-    parts = arguments.only or ["check", "table", "small", "sweeps", "claim"]
+    everything = ["check", "table", "small", "sweeps", "claim"]
+    parts = [] if arguments.context else arguments.only or everything
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")
     print(f"{machine}, {dtype}")
@@ -257,6 +285,9 @@ def main() -> int:
             plot(report["sweeps"], arguments.plot, f"criss-cross attention, C={arguments.channels}, {dtype}, {machine}")
     if "claim" in parts:
         report["claim"] = claim(dtype, device)
+    if arguments.context:
+        sizes = [Size.parse(text, arguments.channels) for text in arguments.size or ["1x97x97", "5x97x97"]]
+        report["contexts"] = contexts(sizes, dtype, device, arguments.repeats)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0

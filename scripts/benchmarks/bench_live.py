@@ -1,118 +1,157 @@
 #!/usr/bin/env python3
-"""Stream a clip at its rate to ccnet3d-infer: masks, dropped frames, reconnections and memory.
+"""Segment a stream with ccnet3d-infer: masks, dropped frames, reconnections, memory, and time per mask.
 
-FFmpeg serves the synthetic clip in a loop over TCP. It is killed and started again in the middle. Linux only, because
-memory is read from /proc.
+Without a URL, the synthetic clip is served in a loop over RTSP, and the server is stopped for 5 seconds in the middle.
+Linux only, because memory and processor time are read from /proc.
+
+    python scripts/benchmarks/bench_live.py --minutes 10
+    python scripts/benchmarks/bench_live.py --source rtsp://192.0.2.1/stream --minutes 60 -- --device cuda
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import socket
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
-import imageio_ffmpeg
+from rtsp_server import RtspServer
 
 from ccnet3d.video import write_sample_video
 
-INTERVAL = 30.0
+SILENT_SECONDS = 5.0
+STEPS = 20
+"""Lines of a run."""
+_KIBIBYTES_PER_MEGABYTE = 1024
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def serve(clip: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start a server that ends with its first client."""
-    codec = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-pix_fmt", "yuv420p"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-stream_loop", "-1", "-re", "-i", str(clip), *codec]
-    process = subprocess.Popen(
-        [*command, "-f", "mpegts", f"tcp://127.0.0.1:{port}?listen=1"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    time.sleep(1)  # a probe of the port would be taken for the client
-    return process
+class State(NamedTuple):
+    """What is known of a run at one moment."""
+
+    seconds: float
+    masks: int
+    frame: int
+    dropped: int
+    megabytes: float
+    """Resident memory."""
+    cpu_seconds: float
+    load: float
+    """Of the machine, in the last minute."""
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+class Run:
+    """A process of ccnet3d-infer, and the last event among its lines of ``--json``."""
 
-
-def resident_megabytes(pid: int) -> float:
-    """Return the resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-class Progress:
-    """The last event of a run, read from the lines of ``--json``."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.masks, self.frame, self.dropped = 0, -1, 0
-        self._process = process
+    def __init__(self, source: str, masks: Path, options: list[str]) -> None:
+        command = [sys.executable, "-m", "ccnet3d.cli.infer", source, "-o", str(masks), "--json", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.began: float | None = None
+        self._masks, self._frame, self._dropped = 0, -1, 0
         self._thread = Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        assert self.process.stdout
+        for line in self.process.stdout:
             event = json.loads(line)
             if event["event"] == "frame":
-                self.masks += 1
-                self.frame, self.dropped = event["frame"], event["dropped_frames"]
+                self.began = self.began or time.monotonic()
+                self._masks += 1
+                self._frame, self._dropped = event["frame"], event["dropped_frames"]
+
+    def state(self) -> State:
+        """Return the state now; seconds count from the first mask."""
+        folder = Path("/proc", str(self.process.pid))
+        memory = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("VmRSS:"))
+        ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+        return State(
+            time.monotonic() - (self.began or time.monotonic()),
+            self._masks,
+            self._frame,
+            self._dropped,
+            int(memory.split()[1]) / _KIBIBYTES_PER_MEGABYTE,
+            sum(map(int, ticks)) / _TICKS_PER_SECOND,
+            os.getloadavg()[0],
+        )
 
 
-def watch(
-    process: subprocess.Popen[str], server: subprocess.Popen[bytes], clip: Path, port: int, minutes: float
-) -> None:
-    """Print a line every 30 seconds, break the connection in the middle, and stop the run at the end."""
-    progress, began, broken, printed = Progress(process), time.monotonic(), False, 0.0
-    print("seconds  masks  last frame  dropped  memory in MB")
-    try:
-        while (passed := time.monotonic() - began) < 60 * minutes and process.poll() is None:
-            time.sleep(0.5)
-            if passed >= 30 * minutes and not broken:
-                broken = True
-                server.kill()
-                server.wait()
-                print(f"{passed:7.0f}  the server is killed and started again")
-                server = serve(clip, port)
-            if passed - printed >= INTERVAL:
-                printed = passed
-                print(
-                    f"{passed:7.0f}  {progress.masks:5}  {progress.frame:10}  {progress.dropped:7}  "
-                    f"{resident_megabytes(process.pid):12.0f}",
-                    flush=True,
-                )
-        process.terminate()  # not SIGINT, which a background job of a shell ignores
-        process.wait(60)
-    finally:
-        for one in (process, server):
-            one.kill()
-            one.wait()
+def watch(run: Run, minutes: float, interrupt: Callable[[], None]) -> list[State]:
+    """Print a line for every twentieth of a run, break the connection in the middle, and return the states."""
+    print("seconds  masks  last frame  dropped  memory in MB  CPU ms per mask  load")
+    while run.began is None and run.process.poll() is None:
+        time.sleep(0.1)
+    states: list[State] = []
+    while run.process.poll() is None and len(states) <= STEPS:
+        time.sleep(max(0.0, (run.began or 0) + len(states) * 60 * minutes / STEPS - time.monotonic()))
+        if run.process.poll() is not None:
+            break
+        states.append(run.state())
+        now, before = states[-1], states[max(0, len(states) - 2)]
+        each = 1000 * (now.cpu_seconds - before.cpu_seconds) / max(1, now.masks - before.masks)
+        print(
+            f"{now.seconds:7.0f}  {now.masks:5}  {now.frame:10}  {now.dropped:7}  {now.megabytes:12.0f}  "
+            f"{each:15.0f}  {now.load:4.1f}",
+            flush=True,
+        )
+        if len(states) == STEPS // 2 + 1:
+            interrupt()
+    return states
+
+
+def report(states: list[State], summary: dict[str, object]) -> None:
+    """Print what the run did, and its first and last quarter beside each other."""
+    print(f"{summary['frames']} masks, {summary['live']}")
+    quarter = len(states) // 4
+    if not quarter:
+        return
+    memory = [states[index].megabytes for index in (quarter, len(states) // 2, -1)]
+    print("memory after a quarter, a half and all: " + ", ".join(f"{value:.0f} MB" for value in memory))
+    for name, first, last in (("first", states[0], states[quarter]), ("last", states[-1 - quarter], states[-1])):
+        masks = max(1, last.masks - first.masks)
+        wall, cpu = last.seconds - first.seconds, last.cpu_seconds - first.cpu_seconds
+        print(f"{name} quarter: {1000 * wall / masks:.0f} ms per mask, {1000 * cpu / masks:.0f} ms of processor time")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: 10)")
+    parser.add_argument("--source", help="a URL or camera of yours, whose connection is not broken")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long, from the first mask (default: 10)")
     parser.add_argument("options", nargs="*", help="options of ccnet3d-infer, after --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        clip, masks, port = Path(name) / "clip.mp4", Path(name) / "masks", free_port()
-        write_sample_video(clip, frames=100)
-        server = serve(clip, port)
-        command = [sys.executable, "-m", "ccnet3d.cli.infer", f"tcp://127.0.0.1:{port}", "-o", str(masks), "--json"]
-        process = subprocess.Popen([*command, *arguments.options], stdout=subprocess.PIPE, text=True)
-        watch(process, server, clip, port, arguments.minutes)
-        if process.returncode:
-            return int(process.returncode)
-        summary = json.loads((masks / "summary.json").read_text())
-        print(f"{summary['frames']} masks, {summary['live']}")
+        clip, masks, servers = Path(name) / "clip.mp4", Path(name) / "masks", []
+        if not arguments.source:
+            write_sample_video(clip, frames=100)
+            servers.append(RtspServer(clip))
+
+        def interrupt() -> None:
+            if servers:
+                servers.pop().close()
+                time.sleep(SILENT_SECONDS)
+                servers.append(RtspServer(clip, port))
+
+        port = servers[0].server_address[1] if servers else 0
+        run = Run(arguments.source or servers[0].url, masks, arguments.options)
+        try:
+            states = watch(run, arguments.minutes, interrupt)
+            run.process.terminate()  # not SIGINT, which a background job of a shell ignores
+            run.process.wait(60)
+        finally:
+            run.process.kill()
+            run.process.wait()
+            for server in servers:
+                server.close()
+        if run.process.returncode:
+            return int(run.process.returncode)
+        report(states, json.loads((masks / "summary.json").read_text()))
     return 0
 
 

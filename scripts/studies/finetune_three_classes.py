@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, check_data_folder
+from ccnet3d.cli.options import positive, run_command
 from ccnet3d.cli.paths import user_path
 from ccnet3d.data import DataSource, LabelledSequences
 from ccnet3d.errors import UserError
@@ -126,11 +127,11 @@ def run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     check_data_folder(arguments.data)
     source = DataSource(arguments.data, dataset_file("camvid"))
-    if arguments.dataset is not None:
-        if arguments.dataset.exists():
-            raise UserError(f"{arguments.dataset} exists; give another folder to write")
-        write_dataset(source, arguments.dataset)
-        print(f"wrote {arguments.dataset}")
+    if arguments.write_dataset is not None:
+        if arguments.write_dataset.exists():
+            raise UserError(f"{arguments.write_dataset} exists; give another folder to write")
+        write_dataset(source, arguments.write_dataset)
+        print(f"wrote {arguments.write_dataset}")
         return
     starts = dict(STARTS)
     if arguments.cityscapes:
@@ -161,7 +162,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
     parser.add_argument(
-        "--dataset", type=user_path, metavar="FOLDER", help="write the dataset of three classes to this folder, and end"
+        "--write-dataset",
+        type=user_path,
+        metavar="FOLDER",
+        help="write the dataset of three classes to this folder, and end",
     )
     parser.add_argument("--seeds", type=positive, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument("--only", action="append", metavar="START", help="one of the initial weights; may be repeated")

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, check_data_folder
+from ccnet3d.cli.options import positive, run_command
 from ccnet3d.data import DataSource
 from ccnet3d.evaluation import evaluate
 from ccnet3d.files import write_atomically

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ccnet3d.cli.options import add_data_options, check_data_folder, positive, run_command
+from ccnet3d.cli.data_options import add_data_options, check_data_folder
+from ccnet3d.cli.options import positive, run_command
 from ccnet3d.cli.views import input_size, numbers
 from ccnet3d.data import DataSource, inspect_frames
 from ccnet3d.errors import FileProblemsError, UserError
@@ -88,14 +89,16 @@ def run(arguments: argparse.Namespace) -> None:
             assert attention is not None  # as in the trained one
             assert bias is not None
             with torch.no_grad():
-                attention.gamma.mul_(factor)
+                gamma = attention.gamma
+                assert isinstance(gamma, torch.Tensor)
+                gamma.mul_(factor)
                 bias.sub_(share * weights.log())
             result = evaluate(
                 VideoSegmenter(model, info, clip_length=arguments.clip_length, input_size=arguments.input_size),
                 dataset,
                 scores=["vc8_strict", "flicker"],
             )
-            row = {"gamma": attention.gamma.item(), "taken_back": share, **result.to_table()}
+            row = {"gamma": gamma.item(), "taken_back": share, **result.to_table()}
             rows.append(row)
             scores = {"mIoU": row["miou"], "per-frame mIoU": row["per_frame_miou"], **row["consistency"]}
             text = "  ".join(f"{name} {'-' if s is None else f'{100 * s:.2f}'}" for name, s in scores.items())

@@ -16,8 +16,7 @@ from ccnet3d.evaluation import evaluate
 from ccnet3d.inference import VideoSegmenter
 from ccnet3d.journal import lock_folder
 from ccnet3d.models import load_model
-from ccnet3d.training import Trainer
-from ccnet3d.training.loop import CHECKPOINT_NAME
+from ccnet3d.training import CHECKPOINT_NAME, Trainer
 
 RECIPE = """
 epochs = 2
@@ -293,6 +292,7 @@ def test_shipped_ablations(path: Path) -> None:
         "evidence_placement": {
             "model.overrides.loops", "model.overrides.evidence_loops", "model.trained", "optimizer.evidence_factor",
         },
+        "context": {"model.context"},
         "weighting": {"class_balance_offset", "model.overrides.initial_gamma"},
         "ccl": {
             "losses.category_consistent.weight",

@@ -162,6 +162,20 @@ def test_loads_2d_weights_and_equals_the_2d_module_on_one_frame() -> None:
     torch.testing.assert_close(module(x[:, :, None])[:, :, 0], expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("module", [CrissCrossAttention(16), RecurrentCrissCrossAttention(16, loops=2)])
+def test_images_equal_clips_of_one_frame(module: CrissCrossAttention, memory_format: torch.memory_format) -> None:
+    module = with_attention(module)
+    image = torch.randn(2, 16, 5, 7, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    clip = image.detach().unsqueeze(2).requires_grad_()
+    output, expected = module(image), module(clip)
+    assert torch.equal(output, expected.squeeze(2))
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    gradient = gradient_of(expected)
+    (expected_grad,) = torch.autograd.grad(expected, clip, gradient)
+    assert torch.equal(torch.autograd.grad(output, image, gradient.squeeze(2))[0], expected_grad.squeeze(2))
+
+
 # Share of the pairs of a 3x4x5 grid that R loops connect: R=1 the cross, (3+4+5-2)/60; R=2 all but the pairs that
 # differ in all three coordinates; R=3 all.
 @pytest.mark.parametrize(("loops", "share"), [(1, 10 / 60), (2, 1 - 2 * 3 * 4 / 60), (3, 1.0)])
@@ -181,5 +195,7 @@ def test_receptive_field_by_gradients(loops: int, share: float) -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="at least 1, got channels=4, reduction=8"):
         CrissCrossAttention(4, reduction=8)
+    with pytest.raises(ValueError, match=r"clips \[B, C, T, H, W\] or images \[B, C, H, W\], got \(8, 4, 5\); add"):
+        CrissCrossAttention(8)(torch.zeros(8, 4, 5))
     with pytest.raises(ValueError, match="loops must be at least 1, got 0"):
         RecurrentCrissCrossAttention(8, loops=0)

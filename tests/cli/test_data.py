@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +99,38 @@ def test_nothing_is_written_for_a_folder_without_labels(tmp_path: Path, capsys: 
     link.symlink_to(tmp_path / "elsewhere.toml")
     assert run("describe", tmp_path, "--overwrite") == 2
     assert "is a link, which is not replaced" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_data(tmp_path: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither is CamVid, which the package describes itself."""
+    (tmp_path / "my data").mkdir()
+    assert run("check", "--data", tmp_path / "my data") == 2
+    assert (
+        f"my data has no dataset.toml; write one, or a first draft with: ccnet3d-data describe '{tmp_path}/my data' "
+        in (capsys.readouterr().err)
+    )
+    assert run("check", "--data", tmp_path / "absent") == 2
+    assert "absent; give a folder with a dataset.toml" in capsys.readouterr().err
+    assert run("check", "--data", yard / "dataset.toml") == 2
+    assert "dataset.toml, which is a file; give the folder that it is in" in capsys.readouterr().err
+
+
+def test_described_data_whose_files_are_missing(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(yard / "labels")
+    assert run("check", "--data", yard) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no yard data for the split 'train'" in line
+    assert line.endswith("expected frames and labels there")
+
+
+def test_a_folder_of_labels_alone(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(yard / "frames")
+    assert run("describe", yard, "--overwrite") == 2
+    assert "look like labels, the first is labels/" in capsys.readouterr().err
+
+
+def test_the_next_command_can_be_pasted(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = yard.rename(yard.with_name("a yard"))
+    assert run("describe", folder, "--overwrite") == 0
+    command = capsys.readouterr().out.splitlines()[-1].partition("then: ccnet3d-data ")[2]
+    assert run(*shlex.split(command)) == 0

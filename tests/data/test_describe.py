@@ -251,7 +251,7 @@ def test_splits_are_drawn_by_sequence() -> None:
         assert abs(sum(len(numbers[name]) for name in one["val"]) / total - 0.3) < 0.1
     assert draw_splits({"a": [1, 5], "b": [2]}, 0.01)["val"] == ("b",)
     assert draw_splits({"a": [3, 5]}, 0.01) == {"train": ("a:3-3",), "val": ("a:5-5",)}
-    with pytest.raises(UserError, match="must be between 0 and 1, got 1"):
+    with pytest.raises(UserError, match="must be above 0 and below 1, got 1"):
         draw_splits(numbers, 1)
     with pytest.raises(UserError, match="need two labeled frames, got 1"):
         draw_splits({"a": [1]})

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ccnet3d.inference.pixels import classify_at_size, quantize_probabilities, resize_frame
+from ccnet3d.inference.pixels import classify_at_size, confidence_at_size, quantize_probabilities, resize_frame
 
 
 def random_logits(*shape: int) -> Tensor:
@@ -103,3 +103,13 @@ def test_frames_are_resized_as_in_pillow(size: tuple[int, int]) -> None:
 def test_frame_at_the_working_size_is_unchanged() -> None:
     frame = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     assert torch.equal(resize_frame(frame, (5, 7)), frame)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((3, 5, 9), (33, 65)), ((5, 7, 4), (50, 31)), ((3, 1, 6), (9, 1))])
+def test_aligned_corners(shape: tuple[int, int, int], size: tuple[int, int]) -> None:
+    logits = random_logits(*shape)
+    wide = F.interpolate(logits[None].double(), size=size, mode="bilinear", align_corners=True)[0]
+    ids = classify_at_size(logits, size, align_corners=True)
+    assert (wide.max(0).values - wide.gather(0, ids[None].long())[0]).max() < 1e-5
+    confidence = confidence_at_size(logits, size, align_corners=True)
+    torch.testing.assert_close(confidence.double(), wide.softmax(0).max(0).values, rtol=1e-5, atol=1e-5)

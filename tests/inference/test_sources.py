@@ -159,11 +159,16 @@ def test_shards_are_a_partition_under_the_same_names(inputs: list[str], count: i
     assert shards[0] == whole[::count]
 
 
-@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (1, 1), (5, 2)])
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (1, 1), (5, 2)])
 def test_impossible_shards(shard: tuple[int, int]) -> None:
     index, count = shard
     with pytest.raises(UserError, match=f"the shards of {count} are 0/{count} to {count - 1}/{count}, got {index}/"):
         plan_jobs(["a.mp4"], OUT, shard=shard)
+
+
+def test_there_is_at_least_one_shard() -> None:
+    with pytest.raises(UserError, match="the number of shards must be at least 1, got 0/0"):
+        plan_jobs(["a.mp4"], OUT, shard=(0, 0))
 
 
 @pytest.mark.usefixtures("folder")

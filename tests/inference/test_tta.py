@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,8 +121,8 @@ def test_window_starts(length: int, window: int, overlap: float, starts: list[in
 
 
 def test_bad_arguments(segmenter: VideoSegmenter) -> None:
-    for scales in ([], [0.0], [1, -1], [float("nan")], [float("inf")]):
-        with pytest.raises(UserError, match="scales must be numbers above 0, at least one"):
+    for scales in ([], [0.0], [1, -1], [float("nan")], [float("inf")], [1e9], [1e-9]):
+        with pytest.raises(UserError, match="scales must be numbers from 1/16 to 16, at least one"):
             TestTimeAugmentation(segmenter, scales=scales)
     with pytest.raises(UserError, match=r"window must be at least 1 pixel high and wide, got \(0, 5\)"):
         TestTimeAugmentation(segmenter, window=(0, 5))
@@ -130,3 +131,18 @@ def test_bad_arguments(segmenter: VideoSegmenter) -> None:
     frames = [draw_scene(0)[0], draw_scene(1, 40, 64)[0]]
     with pytest.raises(UserError, match="windows need frames of one size, got 64x48 and then 64x40"):
         list(TestTimeAugmentation(segmenter, window=(32, 32)).segment(frames))
+
+
+def test_aligned_corners(torn_model: CCNet3D, tiny_info: ModelInfo) -> None:
+    """Masks of frames of the working size, alone and as a view, are the largest logits of the model itself."""
+    config = replace(torn_model.config, align_corners=True, skip_levels=(), skip_channels=())
+    torch.manual_seed(0)
+    model = CCNet3D(config).eval()
+    segmenter = VideoSegmenter(model, replace(tiny_info, model=config), dtype=torch.float32, clip_length=1)
+    frames = [frame[:32, :48] for frame in scenes(2)]
+    clip = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)[:, None] / 255
+    with torch.no_grad():
+        expected = list(model(clip)[:, 0].argmax(1).to(torch.uint8).numpy())
+    assert_nearly_equal(list(segmenter.segment(frames)), expected)
+    assert_nearly_equal(list(TestTimeAugmentation(segmenter).segment(frames)), expected)
+    assert_nearly_equal(list(TestTimeAugmentation(segmenter, window=(32, 48)).segment(frames)), expected)

@@ -143,7 +143,7 @@ def test_npz_is_not_loaded_whole(tmp_path: Path) -> None:
         ({"classes": []}, r"class ids \[\], which are"),
         ({"classes": [3]}, "classes must be Class, got 3"),
         ({"classes": [{"id": 0, "name": "x", "color": [0, 0, 300]}]}, r"color must be in 0 to 255, got \(0, 0, 300\)"),
-        ({"frame_numbers": [0, 1, 9]}, "1 of 3 masks are missing in .*, the first is 000009.png; run"),
+        ({"frame_numbers": [0, 1, 9]}, "masks are missing in .*: 1 of 3, the first is 000009.png; run"),
     ],
 )
 def test_summaries_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

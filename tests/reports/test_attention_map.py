@@ -130,6 +130,17 @@ def test_a_model_without_attention(make_video: MakeVideo, tiny_model: CCNet3D) -
         compute_attention_map(tiny_model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
 
 
+def test_a_model_with_another_context(make_video: MakeVideo) -> None:
+    model = CCNet3D(dataclasses.replace(TINY, context="ppm")).eval()
+    with (
+        open_video(make_video(frames=4)) as reader,
+        pytest.raises(
+            UserError, match=r"no attention to show \(context = ppm\); give weights of a model with attention"
+        ),
+    ):
+        compute_attention_map(model, reader, 0, (0, 0), clip_length=3, input_size=(32, 48))
+
+
 def test_the_heaviest_cell_is_the_brightest(tmp_path: Path) -> None:
     """All weight in one cell of 48, in the upper left of the first frame, which only three loops reach."""
     influence = torch.zeros(3, 2, 4, 6)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from script_runner import run
 from tiny_run import SMALL
+
+from ccnet3d.attention import criss_cross_attention_reference
 
 
 def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
@@ -25,6 +31,59 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+def test_alternatives_of_the_attention_benchmark_compute_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts/benchmarks")
+    import attention_baselines as baselines
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 3, 4, 5, channels) for channels in (4, 4, 12))
+    monkeypatch.setattr(baselines, "compiled_flex_attention", lambda: flex_attention)  # compiling takes a minute
+    expected = criss_cross_attention_reference(query, key, value)
+    torch.testing.assert_close(baselines.flex(query, key, value), expected)
+    channels_first = baselines.seed_style(*(x.movedim(-1, 1).contiguous() for x in (query, key, value)))
+    torch.testing.assert_close(channels_first.movedim(1, -1), expected)
+    all_positions = baselines.non_local(query, key, value)
+    weights = torch.einsum("nthwc,nabdc->nthwabd", query, key).flatten(4).softmax(-1)
+    product = (weights @ value.flatten(1, 3)[:, None, None]).view(value.shape)
+    torch.testing.assert_close(all_positions, product)
+    torch.testing.assert_close(baselines.non_local_flash(query, key, value), product)
+
+
+def test_context_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions.
+
+    In this process, and with the memory of one module only, because each measurement of memory starts a process.
+    """
+    out = tmp_path / "bench.json"
+    options = ["--size", "2x7x6", "--channels", "16", "--repeats", "1", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["bench_attention.py", "--context", *options])
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
+    bench, contexts = import_module("bench_attention"), import_module("attention_contexts")
+    measure = contexts.peak_memory
+
+    def peak_memory(name: str, mode: str, *setting: Any) -> float | None:
+        return measure(name, mode, *setting) if (name, mode) == ("module ppm", "forward+backward") else None
+
+    monkeypatch.setattr(contexts, "peak_memory", peak_memory)
+    assert bench.main() == 0
+    assert "times relative to criss_cross R=3" in capsys.readouterr().out
+    rows = {row["name"]: row for row in json.loads(out.read_text())["contexts"]}
+    n, projections = 2 * 7 * 6, 16 * (16 + 2 + 2)
+    macs = {
+        "criss_cross R=3": 3 * n * (projections + (2 + 7 + 6 - 2) * (16 + 2)),
+        "non_local": n * (projections + n * (16 + 2)),
+        "axial": n * (3 * projections + (2 + 7 + 6) * (16 + 2)),
+        "local_window": n * (projections + n * (16 + 2)),  # the clip is one window
+        "ppm": 2 * (1 + 4 + 9 + 36) * 16 * 4 + n * 9 * (16 + 4 * 4) * 16,
+        "aspp": n * (16 * 8 + 3 * 9 * 16 * 8 + 5 * 8 * 16) + 2 * 16 * 8,
+        "gcn": n * (2 * 15 * (16 * 4 + 4 * 4) + 4 * 16),
+    }
+    assert {name: row["flops"] for name, row in rows.items()} == {name: 2 * count for name, count in macs.items()}
+    assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+    assert rows["ppm"]["forward+backward"]["peak_bytes"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -85,6 +144,7 @@ def test_gpu_check_on_a_cpu(yard: Path, tmp_path: Path) -> None:
     """Everything but NCCL, synchronized batch norms and fp16, which need a GPU."""
     overrides = [item for override in SMALL for item in ("--set", override)]
     options = ["--matrix", "64", "--threads", "1", "--device", "cpu", "--data", yard, "--out", tmp_path / "runs"]
+    options += ["--parts", "training"]
     check = run("check_gpu.py", "camvid_lite", *overrides, *options)
     assert check.returncode == 0, check.stderr
     results = json.loads((tmp_path / "runs" / "check.json").read_text())

@@ -192,6 +192,7 @@ def test_attention_is_drawn(tmp_path: Path, make_video: MakeVideo, tiny_checkpoi
     showing = run("show_attention.py", *common, "--point", "20,30", "--frame", "4", "--clip-length", "2")
     assert showing.returncode == 0, showing.stderr
     assert "R = 3: " in showing.stdout
+    assert showing.stdout.splitlines()[-1] == f"wrote {out}"
     assert out.read_bytes().startswith(b"\x89PNG")
     out.write_bytes(b"mine")
     again = ["--point", "20,30", "--frame", "4"]
@@ -245,3 +246,33 @@ def test_probed_weights_score_as_models_that_are_so(
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("probe_weights.py: error: a file is invalid")
     assert "0003.png" in wrong.stderr.splitlines()[1]
+
+
+def test_scores_replace_scores_only(yard: Path, tmp_path: Path, capsys) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(labels / "1.png")
+    options = ["--labels", labels, "--predictions", labels, "--classes", "2"]
+    frame, link, out = yard / "frames/walk/0001.png", tmp_path / "link.json", tmp_path / "scores.json"
+    mine = tmp_path / "mine.json"
+    link.symlink_to(out)
+    mine.write_text('{"record": "of mine"}')
+    before = {path: path.read_bytes() for path in (frame, mine)}
+    for path, message in (
+        (frame, "is no file of scores"),
+        (mine, "is no file of scores"),
+        (link, "is a link"),
+        (yard, "is a folder"),
+    ):
+        assert evaluate.main([*map(str, options), "--json", str(path)]) == 2
+        assert message in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    for _ in range(2):
+        assert evaluate.main([*map(str, options), "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["miou"] == 1
+
+
+def test_a_count_of_classes_is_bounded(yard: Path, capsys) -> None:
+    options = ["--labels", str(yard / "labels"), "--predictions", str(yard / "labels")]
+    assert evaluate.main([*options, "--classes", "99999999999"]) == 2
+    assert "--classes must be at most 255 classes, got 99999999999" in capsys.readouterr().err

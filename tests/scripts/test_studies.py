@@ -28,7 +28,7 @@ def write_camvid(root: Path, counts: dict[str, int]) -> None:
 
 def test_twenty_frames_of_three_classes(tmp_path: Path) -> None:
     write_camvid(tmp_path / "camvid", {"train": 45, "val": 3})
-    arguments = ["--data", tmp_path / "camvid", "--dataset", tmp_path / "three"]
+    arguments = ["--data", tmp_path / "camvid", "--write-dataset", tmp_path / "three"]
     done = run("finetune_three_classes.py", *arguments)
     assert done.returncode == 0, done.stderr
     train, val = (DataSource(tmp_path / "three").open(split) for split in ("train", "val"))

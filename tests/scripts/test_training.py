@@ -95,23 +95,31 @@ def test_a_recipe_is_named_or_a_file(
 
 def test_an_unknown_name_lists_the_known_ones(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["camvid", "--data", str(yard)]) == 2
-    message = "there is neither a file nor a recipe named camvid; give a TOML file or one of adapt, camvid_b0, "
+    message = "there is neither a file nor a recipe named camvid; give a TOML file or one of adapt, ade20k_r101, "
     assert capsys.readouterr().err.startswith(f"ccnet3d-train: error: {message}")
     assert ablate.main(["clip_lengths", "--data", str(yard)]) == 2
-    assert "ccl, ccl_short, clip_length, clip_length_short, evidence_clip_length, " in capsys.readouterr().err
+    assert "ccl, ccl_short, clip_length, clip_length_short, context, evidence_clip_length, " in capsys.readouterr().err
 
 
 def test_without_data_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert training.returncode == 2
     assert training.stderr.count("\n") == 1
-    assert "get CamVid from https://" in training.stderr
-    assert "datasets/camvid/README.md" in training.stderr
-    assert (REPOSITORY / "datasets" / "camvid" / "README.md").is_file()
+    assert f"no data folder at {tmp_path / 'nowhere'}; give a folder with a dataset.toml, or CamVid" in training.stderr
     by_variable = run("train_camvid.py", CCNET3D_CAMVID=str(tmp_path / "elsewhere"))
     assert "no data folder at" in by_variable.stderr
+    assert "get CamVid from https://" in by_variable.stderr
+    assert "datasets/camvid/README.md" in by_variable.stderr
+    assert (REPOSITORY / "datasets" / "camvid" / "README.md").is_file()
     assert "elsewhere" in by_variable.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_missing_folder_of_larger_frames(yard: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    training = run("train_camvid.py", "--data", yard, "--high-resolution", absent, "--out", tmp_path / "run")
+    assert training.returncode == 2
+    assert training.stderr.endswith(f"there is no folder {absent}; give that of the larger frames\n")
 
 
 def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_recomputed_activations_change_only_memory(tiny_model: CCNet3D, dtype: t
     torch.testing.assert_close(saving[:3], plain[:3], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("context", ["non_local", "ppm"])
+def test_context_modules_are_recomputed_too(context: str) -> None:
+    torch.manual_seed(0)
+    model = CCNet3D(dataclasses.replace(TINY, context=context))
+    without = CCNet3D(dataclasses.replace(TINY, context="none"))
+    plain, saving, least = (
+        one_pass(network, ComputeRecipe(activation_checkpointing=checkpointing))
+        for network, checkpointing in ((model, False), (model, True), (without, True))
+    )
+    torch.testing.assert_close(saving[:3], plain[:3], rtol=0, atol=0)
+    assert saving.kept_bytes - least.kept_bytes < 0.2 * (plain.kept_bytes - least.kept_bytes)
+
+
 def test_frozen_batch_norms_keep_their_statistics(tiny_model: CCNet3D) -> None:
     frozen = one_pass(tiny_model, ComputeRecipe(freeze_batch_norm=True))
     free = one_pass(tiny_model, ComputeRecipe())

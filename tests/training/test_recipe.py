@@ -11,8 +11,10 @@ from ccnet3d.models import ARCHITECTURES
 from ccnet3d.training import OptimizerRecipe, build_model, read_recipe
 from ccnet3d.training.optimizer import learning_rate_factor
 
+RECIPES = sorted({*(REPOSITORY / "pipelines").glob("*.toml")} - {REPOSITORY / "pipelines" / "coco_maskrcnn.toml"})
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "pipelines").glob("*.toml")), ids=lambda p: p.stem)
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = read_recipe(path)
     config = recipe.model.build_config(num_classes=11)
@@ -31,6 +33,11 @@ def test_the_papers_recipe() -> None:
     assert recipe.model.architecture == "ccnet3d_resnet101"
 
 
+def test_recipes_of_instance_segmentation_name_their_command() -> None:
+    with pytest.raises(UserError, match=r"run: ccnet3d-instances train coco_maskrcnn$"):
+        read_recipe(REPOSITORY / "pipelines" / "coco_maskrcnn.toml")
+
+
 def test_overrides_and_errors() -> None:
     path = REPOSITORY / "pipelines" / "camvid_lite.toml"
     recipe = read_recipe(path, ["epochs=3", "data.clip_lengths=[5]", "model.overrides.loops=2"])
@@ -38,6 +45,9 @@ def test_overrides_and_errors() -> None:
     assert recipe.model.build_config(4).loops == 2
     recipe = read_recipe(path, ["losses.category_consistent.weight=1", "model.overrides.embedding_channels=16"])
     assert recipe.model.build_config(4).embedding_channels == 16
+    assert recipe.model.build_config(4).context == "criss_cross"
+    assert read_recipe(path, ["model.context=aspp"]).model.build_config(4).context == "aspp"
+    assert read_recipe(path, ["model.overrides.context=aspp"]).model.build_config(4).context == "aspp"
     # Another backbone implies the normalization of its weights.
     own = read_recipe(path, ["model.overrides.backbone=resnet50"]).model.build_config(4)
     assert own.input_std == (0.229, 0.224, 0.225)
@@ -66,6 +76,10 @@ def test_overrides_and_errors() -> None:
         ("compute.accumulate_steps=0", "accumulate_steps must be at least 1"),
         ("compute.backbone_gradients=none", "'all' or 'anchor', got 'none'"),
         ("compute={sync_batch_norm=true,freeze_batch_norm=true}", "synchronized or frozen"),
+        (
+            "model={context='aspp',overrides={context='ppm'}}",
+            "model.context is 'aspp' and model.overrides.context 'ppm'; set only model.context",
+        ),
         ("model.architecture=unet", "unknown architecture 'unet'"),
         ("epochs=0", "must be at least 1"),
         ("data.augmentation.hue=0.6", r"hue in \[0, 0.5\], got 0.4, 0.4, 0.4 and 0.6"),
@@ -92,7 +106,9 @@ def test_overrides_and_errors() -> None:
             read_recipe(path, [override])
 
 
-@pytest.mark.parametrize("override", ["loops=-1", "dropout=2.0", "backbone=no_such_model", "depth=3", "channels=4"])
+@pytest.mark.parametrize(
+    "override", ["loops=-1", "dropout=2.0", "backbone=no_such_model", "depth=3", "channels=4", "context=global"]
+)
 def test_overrides_that_do_not_make_a_model_are_user_errors(override: str) -> None:
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", [f"model.overrides.{override}"])
     with pytest.raises(UserError):

@@ -313,9 +313,9 @@ SAMPLES = [
     Sample("two_streams.mkv", two_streams, warning="2 video streams, 0 .128x96., 1 .96x80., and stream 1 is read"),
     Sample("size_change.ts", size_change, warning="the frame size changes: 96x80 .* 128x96 from frame 20"),
     Sample("cut.mp4", cut_tail, warning=r"only \d+ of the 40 frames that the file claims.*it may be truncated"),
-    damaged("damaged.mp4", 15, "frame 14 could not be decoded and left gaps", *X264),
+    damaged("damaged.mp4", 15, "frame 14 could not be decoded and left a gap", *X264),
     damaged("damaged_intra.avi", 15, "1 packet could not be decoded", "-c:v", "mjpeg", "-q:v", 3, encoder="mjpeg"),
-    damaged("damaged_intra.mov", 15, "frame 15 could not be decoded and left gaps", "-c:v", "mjpeg", encoder="mjpeg"),
+    damaged("damaged_intra.mov", 15, "frame 15 could not be decoded and left a gap", "-c:v", "mjpeg", encoder="mjpeg"),
     damaged("damaged_ffv1.mkv", 15,
             "a checksum of FFV1 is wrong.*frames 15-23 could", "-c:v", "ffv1", "-slicecrc", 1, encoder="ffv1"),
 ]  # fmt: skip

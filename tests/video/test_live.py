@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from ccnet3d.video import VideoError, is_address, open_video, write_sample_video
+from ccnet3d.video.live_clock import Pace, StreamTimes
 
 FRAMES = 25
 
@@ -141,6 +146,108 @@ def test_a_broken_connection_is_resumed_and_the_numbering_continues(clip: Path) 
     times = [frame.pts_seconds for frame in frames]
     assert times == sorted(times)
     assert times[-1] > 1  # the time of the break has passed
+
+
+@pytest.fixture
+def rtsp_server(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts" / "benchmarks"))
+    server: Callable[..., Any] = importlib.import_module("rtsp_server").RtspServer
+    return server
+
+
+def test_rtsp_gives_the_frames_in_order_and_is_resumed_after_a_break(
+    clip: Path, rtsp_server: Callable[..., Any]
+) -> None:
+    server, frames = rtsp_server(clip, copy=True), []
+    try:
+        with open_video(server.url, reconnect=15) as reader:
+            for frame in reader:
+                frames.append(frame)
+                if len(frames) == 10:
+                    server.close()
+                    server = rtsp_server(clip, server.server_address[1], copy=True)
+                if reader.info.reconnections and len(frames) > 20:
+                    reader.stop()
+    finally:
+        server.close()
+    assert reader.info.live
+    assert reader.info.reconnections == 1
+    indices = [frame.index for frame in frames]
+    assert indices == sorted(set(indices))
+    times = [frame.pts_seconds for frame in frames]
+    assert times == sorted(times)
+    with open_video(clip) as local:
+        expected = [frame.image for frame in local]
+    assert any(np.array_equal(frames[0].image, image) for image in expected)
+
+
+def test_a_live_playlist_is_read_at_its_rate_and_loses_nothing(clip: Path, tmp_path: Path) -> None:
+    codec = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv420p"]
+    playlist = ["-f", "hls", "-hls_time", "1", "-hls_list_size", "9", str(tmp_path / "live.m3u8")]
+    process = ffmpeg("-re", "-stream_loop", "1", "-i", str(clip), *codec, *playlist)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "live.m3u8").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with web_server(tmp_path) as url, open_video(f"{url}/live.m3u8", reconnect=5) as reader:
+            assert reader.info.live
+            indices = [frame.index for frame in reader]
+    finally:
+        process.kill()
+    assert reader.info.dropped_frames == 0
+    assert indices == list(range(2 * FRAMES))
+
+
+def test_the_time_of_a_stream_that_begins_again_follows_the_clock() -> None:
+    """A sender over UDP is started again: its times begin at 0, and no connection breaks."""
+    times = StreamTimes(live=True)
+    assert [times.at(100 + i / 4, now=10 + i / 4) for i in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [times.at(i / 4, now=15 + i / 4) for i in range(3)] == [5.0, 5.25, 5.5]
+    assert times.at(95443.5, now=15.75) == 5.75  # wraps around
+    assert times.at(95444.5, now=15.75) == 6.75  # a burst
+    file = StreamTimes(live=False)
+    assert [file.at(seconds, now=0.0) for seconds in (3.0, 3.5, 60.0)] == [0.0, 0.5, 57.0]
+
+
+def test_frames_of_a_playlist_are_due_at_their_times_and_late_ones_delay_the_rest() -> None:
+    pace = Pace()
+    assert [pace.delay(7 + i / 4, now=1.0) for i in range(3)] == [0.0, 0.25, 0.5]
+    assert pace.delay(7.75, now=3.0) == 0.0  # 1.25 seconds late
+    assert pace.delay(8.0, now=3.0) == 0.25
+    assert pace.delay(900.0, now=3.0) == 0.0  # a jump
+    assert pace.delay(900.25, now=3.0) == 0.25
+
+
+def test_frames_are_freed_without_the_garbage_collector(clip: Path) -> None:
+    """Reference cycles with pixels in them grow faster than the collector visits its oldest objects."""
+    pytest.importorskip("av")
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with web_server(clip.parent) as url:
+            for source in (f"{url}/clip.mp4", clip):
+                with open_video(source) as reader:
+                    assert len(list(reader)) == FRAMES
+        gc.collect()
+        kinds = [type(one).__name__ for one in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert "VideoFrame" not in kinds
+
+
+def test_a_protocol_that_pyav_lacks_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+
+    def fake_open(*_: object, **__: object) -> None:
+        raise av.error.ProtocolNotFoundError(1330794744, "Protocol not found")
+
+    monkeypatch.setattr(av, "open", fake_open)
+    with pytest.raises(VideoError, match="lacks the protocol; relay the stream with ffmpeg"):
+        open_video("srt://127.0.0.1:9000")
 
 
 def test_a_playlist_from_the_network_does_not_read_local_files(clip: Path, tmp_path: Path) -> None:

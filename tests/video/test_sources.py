@@ -89,7 +89,7 @@ def test_unreadable_image_is_a_lost_frame(tmp_path: Path) -> None:
         for _ in range(2):  # each iteration starts without warnings
             assert [frame.index for frame in reader] == [0, 2]
             (warning,) = reader.info.warnings
-            assert "frame 1 could not be read and left gaps in the numbering" in warning
+            assert "frame 1 could not be read and left a gap in the numbering" in warning
             assert f"cannot read the image {tmp_path / '2.png'}" in warning
         with pytest.raises(VideoError, match="frame 1 of .* is lost: cannot read the image .*2.png"):
             reader.clip([0, 1])
