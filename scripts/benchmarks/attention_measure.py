@@ -256,10 +256,8 @@ def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: st
 
 def whole_module(name: str, size: Size) -> nn.Module:
     """Return a context module by its name, ``criss_cross`` with its loops: ``criss_cross R=2``."""
-    from ccnet3d.models import (
-        AxialAttention,
-        build_context,
-    )  # not at the top: a measured process imports as little as it can
+    # Not at the top: a measured process imports as little as it can.
+    from ccnet3d.models import AxialAttention, build_context
 
     context, _, loops = name.partition(" R=")
     if context == "axial":
