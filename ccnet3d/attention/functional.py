@@ -30,7 +30,7 @@ def criss_cross_attention_backends() -> tuple[AttentionBackend, ...]:
 
     >>> from ccnet3d import criss_cross_attention_backends
     >>> [backend.name for backend in criss_cross_attention_backends()]
-    ['triton', 'tiled', 'axial', 'reference']
+    ['triton', 'compiled', 'tiled', 'axial', 'reference']
     """
     listed = []
     for backend in BACKENDS:
@@ -93,10 +93,10 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
             ``torch.channels_last_3d`` tensor has it without a copy.
         key: ``[B, T, H, W, D]``.
         value: ``[B, T, H, W, Dv]``.
-        backend: ``"triton"`` (fused, CUDA), ``"tiled"`` (stock PyTorch, fastest on CPUs), ``"axial"`` (standard
-            operators), ``"reference"`` (the definition, O(N^2) memory), or ``"auto"``: the backend in the environment
-            variable CCNET3D_ATTENTION_BACKEND if set, else the fastest available one (see
-            :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
+        backend: ``"triton"`` (fused, CUDA), ``"compiled"`` (C, for CPUs, where the installation has it), ``"tiled"``
+            (stock PyTorch), ``"axial"`` (standard operators), ``"reference"`` (the definition, O(N^2) memory), or
+            ``"auto"``: the backend in the environment variable CCNET3D_ATTENTION_BACKEND if set, else the fastest
+            available one (see :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
 
     Returns:
         ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's dtype if that is enabled.

@@ -25,11 +25,26 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["errors"]["tiled torch.float32"] < 1e-5
     rows = {row["name"]: row for row in report["table"][0]}
+    assert all(row["of_limit"] == pytest.approx(min(row["of_gemm_time"], row["of_copy_time"])) for row in rows.values())
     assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
     positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+def test_every_contender_of_a_gpu_has_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
+    bench, measure = import_module("bench_attention"), import_module("attention_measure")
+    size = measure.Size.parse("2x9x12", 32)
+    flops = {
+        c.name: measure.flops_of(
+            bench.without_data(c), size.inputs(torch.bfloat16, "meta", channels_first=c.channels_first)
+        )
+        for c in measure.contenders("cuda", torch.bfloat16)
+    }
+    assert flops["FlexAttention"] == flops["tiled"] == 2 * 216 * (2 + 9 + 12 - 2) * (32 + 4)
+    assert flops["non-local, flash"] == 2 * 216 * 216 * (32 + 4 * 8)  # the scores again for each head's 4 channels
 
 
 def test_alternatives_of_the_attention_benchmark_compute_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
