@@ -66,12 +66,15 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="only compare whole context modules, as the paper does: by default 1x97x97 and 5x97x97",
     )
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out the memory, which a new process measures for each number"
+    )
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--plot", type=Path, help="plot the sweeps to this file (needs matplotlib)")
     return parser.parse_args()
 
 
-def table(size: Size, dtype: torch.dtype, device: str, repeats: int) -> list[dict[str, Any]]:
+def table(size: Size, dtype: torch.dtype, device: str, repeats: int, *, memory: bool) -> list[dict[str, Any]]:
     """Time all contenders that fit into memory, forward and forward plus backward, and print a table."""
     fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device) and runs(c, size, dtype, device)]
     rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in fitting}
@@ -85,7 +88,8 @@ def table(size: Size, dtype: torch.dtype, device: str, repeats: int) -> list[dic
         for c in fitting:
             meta = size.inputs(dtype, "meta", channels_first=c.channels_first)
             row, elapsed = rows[c.name], seconds[c.name]
-            row[mode] = {"seconds": elapsed, "peak_bytes": peak_memory(c.name, mode, size, dtype, device)}
+            peak = peak_memory(c.name, mode, size, dtype, device) if memory else None
+            row[mode] = {"seconds": elapsed, "peak_bytes": peak}
             if mode == "forward":
                 row["flops"] = flops_of(without_data(c), meta)
                 row["of_gemm_time"] = elapsed / (row["flops"] / rate)
@@ -263,6 +267,7 @@ def main() -> int:
     machine = describe_machine(torch.device(device))
     everything = ["check", "table", "small", "sweeps", "claim"]
     parts = [] if arguments.context else arguments.only or everything
+    memory = not arguments.no_memory
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")
     print(f"{machine}, {dtype}")
@@ -275,7 +280,7 @@ def main() -> int:
     if "table" in parts:
         texts = arguments.size or (["5x90x120", "16x90x120"] if device == "cuda" else ["5x90x120"])
         sizes = [Size.parse(text, arguments.channels) for text in texts]
-        report["table"] = [table(size, dtype, device, arguments.repeats) for size in sizes]
+        report["table"] = [table(size, dtype, device, arguments.repeats, memory=memory) for size in sizes]
         if device == "cuda":
             report["allocations"] = {}
             for c in contenders(device, dtype):
@@ -286,7 +291,7 @@ def main() -> int:
                     print(f"{c.name} makes {len(allocations)} allocations, of which {maps} are N x L maps")
     if "small" in parts:
         small = [Size.parse(text, values, narrow) for text, values, narrow in DEFAULT_MODEL]
-        report["small"] = [table(size, dtype, device, arguments.repeats) for size in small]
+        report["small"] = [table(size, dtype, device, arguments.repeats, memory=memory) for size in small]
     if "sweeps" in parts:
         report["sweeps"] = sweeps(arguments.channels, dtype, device, max(3, arguments.repeats // 2))
         if arguments.plot:
