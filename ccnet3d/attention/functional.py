@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ccnet3d.attention.backends import BACKENDS, choose_backend
 from ccnet3d.attention.backends.backend import FusedBackend
@@ -29,7 +30,7 @@ def criss_cross_attention_backends() -> tuple[AttentionBackend, ...]:
 
     >>> from ccnet3d import criss_cross_attention_backends
     >>> [backend.name for backend in criss_cross_attention_backends()]
-    ['triton', 'tiled', 'axial', 'reference']
+    ['triton', 'compiled', 'tiled', 'axial', 'reference']
     """
     listed = []
     for backend in BACKENDS:
@@ -63,6 +64,20 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
+def _is_plain_inference(*tensors: Tensor) -> bool:
+    """Return whether nothing but the result is needed: no gradients, no graph, no mode that watches operators.
+
+    Then the operator's registration with PyTorch is of no use, and its first call would import torch.compile's
+    machinery, which takes as long as all of PyTorch.
+    """
+    return (
+        not torch.compiler.is_compiling()  # first, because the rest cannot be compiled
+        and torch.is_inference_mode_enabled()
+        and not is_in_torch_dispatch_mode()
+        and all(type(tensor) is Tensor for tensor in tensors)
+    )
+
+
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend: str = "auto") -> Tensor:
     """Attend from every position to its cross: the positions that share at least two of its coordinates.
 
@@ -78,10 +93,10 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
             ``torch.channels_last_3d`` tensor has it without a copy.
         key: ``[B, T, H, W, D]``.
         value: ``[B, T, H, W, Dv]``.
-        backend: ``"triton"`` (fused, CUDA), ``"tiled"`` (stock PyTorch, fastest on CPUs), ``"axial"`` (standard
-            operators), ``"reference"`` (the definition, O(N^2) memory), or ``"auto"``: the backend in the environment
-            variable CCNET3D_ATTENTION_BACKEND if set, else the fastest available one (see
-            :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
+        backend: ``"triton"`` (fused, CUDA), ``"compiled"`` (C, for CPUs, where the installation has it), ``"tiled"``
+            (stock PyTorch), ``"axial"`` (standard operators), ``"reference"`` (the definition, O(N^2) memory), or
+            ``"auto"``: the backend in the environment variable CCNET3D_ATTENTION_BACKEND if set, else the fastest
+            available one (see :func:`criss_cross_attention_backends`), and ``"axial"`` while a graph is exported.
 
     Returns:
         ``[B, T, H, W, Dv]``, in the dtype of the inputs, or in autocast's dtype if that is enabled.
@@ -108,5 +123,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
     _check_inputs(query, key, value)
     chosen = choose_backend(backend, query)
     if isinstance(chosen, FusedBackend):
+        if _is_plain_inference(query, key, value):
+            return chosen.forward(query, key, value)[0]
         return attention_op(query, key, value, chosen.name)[0]
     return chosen.attend(query, key, value)

@@ -288,11 +288,12 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
     import torch
 
     from ccnet3d.inference import VideoSegmenter
-    from ccnet3d.models import load_model
+    from ccnet3d.models import import_families_only, load_model
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     keep_freed_memory()
+    import_families_only()
     schedule: dict[str, Any] = {
         "clip_length": arguments.clip_length,
         "clip_stride": arguments.clip_stride,

@@ -10,7 +10,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ccnet3d.attention import RecurrentCrissCrossAttention
@@ -176,6 +175,8 @@ def _mask_self(scores: Tensor) -> Tensor:
 
 def _fix_padding(network: nn.Module) -> None:
     """Replace padding that timm computes from each input's size by that of sizes that the stride divides."""
+    from timm.layers import Conv2dSame  # not at the top: most commands need no part of timm but their backbone's family
+
     for name, module in list(network.named_modules()):
         if not isinstance(module, Conv2dSame):
             continue

@@ -52,11 +52,15 @@ class Size:
     height: int
     width: int
     channels: int
+    """Dv, channels of the values."""
+    narrow: int
+    """D, channels of queries and keys."""
 
     @classmethod
-    def parse(cls, text: str, channels: int) -> Size:
+    def parse(cls, text: str, channels: int, narrow: int | None = None) -> Size:
+        """Return the size of ``TxHxW``; without ``narrow`` queries have an eighth of the channels, as in the paper."""
         time_, height, width = map(int, text.split("x"))
-        return cls(time_, height, width, channels)
+        return cls(time_, height, width, channels, narrow or channels // 8)
 
     @property
     def positions(self) -> int:
@@ -68,7 +72,7 @@ class Size:
 
     def inputs(self, dtype: torch.dtype, device: str, *, channels_first: bool = False) -> list[Tensor]:
         """Return query, key and value; scores have unit variance."""
-        narrow, shape = self.channels // 8, (1, self.time, self.height, self.width)
+        narrow, shape = self.narrow, (1, self.time, self.height, self.width)
         if device == "meta":
             tensors = [torch.empty(*shape, c, dtype=dtype, device=device) for c in (narrow, narrow, self.channels)]
         else:
@@ -78,7 +82,7 @@ class Size:
         return [x.permute(0, 4, 1, 2, 3).contiguous() for x in tensors] if channels_first else tensors
 
     def __str__(self) -> str:
-        return f"T={self.time}, {self.height}x{self.width}, C={self.channels}"
+        return f"T={self.time}, {self.height}x{self.width}, D={self.narrow}, Dv={self.channels}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,15 @@ class Contender:
     """Whether it is a backend of the operator, which must run."""
 
 
+def computes(name: str, dtype: torch.dtype) -> bool:
+    """Return whether a backend computes on this CPU in this dtype."""
+    try:
+        criss_cross_attention(*torch.zeros(3, 1, 1, 1, 1, 1, dtype=dtype), backend=name)
+    except ValueError:
+        return False
+    return True
+
+
 def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
     """Return all implementations to compare, the operator's fastest backend first."""
 
@@ -101,6 +114,8 @@ def contenders(device: str, dtype: torch.dtype) -> list[Contender]:
         return lambda q, k, v: criss_cross_attention(q, k, v, backend=name)
 
     names = [b.name for b in criss_cross_attention_backends() if b.available and b.name != "reference"]
+    if "compiled" in names and (device != "cpu" or not computes("compiled", dtype)):
+        names.remove("compiled")
     if device != "cuda":
         names = [name for name in names if name != "triton"]
     on_gpu = [Contender("FlexAttention", flex), Contender("non-local, flash", non_local_flash)]
@@ -156,7 +171,7 @@ def check_dtype(device: str, mode: str, dtype: torch.dtype, tolerance: float) ->
         weight = torch.randn(truth.shape, generator=torch.Generator(device).manual_seed(1), device=device).to(dtype)
         truths = [truth, *torch.autograd.grad(truth, exact, weight.double())]
         for contender in contenders(device, dtype):
-            if contender.name not in ("triton", "tiled", "axial"):
+            if contender.name not in ("triton", "compiled", "tiled", "axial"):
                 continue
             output = contender.function(*inputs)
             results = [output, *torch.autograd.grad(output, inputs, weight)]
@@ -204,13 +219,11 @@ def flops_of(function: Callable[..., Any], inputs: list[Tensor]) -> float:
     return float(counter.get_total_flops())
 
 
-def measured_bandwidth() -> float:
-    """Return the bytes per second, read and written, of a large copy on the GPU."""
-    from ccnet3d.ablation import median_seconds  # not at the top: a measured process imports as little as it can
-
-    source = torch.empty(GIB, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * GIB / median_seconds({"copy": lambda: target.copy_(source)}, 9, torch.device("cuda"))["copy"]
+def copy_runner(bytes_moved: int, device: str) -> Callable[[], object]:
+    """Return a copy that reads and writes so many bytes, half of them each."""
+    source = torch.zeros(bytes_moved // 2, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
 
 
 def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: str) -> float | None:
@@ -227,14 +240,24 @@ def peak_memory(name: str, mode: str, size: Size, dtype: torch.dtype, device: st
     if not Path("/proc/self/clear_refs").exists():
         return None
     text = f"{size.time}x{size.height}x{size.width}"
-    command = [sys.executable, __file__, name, mode, text, str(size.channels), str(dtype).removeprefix("torch.")]
+    command = [
+        sys.executable,
+        __file__,
+        name,
+        mode,
+        text,
+        str(size.channels),
+        str(size.narrow),
+        str(dtype).removeprefix("torch."),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 
 
 def whole_module(name: str, size: Size) -> nn.Module:
     """Return a context module by its name, ``criss_cross`` with its loops: ``criss_cross R=2``."""
-    from ccnet3d.models import AxialAttention, build_context  # not at the top, see measured_bandwidth
+    # Not at the top: a measured process imports as little as it can.
+    from ccnet3d.models import AxialAttention, build_context
 
     context, _, loops = name.partition(" R=")
     if context == "axial":
@@ -263,7 +286,7 @@ def memory_work(name: str, mode: str, size: Size, dtype: torch.dtype, device: st
 def own_peak(name: str, mode: str, size: Size, dtype: torch.dtype) -> int:
     """Return the largest growth of this process's resident set in bytes during one run."""
     # First load libraries with their buffers.
-    memory_work(name, mode, Size(2, 3, 4, size.channels), dtype, "cpu")()
+    memory_work(name, mode, Size(2, 3, 4, size.channels, size.narrow), dtype, "cpu")()
     work = memory_work(name, mode, size, dtype, "cpu")
     status = Path("/proc/self/status")
 
@@ -287,5 +310,5 @@ def allocations_of(work: Callable[[], Any]) -> list[int]:
 
 
 if __name__ == "__main__":
-    name_, mode_, text_, channels_, dtype_ = sys.argv[1:]
-    print(own_peak(name_, mode_, Size.parse(text_, int(channels_)), getattr(torch, dtype_)))
+    name_, mode_, text_, channels_, narrow_, dtype_ = sys.argv[1:]
+    print(own_peak(name_, mode_, Size.parse(text_, int(channels_), int(narrow_)), getattr(torch, dtype_)))

@@ -3,20 +3,26 @@
 
 The default size is the paper's for 720x960 input: T=5, 90x120, 512 value and 64 query channels. First the output and
 all gradients of every backend are compared with the float64 reference, then all are timed; medians are reported. Times
-are relative to the backend that "auto" chooses, on a GPU also in milliseconds. --json and --plot write the results.
+are relative to the backend that "auto" chooses, on a GPU also in milliseconds; "x GEMM" to a large product of equal
+FLOPs, "x copy" to a copy that moves as many bytes as query, key, value and output have, and "x limit" to the larger of
+the two. "small" is the same table for the default model's attention over class evidence. --json and --plot write the
+results.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from attention_baselines import flex
 from attention_contexts import contexts
 from attention_measure import (
     DTYPES,
@@ -26,10 +32,10 @@ from attention_measure import (
     allocations_of,
     check,
     contenders,
+    copy_runner,
     fits,
     flops_of,
     gemm_runner,
-    measured_bandwidth,
     peak_memory,
     runner,
     whole_module,
@@ -40,6 +46,8 @@ from ccnet3d.ablation import describe_machine, median_seconds
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_backends
 
 MIB = 2**20
+# TxHxW, Dv and D of the default model, stride 8: CamVid's 11 classes at 360x480, 480x640 and 608x800, and 64 classes.
+DEFAULT_MODEL = (("5x45x60", 11, 65), ("5x60x80", 11, 65), ("5x76x100", 11, 65), ("5x60x80", 64, 118))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,37 +59,42 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--only", choices=["check", "table", "sweeps", "claim"], nargs="+", help="parts to run; all by default"
+        "--only", choices=["check", "table", "small", "sweeps", "claim"], nargs="+", help="parts to run; all by default"
     )
     parser.add_argument(
         "--context",
         action="store_true",
         help="only compare whole context modules, as the paper does: by default 1x97x97 and 5x97x97",
     )
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out the memory, which a new process measures for each number"
+    )
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--plot", type=Path, help="plot the sweeps to this file (needs matplotlib)")
     return parser.parse_args()
 
 
-def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: float | None) -> list[dict[str, Any]]:
+def table(size: Size, dtype: torch.dtype, device: str, repeats: int, *, memory: bool) -> list[dict[str, Any]]:
     """Time all contenders that fit into memory, forward and forward plus backward, and print a table."""
     fitting = [c for c in contenders(device, dtype) if fits(c, size, dtype, device) and runs(c, size, dtype, device)]
     rows: dict[str, dict[str, Any]] = {c.name: {"name": c.name, "size": str(size)} for c in fitting}
     gemm, gemm_flops = gemm_runner(dtype, device)
+    shapes = size.inputs(dtype, "meta")
+    copy = copy_runner(2 * (shapes[0].nbytes + shapes[2].nbytes), device)  # query, key, value and output
     for mode in MODES:
         work = {c.name: runner(c, size, dtype, device, backward=mode != "forward") for c in fitting}
-        seconds = median_seconds({**work, "matrix product": gemm}, repeats, torch.device(device))
-        rate = gemm_flops / seconds.pop("matrix product")
+        seconds = median_seconds({**work, "matrix product": gemm, "copy": copy}, repeats, torch.device(device))
+        rate, moving = gemm_flops / seconds.pop("matrix product"), seconds.pop("copy")
         for c in fitting:
             meta = size.inputs(dtype, "meta", channels_first=c.channels_first)
             row, elapsed = rows[c.name], seconds[c.name]
-            row[mode] = {"seconds": elapsed, "peak_bytes": peak_memory(c.name, mode, size, dtype, device)}
+            peak = peak_memory(c.name, mode, size, dtype, device) if memory else None
+            row[mode] = {"seconds": elapsed, "peak_bytes": peak}
             if mode == "forward":
-                row["flops"] = flops_of(count_as_tiled if c.own else c.function, meta)
+                row["flops"] = flops_of(without_data(c), meta)
                 row["of_gemm_time"] = elapsed / (row["flops"] / rate)
-                if bandwidth:  # read query, key and value, write the output
-                    moved = 2 * (meta[0].nbytes + meta[2].nbytes)
-                    row["of_limit"] = elapsed / max(row["flops"] / rate, moved / bandwidth)
+                row["of_copy_time"] = elapsed / moving
+                row["of_limit"] = elapsed / max(row["flops"] / rate, moving)
     for c in contenders(device, dtype):
         if not fits(c, size, dtype, device):
             print(f"omitted, does not fit into memory: {c.name}")
@@ -89,9 +102,14 @@ def table(size: Size, dtype: torch.dtype, device: str, repeats: int, bandwidth: 
     return list(rows.values())
 
 
-def count_as_tiled(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute as any backend of the operator, on tensors without data, which the CUDA backend does not take."""
-    return criss_cross_attention(query, key, value, backend="tiled")
+def without_data(contender: Contender) -> Callable[..., Tensor]:
+    """Return what computes as much as a contender, also on tensors without data.
+
+    The operator's kernels and FlexAttention do not take those.
+    """
+    if contender.own or contender.function is flex:
+        return functools.partial(criss_cross_attention, backend="tiled")
+    return contender.function
 
 
 def runs(contender: Contender, size: Size, dtype: torch.dtype, device: str) -> bool:
@@ -108,11 +126,15 @@ def runs(contender: Contender, size: Size, dtype: torch.dtype, device: str) -> b
 
 
 def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
-    """Print times relative to ``base`` and peak memory in MiB; ``x GEMM`` is relative to a product of equal FLOPs."""
+    """Print times relative to ``base`` and peak memory in MiB; ``x GEMM`` is relative to a product of equal FLOPs.
+
+    ``x copy`` and ``x limit`` are explained by ``--help``.
+    """
     reference = next(row for row in rows if row["name"] == base)
     print(f"\n{rows[0]['size']}; times relative to {base}")
     print(f"{'':<16}{'forward':>9}{'fwd+bwd':>9}{'GFLOPs':>9}{'x GEMM':>8}{'MiB fwd':>9}{'MiB f+b':>9}", end="")
-    print(f"{'x limit':>9}{'fwd ms':>9}{'f+b ms':>9}" if device == "cuda" else "")
+    print(f"{'x copy':>9}{'x limit':>9}", end="")
+    print(f"{'fwd ms':>9}{'f+b ms':>9}" if device == "cuda" else "")
     for row in rows:
         modes = [row[mode] for mode in MODES]
         ratios = [row[mode]["seconds"] / reference[mode]["seconds"] for mode in MODES]
@@ -120,7 +142,7 @@ def print_table(rows: list[dict[str, Any]], base: str, device: str) -> None:
         line = f"{row['name']:<16}{ratios[0]:9.2f}{ratios[1]:9.2f}{row['flops'] / 1e9:9.1f}{row['of_gemm_time']:8.2f}"
         print(line + "".join(memory), end="")
         milliseconds = "".join(f"{m['seconds'] * 1e3:9.3f}" for m in modes)
-        print(f"{row['of_limit']:9.2f}{milliseconds}" if device == "cuda" else "")
+        print(f"{row['of_copy_time']:9.2f}{row['of_limit']:9.2f}{milliseconds if device == 'cuda' else ''}")
 
 
 def is_map(allocated: int, size: Size, dtype: torch.dtype) -> bool:
@@ -243,7 +265,9 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     dtype = DTYPES[arguments.dtype or ("bf16" if device == "cuda" else "fp32")]
     machine = describe_machine(torch.device(device))
-    parts = [] if arguments.context else arguments.only or ["check", "table", "sweeps", "claim"]
+    everything = ["check", "table", "small", "sweeps", "claim"]
+    parts = [] if arguments.context else arguments.only or everything
+    memory = not arguments.no_memory
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "dtype": str(dtype), "seed": 0}
     report["date"] = time.strftime("%Y-%m-%d")
     print(f"{machine}, {dtype}")
@@ -254,11 +278,9 @@ def main() -> int:
         print("largest errors of output and gradients, compared with the float64 reference:")
         print("\n".join(f"  {name}: {error:.1e}" for name, error in report["errors"].items()))
     if "table" in parts:
-        bandwidth = measured_bandwidth() if device == "cuda" else None
-        report["bandwidth"] = bandwidth
         texts = arguments.size or (["5x90x120", "16x90x120"] if device == "cuda" else ["5x90x120"])
         sizes = [Size.parse(text, arguments.channels) for text in texts]
-        report["table"] = [table(size, dtype, device, arguments.repeats, bandwidth) for size in sizes]
+        report["table"] = [table(size, dtype, device, arguments.repeats, memory=memory) for size in sizes]
         if device == "cuda":
             report["allocations"] = {}
             for c in contenders(device, dtype):
@@ -267,6 +289,9 @@ def main() -> int:
                     report["allocations"][c.name] = allocations
                     maps = sum(is_map(bytes_, sizes[0], dtype) for bytes_ in allocations)
                     print(f"{c.name} makes {len(allocations)} allocations, of which {maps} are N x L maps")
+    if "small" in parts:
+        small = [Size.parse(text, values, narrow) for text, values, narrow in DEFAULT_MODEL]
+        report["small"] = [table(size, dtype, device, arguments.repeats, memory=memory) for size in small]
     if "sweeps" in parts:
         report["sweeps"] = sweeps(arguments.channels, dtype, device, max(3, arguments.repeats // 2))
         if arguments.plot:

@@ -91,6 +91,17 @@ def process_group(device: torch.device) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Compute convolutions without TF32, which keeps 11 bits, so that other kernels of cuDNN give other results."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def losses_of_steps(
     recipe: Recipe, classes: int, device: torch.device, *, parallel: bool
 ) -> tuple[list[float], torch.Tensor]:
@@ -175,8 +186,9 @@ def train_and_measure(arguments: argparse.Namespace, device: torch.device, began
     short = replace(recipe, epochs=1, evaluate_every=1)
     for precision in ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16"):
         report(precision, train(replace(short, precision=precision), data, arguments.out / precision, device))
-    alone, gradient = losses_of_steps(recipe, classes, device, parallel=False)
-    with process_group(device):
+    with true_float32():
+        alone, gradient = losses_of_steps(recipe, classes, device, parallel=False)
+    with process_group(device), true_float32():
         together, other = losses_of_steps(recipe, classes, device, parallel=True)
     difference = ((other - gradient).norm() / gradient.norm()).item()
     report("parallel", {"alone": alone, "together": together, "difference of the first gradient": difference})

@@ -7,18 +7,19 @@ import torch
 from reference.inputs import random_inputs
 
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_backends, functional
-from ccnet3d.attention.backends import BACKENDS, triton
+from ccnet3d.attention.backends import BACKENDS, compiled, triton
 from ccnet3d.attention.backends.backend import ComposedBackend
 from ccnet3d.attention.custom_op import attention_op
 
 VARIABLE = "CCNET3D_ATTENTION_BACKEND"
-NAMES = ("triton", "tiled", "axial", "reference")
+NAMES = ("triton", "compiled", "tiled", "axial", "reference")
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A simulated machine with Triton and a Hopper GPU, either of which a test may remove."""
+    """A simulated machine with Triton and a Hopper GPU, either of which a test may remove, and the compiled library."""
     machine = SimpleNamespace(triton=True, cuda=True, capability=(9, 0))
+    monkeypatch.setattr(compiled, "_supported", 3)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(triton, "find_spec", lambda name: object() if machine.triton and name == "triton" else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine.cuda)
@@ -88,16 +89,48 @@ def test_triton_needs_a_supported_dtype(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("machine")
-def test_cpu_tensors_use_the_tiled_backend_on_a_machine_with_a_gpu(calls) -> None:
-    criss_cross_attention(*clip())
-    assert calls == ["tiled"]
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "expected"),
+    [
+        (3, torch.float32, "compiled"),
+        (3, torch.bfloat16, "compiled"),
+        (3, torch.float64, "tiled"),
+        (1, torch.float32, "compiled"),
+        (1, torch.bfloat16, "tiled"),  # no AMX
+        (0, torch.float32, "tiled"),  # no AVX2
+        (None, torch.float32, "tiled"),  # no compiler when the wheel was built
+    ],
+)
+def test_cpu_tensors_use_a_cpu_backend_on_a_machine_with_a_gpu(
+    calls, kernels: int | None, dtype: torch.dtype, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_supported", kernels)
+    criss_cross_attention(*clip(dtype))
+    assert calls == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "reason"),
+    [
+        (None, torch.float32, "this installation has no compiled kernels"),
+        (0, torch.float32, "this CPU has no AVX2"),
+        (1, torch.bfloat16, "it computes in bfloat16 on CPUs with AMX only"),
+        (3, torch.float64, r"it computes in float32 and bfloat16, not in torch\.float64"),
+    ],
+)
+def test_compiled_backend_states_why_it_cannot_be_used(
+    kernels: int | None, dtype: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_supported", kernels)
+    with pytest.raises(ValueError, match=f"backend 'compiled' cannot be used: {reason}.*choose 'auto'"):
+        criss_cross_attention(*clip(dtype), backend="compiled")
 
 
 @pytest.mark.usefixtures("machine")
 def test_the_interpreter_is_never_chosen_automatically(calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     criss_cross_attention(*clip())
-    assert calls == ["tiled"]
+    assert calls == ["compiled"]
 
 
 @pytest.mark.parametrize("name", ["tiled", "axial", "reference"])
@@ -136,5 +169,7 @@ def test_tensors_on_different_devices_are_rejected(backend: str, elsewhere: int)
 
 @pytest.mark.parametrize("name", ["axial", "cudnn"])
 def test_operator_computes_with_fused_backends_only(name: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown fused backend '{name}'; choose one of .'tiled', 'triton'."):
+    with pytest.raises(
+        ValueError, match=f"unknown fused backend '{name}'; choose one of .'compiled', 'tiled', 'triton'."
+    ):
         attention_op(*clip(), name)

@@ -131,5 +131,7 @@ def test_invalid_dtypes_and_backend() -> None:
         criss_cross_attention(x, x.double(), x)
     with pytest.raises(ValueError, match="one floating-point dtype"):
         criss_cross_attention(x.int(), x.int(), x.int())
-    with pytest.raises(ValueError, match="unknown backend 'cudnn'.*'axial', 'reference', 'tiled', 'triton'"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'cudnn'.*'axial', 'compiled', 'reference', 'tiled', 'triton'"
+    ):
         criss_cross_attention(x, x, x, backend="cudnn")

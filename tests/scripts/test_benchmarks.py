@@ -25,11 +25,26 @@ def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["errors"]["tiled torch.float32"] < 1e-5
     rows = {row["name"]: row for row in report["table"][0]}
+    assert all(row["of_limit"] == pytest.approx(min(row["of_gemm_time"], row["of_copy_time"])) for row in rows.values())
     assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
     positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
+
+
+def test_every_contender_of_a_gpu_has_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
+    bench, measure = import_module("bench_attention"), import_module("attention_measure")
+    size = measure.Size.parse("2x9x12", 32)
+    flops = {
+        c.name: measure.flops_of(
+            bench.without_data(c), size.inputs(torch.bfloat16, "meta", channels_first=c.channels_first)
+        )
+        for c in measure.contenders("cuda", torch.bfloat16)
+    }
+    assert flops["FlexAttention"] == flops["tiled"] == 2 * 216 * (2 + 9 + 12 - 2) * (32 + 4)
+    assert flops["non-local, flash"] == 2 * 216 * 216 * (32 + 4 * 8)  # the scores again for each head's 4 channels
 
 
 def test_alternatives_of_the_attention_benchmark_compute_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +167,21 @@ def test_gpu_check_on_a_cpu(yard: Path, tmp_path: Path) -> None:
     assert results["parallel"]["alone"][-1] < results["parallel"]["alone"][0]
     assert results["recipe run"]["epochs"] == 2
     assert 0 < results["recipe run"]["val_miou"] <= 1
+
+
+def test_startup_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its starts, each of which takes seconds: their programs, and the arithmetic."""
+    starts = []
+
+    def start(command: list[str], **_: object) -> None:
+        starts.append(" ".join(command[1:3]))
+
+    monkeypatch.setattr("subprocess.run", start)
+    bench = run("bench_startup.py", "--rounds", "1", "--json", tmp_path / "bench.json")
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert len(figures["seconds"]) == 3 + 10
+    assert len(starts) == 2 * 13
+    assert starts[2] == "-m ccnet3d.cli.infer"
+    seconds = figures["seconds"]
+    assert figures["first mask / import torch"] == seconds["first mask"] / seconds["import torch"]

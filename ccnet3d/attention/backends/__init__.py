@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ccnet3d.attention.backends import axial, reference, tiled, triton
+from ccnet3d.attention.backends import axial, compiled, reference, tiled, triton
 from ccnet3d.attention.backends.backend import ComposedBackend, FusedBackend
 
 __all__ = ["BACKENDS", "BACKEND_VARIABLE", "choose_backend", "fused_backend", "is_traced", "is_transformed"]
 
 BACKENDS: tuple[ComposedBackend | FusedBackend, ...] = (
     triton.BACKEND,
+    compiled.BACKEND,
     tiled.BACKEND,
     axial.BACKEND,
     reference.BACKEND,

@@ -28,6 +28,7 @@ __all__ = ["BACKEND", "tiled_backward", "tiled_forward"]
 # positions of columns. Half and twice these sizes are equally fast.
 _TILE_POSITIONS = 256
 _TILE_COLUMN_POSITIONS = 1280
+_LONGEST_KEPT_CLIP = 16
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:
@@ -153,9 +154,9 @@ def tiled_backward(
         inputs = grad[b], query[b], key[b], value[b], log_sum_exp[b]
         gradients = grad_query[b], grad_key[b], grad_value[b]
         delta = torch.zeros_like(log_sum_exp[b])  # [T, H, W]
-        _time_backward(*inputs, delta, *gradients, first=True)
+        kept = _time_backward(*inputs, delta, *gradients)
         _space_backward(*inputs, delta, *gradients)
-        _time_backward(*inputs, delta, *gradients, first=False)
+        _time_backward(*inputs, delta, *gradients, kept=kept)
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
 
 
@@ -170,22 +171,33 @@ def _time_backward(
     grad_key: Tensor,
     grad_value: Tensor,
     *,
-    first: bool,
-) -> None:
-    """Write the time axis' part of delta and the value's gradient if ``first``, else add that of query and key."""
+    kept: list[tuple[Tensor, Tensor]] | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Write the time axis' part of delta and the value's gradient; in a second call, add that of query and key.
+
+    The second call needs what the first returns: weights and their gradients, ``[P, T, T]`` for each tile. Long clips
+    compute them again, because they would need more memory than the gradients.
+    """
     time, height, width, _ = query.shape
+    first = kept is None
+    keep: list[tuple[Tensor, Tensor]] = []
     if time == 1:
-        return
+        return keep
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     mask = _self_mask(time, query, scores_in)
     tiles = _tiles(height * width)
     tile = cpu.empty(tiles[0].stop, time, value.shape[-1], like=value, dtype=values_in)
-    for some in tiles:
+    for i, some in enumerate(tiles):
         q, k = (_positions(x, some).to(scores_in) for x in (query, key))  # [P, T, D]
-        v, g = (_positions(x, some).to(values_in) for x in (value, grad))  # [P, T, Dv]
-        weights, grad_weights = (torch.empty(len(q), time, time, dtype=scores_in, device=q.device) for _ in range(2))
-        _axis_weights(g, q, k, v, _positions(log_sum_exp, some), weights, grad_weights, mask)  # [P, T, T]
+        if kept:
+            weights, grad_weights = kept[i]
+        else:
+            v, g = (_positions(x, some).to(values_in) for x in (value, grad))  # [P, T, Dv]
+            weights, grad_weights = torch.empty(2, len(q), time, time, dtype=scores_in, device=q.device)
+            _axis_weights(g, q, k, v, _positions(log_sum_exp, some), weights, grad_weights, mask)  # [P, T, T]
         if first:
+            if time <= _LONGEST_KEPT_CLIP:
+                keep.append((weights, grad_weights))
             delta.flatten(1, 2)[:, some] = (weights * grad_weights).sum(-1).t()
             attended = torch.bmm(weights.to(values_in).transpose(1, 2), g, out=tile[: len(weights)])
             grad_value.flatten(1, 2)[:, some] = attended.transpose(0, 1)
@@ -193,6 +205,7 @@ def _time_backward(
             grad_scores = grad_weights.sub_(_positions(delta, some).unsqueeze(-1)).mul_(weights)
             grad_query.flatten(1, 2)[:, some] += torch.bmm(grad_scores, k).transpose(0, 1)
             grad_key.flatten(1, 2)[:, some] += torch.bmm(grad_scores.transpose(1, 2), q).transpose(0, 1)
+    return keep
 
 
 @cpu.fast_float32_products()

@@ -1,0 +1,106 @@
+"""The compiled backend for CPUs: a small C library that a wheel may contain, called without PyTorch's C++ interface.
+
+Stock PyTorch multiplies short lines at a third of the speed of large matrices, and it writes every intermediate result
+to memory. The library attends to one line (a row or a column) at a time, with its scores in cache, and merges rows,
+columns and the time axis by their log-sum-exp. Its sources are in ``native/``; ``hatch_build.py`` compiles them where a
+wheel is built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend, whose backward pass this shares.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccnet3d.attention.backends import cpu
+from ccnet3d.attention.backends.backend import FusedBackend
+from ccnet3d.attention.backends.tiled import tiled_backward
+
+__all__ = ["BACKEND", "LIBRARY", "compiled_forward", "load_library"]
+
+LIBRARY = Path(__file__).with_name("_native.so")
+"""The compiled library."""
+
+_KERNELS = {torch.float32: 1, torch.bfloat16: 2}
+"""Bit of each dtype in what ``ccnet3d_supported`` returns."""
+
+_Strides = ctypes.c_long * 4
+
+
+class _Problem(ctypes.Structure):
+    """``Problem`` of ``native/problem.h``."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "output", "log_sum_exp")),
+        *((name, ctypes.c_long) for name in ("batch", "time", "height", "width", "channels", "value_channels")),
+        *((name, _Strides) for name in ("query_strides", "key_strides", "value_strides")),
+    )
+
+
+def load_library(path: Path) -> ctypes.CDLL | None:
+    """Return the library, or None if there is none for this system."""
+    if platform.machine() != "x86_64" or not path.is_file():
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # built for another system
+        return None
+
+
+# Loaded with the module: torch.compile traces the choice of a backend and could not follow the loading.
+_library = load_library(LIBRARY)
+_supported: int | None = None if _library is None else int(_library.ccnet3d_supported())
+
+
+def _why_unavailable() -> str | None:
+    if _supported is None:
+        return "this installation has no compiled kernels; they need x86-64 Linux and a C compiler when it is built"
+    return None if _supported else "this CPU has no AVX2"
+
+
+def _why_unsupported(query: Tensor) -> str | None:
+    if query.device.type not in ("cpu", "meta"):
+        return f"it computes on CPUs, and the tensors are on {query.device}"
+    if query.dtype not in _KERNELS:
+        return f"it computes in float32 and bfloat16, not in {query.dtype}"
+    if _supported and not _supported & _KERNELS[query.dtype]:
+        return "it computes in bfloat16 on CPUs with AMX only"
+    return None
+
+
+def _channels_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def compiled_forward(
+    query: Tensor, key: Tensor, value: Tensor, *, entry: str = "ccnet3d_attend"
+) -> tuple[Tensor, Tensor]:
+    """Return the output ``[B, T, H, W, Dv]`` and the log-sum-exp of every position's scores, ``[B, T, H, W]``.
+
+    :func:`ccnet3d.attention.criss_cross_attention` documents the inputs; ``entry`` is the library's function.
+    """
+    query, key, value = (_channels_contiguous(x.detach()) for x in (query, key, value))
+    output = cpu.empty(*value.shape, like=value, dtype=value.dtype)
+    log_sum_exp = cpu.empty(*query.shape[:4], like=query, dtype=torch.float32)
+    pointers = (x.data_ptr() for x in (query, key, value, output, log_sum_exp))
+    strides = (_Strides(*x.stride()[:4]) for x in (query, key, value))
+    problem = _Problem(*pointers, *query.shape, value.shape[-1], *strides)
+    assert _library is not None  # why_unavailable has been asked
+    threads = ctypes.c_long(torch.get_num_threads())
+    if getattr(_library, entry)(ctypes.byref(problem), int(value.dtype == torch.bfloat16), threads):
+        raise MemoryError("criss_cross_attention: not enough memory for one line of scores per thread")
+    return output, log_sum_exp
+
+
+BACKEND = FusedBackend(
+    name="compiled",
+    description="C, line by line, on x86-64 CPUs: float32 (AVX2, AVX-512) and bfloat16 (AMX)",
+    why_unavailable=_why_unavailable,
+    why_unsupported=_why_unsupported,
+    auto_devices=("cpu",),
+    forward=compiled_forward,
+    backward=tiled_backward,
+)

@@ -1,0 +1,186 @@
+/* Criss-cross attention of a line in float32, for AVX2 or AVX-512, as the compiler's options say. */
+#include "problem.h"
+#include "vectors.h"
+
+#define ROWS 6
+#ifdef __AVX512F__
+#define VECTORS 4 /* 24 sums, 4 operands and 1 factor in 32 registers */
+#define KERNEL ccnet3d_float32_avx512
+#else
+#define VECTORS 2 /* 12, 2 and 1 of 16 */
+#define KERNEL ccnet3d_float32_avx2
+#endif
+#define PANEL (VECTORS * LANES)
+
+/* sums[r][v] += factors[r][k] * panel[k][v] for all k. */
+INLINE void multiply(vec sums[ROWS][VECTORS], const float *const factors[ROWS], const float *panel, long count,
+                     const int vectors) {
+    for (long k = 0; k < count; k++, panel += vectors * LANES) {
+        vec operands[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) operands[v] = load(panel + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const vec factor = all(factors[r][k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sums[r][v] = fused(factor, operands[v], sums[r][v]);
+        }
+    }
+}
+
+INLINE void scores_of_panel(const float *query, long query_step, long queries, const float *panel, long channels,
+                            float *scores, long scores_step, const int vectors) {
+    for (long i = 0; i < queries; i += ROWS) {
+        const float *factors[ROWS];
+        vec sums[ROWS][VECTORS];
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            factors[r] = query + (i + r < queries ? i + r : queries - 1) * query_step;
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sums[r][v] = all(0);
+            if (i + r + ROWS < queries)
+                for (long c = 0; c < channels; c += 16) __builtin_prefetch(factors[r] + ROWS * query_step + c);
+        }
+        multiply(sums, factors, panel, channels, vectors);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) /* scores has a multiple of ROWS rows */
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) store(scores + (i + r) * scores_step + v * LANES, sums[r][v]);
+    }
+}
+
+static void scores_of_line(const Line *line, const float *keys, long first, long queries, long channels, float *scores,
+                           long scores_step) {
+    const float *query = (const float *)line->query + first * line->query_step;
+    const long step = line->query_step, length = ROUND_UP(line->length, LANES);
+    for (long j = 0; j < length; j += PANEL, keys += channels * PANEL) {
+        switch ((length - j < PANEL ? length - j : PANEL) / LANES) {
+        case 1: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 1); break;
+        case 2: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 2); break;
+#if VECTORS > 2
+        case 3: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 3); break;
+        case 4: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 4); break;
+#endif
+        }
+    }
+}
+
+INLINE float dot(const float *a, const float *b, long count) {
+    vec sum = all(0);
+    long c = 0;
+    for (; c + LANES <= count; c += LANES) sum = fused(load(a + c), load(b + c), sum);
+    if (c < count) sum = fused(load_some(a + c, first_lanes(count - c)), load_some(b + c, first_lanes(count - c)), sum);
+    return sum_of(sum);
+}
+
+static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
+    const float *query = (const float *)line->query + i * line->query_step;
+    const float *key = (const float *)line->frames_key + i * line->key_step;
+    for (long t = 0; t < line->frames; t++)
+        if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
+}
+
+/* Write `channels` outputs of some queries: weights times the panel of values, plus the other frames' values for a row,
+ * plus the result so far for a column. The weights of both stand behind those of the line. */
+INLINE void outputs_of_panel(const Line *line, long first, long queries, const float *weights, long weights_step,
+                             const float *panel, long channel, long channels, const int vectors) {
+    float *output = (float *)line->output + first * line->output_step + channel;
+    const float *others = (const float *)line->frames_value + first * line->value_step + channel;
+    for (long i = 0; i < queries; i += ROWS) {
+        const float *factors[ROWS];
+        vec sums[ROWS][VECTORS];
+        const mask last = first_lanes(channels - (vectors - 1) * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const long row = i + r < queries ? i + r : queries - 1;
+            factors[r] = weights + row * weights_step;
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sums[r][v] = all(0);
+            /* The next rows are far apart: fetch them while these are multiplied. */
+            const long after = i + r + ROWS < queries ? i + r + ROWS : row;
+            if (line->is_column) {
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++) __builtin_prefetch(output + after * line->output_step + v * LANES, 1);
+                const float *before = output + row * line->output_step;
+                const vec factor = all(factors[r][line->length]);
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors - 1; v++) sums[r][v] = factor * load(before + v * LANES);
+                sums[r][vectors - 1] = factor * load_some(before + (vectors - 1) * LANES, last);
+            }
+            const float *weight = factors[r] + line->length, *value = others + row * line->value_step;
+            for (long t = 0; t < line->frames; t++, value += line->frames_value_step) {
+                if (t == line->frame) continue;
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++) __builtin_prefetch(value + (after - row) * line->value_step + v * LANES);
+                const vec factor = all(*weight++);
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors - 1; v++) sums[r][v] = fused(factor, load(value + v * LANES), sums[r][v]);
+                const vec end = load_some(value + (vectors - 1) * LANES, last);
+                sums[r][vectors - 1] = fused(factor, end, sums[r][vectors - 1]);
+            }
+        }
+        multiply(sums, factors, panel, line->length, vectors);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            if (i + r >= queries) break;
+            float *to = output + (i + r) * line->output_step;
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors - 1; v++) store(to + v * LANES, sums[r][v]);
+            store_some(to + (vectors - 1) * LANES, last, sums[r][vectors - 1]);
+        }
+    }
+}
+
+INLINE void copy_values(const Line *line, long channel, long channels, float *panel, const int vectors) {
+    const float *value = (const float *)line->value + channel;
+    const mask last = first_lanes(channels - (vectors - 1) * LANES);
+    for (long j = 0; j < line->length; j++, value += line->value_step, panel += vectors * LANES) {
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors - 1; v++) store(panel + v * LANES, load(value + v * LANES));
+        store(panel + (vectors - 1) * LANES, load_some(value + (vectors - 1) * LANES, last));
+    }
+}
+
+INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, float *panel,
+                    long channel, long channels, const int vectors) {
+    copy_values(line, channel, channels, panel, vectors);
+    outputs_of_panel(line, first, queries, weights, step, panel, channel, channels, vectors);
+}
+
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, LANES); }
+
+static size_t scratch_bytes(long length, long frames, long channels) {
+    const long padded = ROUND_UP(length, PANEL);
+    return sizeof(float) * (channels * padded + BLOCK * scores_step(length, frames) + padded * PANEL);
+}
+
+static void attend(const Line *line, const Problem *problem, void *scratch) {
+    const long length = line->length, channels = problem->channels, step = scores_step(length, line->frames);
+    const long padded = ROUND_UP(length, PANEL);
+    float *keys = scratch, *scores = keys + channels * padded, *panel = scores + BLOCK * step;
+    for (long j = 0; j < length; j += PANEL) {
+        const long some = length - j < PANEL ? length - j : PANEL;
+        transpose((const float *)line->key + j * line->key_step, line->key_step, some, channels, keys + j * channels,
+                  ROUND_UP(some, LANES));
+    }
+    for (long first = 0; first < length; first += BLOCK) {
+        const long queries = length - first < BLOCK ? length - first : BLOCK;
+        scores_of_line(line, keys, first, queries, channels, scores, step);
+        SOFTMAX_OF_QUERIES(scores, step, first, queries);
+        for (long c = 0; c < problem->value_channels; c += PANEL) {
+            const long some = problem->value_channels - c < PANEL ? problem->value_channels - c : PANEL;
+            switch (ROUND_UP(some, LANES) / LANES) {
+            case 1: outputs(line, first, queries, scores, step, panel, c, some, 1); break;
+            case 2: outputs(line, first, queries, scores, step, panel, c, some, 2); break;
+#if VECTORS > 2
+            case 3: outputs(line, first, queries, scores, step, panel, c, some, 3); break;
+            case 4: outputs(line, first, queries, scores, step, panel, c, some, 4); break;
+#endif
+            }
+        }
+    }
+}
+
+static void nothing(void) {}
+
+const Kernel KERNEL = {scratch_bytes, attend, nothing, nothing, sizeof(float)};
