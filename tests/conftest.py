@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Commands
 from PIL import Image
 
 from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
@@ -131,6 +132,14 @@ def tiny_checkpoint(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -
     path = tmp_path / "tiny.safetensors"
     save_model(path, tiny_model, tiny_info)
     return path
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Processes of the commands without the time that the import of PyTorch takes."""
+    server = Commands()
+    yield server
+    server.close()
 
 
 @pytest.fixture
