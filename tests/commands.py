@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+Ended = subprocess.CompletedProcess[str]
+
 SERVER = """
 import importlib, json, os, signal, socket, sys
 import av, tqdm, torch
@@ -36,7 +38,7 @@ def start(streams, channel, argv, module, environment, folder, before):
     os.chdir(folder)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
     sys.argv = argv
-    exec(before)
+    exec(before, globals())
     sys.exit(importlib.import_module(module).main())  # in the words of the installed commands
 
 requests = socket.socket(fileno=int(sys.argv[1]))
@@ -67,7 +69,7 @@ class Running:
     def is_running(self) -> bool:
         return Path(f"/proc/{self.pid}").exists()
 
-    def wait(self) -> subprocess.CompletedProcess[str]:
+    def wait(self) -> Ended:
         with self._lines:
             code = int(self._lines.readline())
         texts = []
@@ -75,7 +77,7 @@ class Running:
             stream.seek(0)
             texts.append(stream.read().decode())
             stream.close()
-        return subprocess.CompletedProcess(self._command, code, *texts)
+        return Ended(self._command, code, *texts)
 
 
 class Commands:
@@ -115,7 +117,7 @@ class Commands:
             socket.send_fds(self._requests, [json.dumps(request).encode()], [*given, theirs.fileno()])
         return Running(mine, command, (out, err))
 
-    def run(self, module: str, *arguments: object, text: bytes | None = None, **options) -> subprocess.CompletedProcess:
+    def run(self, module: str, *arguments: object, text: bytes | None = None, **options) -> Ended:
         """Run a command to its end; ``text`` is its standard input, through a pipe."""
         if text is None:
             return self.start(module, *arguments, **options).wait()
@@ -138,13 +140,18 @@ def _write(descriptor: int, text: bytes) -> None:
         pipe.write(text)
 
 
-def in_two_processes(commands: Commands, module: str, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
+def in_two_processes(commands: Commands, module: str, *arguments: object, before: str = "") -> list[Ended]:
     """Run a command as ``torchrun --nproc-per-node 2`` does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        commands.start(module, *arguments, environment={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    ]
+    shared = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    started = [commands.start(module, *arguments, environment=rank, before=before) for rank in ranks]
     return [process.wait() for process in started]

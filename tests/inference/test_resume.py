@@ -88,7 +88,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     runs: Runs, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str]
 ) -> None:
     """Kill at random: five runs per set of options, then one run again and again until it is complete."""
-    video = make_video(frames=40)
+    video = make_video(frames=24)
 
     def command(out: Path) -> list[str]:
         chosen = [option.format(out=out) for option in options]
