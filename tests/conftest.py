@@ -46,6 +46,20 @@ val = ["night"]
 """
 
 
+LONGEST = (
+    "attention/test_triton_without_gpu.py", "inference/test_resume.py", "inference/test_memory.py",
+    "cli/test_infer_mutants.py", "scripts/test_training.py", "scripts/test_evaluation.py", "scripts/test_benchmarks.py",
+    "cli/test_infer_options.py", "cli/test_ray_engine.py", "training/test_distributed.py", "video/test_mutations.py",
+    "masks/test_files_of_others.py", "models/test_evidence.py", "ablation/test_runner.py", "cli/test_streams.py",
+)  # fmt: skip
+"""Files that begin first, so that no process runs a long one while the other has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture
 def camvid() -> Path:
     """The folder with CamVid at 480x360; tests that need it are marked ``real_data``."""
