@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,8 @@ def _patch_the_language_once_per_launch() -> Iterator[None]:
     """Halve the time of Triton's interpreter.
 
     It replaces the functions of ``triton.language`` when a kernel is launched, and replaces them again, by the same,
-    whenever the kernel calls a helper function. In another version of Triton, where names differ, nothing is changed.
+    whenever the kernel calls a helper function. It also computes each sum and product of integers in 64 bits to find
+    overflows, which the indices of tiny tensors cannot have. In a version of Triton with other names, nothing changes.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield
@@ -28,6 +30,10 @@ def _patch_the_language_once_per_launch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope"):
             patch.setattr(interpreter, "_patch_lang", _patch_once(interpreter))
+        options = getattr(getattr(interpreter, "interpreter_builder", None), "options", None)
+        if hasattr(options, "sanitize_overflow"):
+            faster = dataclasses.replace(options, sanitize_overflow=False)
+            patch.setattr(interpreter.interpreter_builder, "options", faster)
         yield
 
 
