@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Commands
 from conftest import MakeVideo, draw_scene
 from PIL import Image
 from video.corpus import two_streams
@@ -176,42 +176,34 @@ def test_json_lines(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> Non
     assert events[-1]["output"] == str(tmp_path / "masks")
 
 
-def run_process(*arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ccnet3d.cli.infer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, **options)
-
-
-def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_standard_input(
+    make_video: MakeVideo, infer, commands: Commands, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     video = make_video("pipe.mkv", frames=5)
     infer(video, "-o", tmp_path / "file")
     common = ["--checkpoint", tiny_checkpoint, "-q"]
-    run = run_process("-", "-o", tmp_path / "pipe", *common, input=video.read_bytes())
-    assert (run.returncode, run.stderr) == (0, b"")
+    run = commands.run("ccnet3d.cli.infer", "-", "-o", tmp_path / "pipe", *common, text=video.read_bytes())
+    assert (run.returncode, run.stderr) == (0, "")
     assert_equal_masks(pngs(tmp_path / "pipe"), pngs(tmp_path / "file"))
-    run = run_process("-", "-o", tmp_path / "no", *common, input=b"")
+    run = commands.run("ccnet3d.cli.infer", "-", "-o", tmp_path / "no", *common, text=b"")
     assert run.returncode == 2
-    assert run.stderr.count(b"\n") == 1
+    assert run.stderr.count("\n") == 1
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_by_a_signal(
-    make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals, code: int
+    make_video: MakeVideo, infer, commands: Commands, tiny_checkpoint: Path, tmp_path: Path, number: int, code: int
 ) -> None:
-    video, out = make_video(frames=300), tmp_path / "masks"
-    command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
-    # Background jobs of a shell ignore Ctrl-C, and so do their children.
-    process = subprocess.Popen(
-        [*map(str, command)], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    video, out = make_video(frames=200), tmp_path / "masks"
+    process = commands.start("ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint)
     while len(list(out.glob("*.png"))) < 3:
-        assert process.poll() is None
+        assert process.is_running()
         time.sleep(0.02)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
+    os.kill(process.pid, number)
+    run = process.wait()
+    assert run.returncode == code
+    assert run.stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
     assert not (out / "summary.json").exists()
     assert list(out.glob("*.partial")) == list(out.glob(".*.partial")) == []
     infer(video, "-o", out, "--resume", "-q")

@@ -8,13 +8,12 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Commands
 from conftest import REPOSITORY
 from PIL import Image
 from script_runner import run
@@ -151,7 +150,7 @@ def test_the_error_of_a_data_loader_worker_is_one_line() -> None:
     assert error_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
-def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> None:
+def test_a_killed_ablation_resumes_to_its_table(yard: Path, commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
         f"recipe = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
         f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
@@ -159,13 +158,14 @@ def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> N
         "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
     )
     arguments = [tmp_path / "short.toml", "--data", yard, "--out", tmp_path / "out", "--threads", "1"]
-    command = [sys.executable, str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
+    reading, writing = os.pipe()
+    process = commands.start("ccnet3d.cli.ablate", *arguments, stdout=writing)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        for line in lines:
             if line == "run 2 of 4, two, seed 3: training\n":
-                process.kill()
-    assert process.returncode == -signal.SIGKILL
+                os.kill(process.pid, signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / "table.md").exists()
     scores = tmp_path / "out" / "one" / "seed-3" / "scores.json"
     before = scores.stat().st_mtime_ns
@@ -177,7 +177,8 @@ def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> N
     assert scores.stat().st_mtime_ns == before
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in ablation.stdout
-    assert f"- command: {shlex.join(command[1:])}" in table
+    command = [str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
+    assert f"- command: {shlex.join(command)}" in table
     runs = json.loads((tmp_path / "out" / "table.json").read_text())["variants"]
     assert [[r["seed"] for r in variant["results"]] for variant in runs] == [[3, 4], [3, 4]]
     assert runs[0]["results"][0]["scores"] == json.loads(scores.read_text())["scores"]
