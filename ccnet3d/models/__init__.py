@@ -17,7 +17,7 @@ from ccnet3d.models.context import (
     build_context,
 )
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
-from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.fuse import fuse_activations, fuse_batch_norms
 from ccnet3d.models.parts import SIZE_STEP, ClipPart, FramePart, kept_names, network_parts
 from ccnet3d.models.published import PublishedModel, load_published
 from ccnet3d.models.timm_families import import_families_only
@@ -50,6 +50,7 @@ __all__ = [
     "describe_file",
     "feature_channels",
     "fingerprint",
+    "fuse_activations",
     "fuse_batch_norms",
     "import_families_only",
     "input_normalization",
