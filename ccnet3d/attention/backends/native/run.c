@@ -80,12 +80,12 @@ static void attend_column(const Work *work, long index, void *scratch) {
     work->kernel->attend(&line, p, scratch);
 }
 
-static void *run_units(void *argument) {
+static void run_units(void *argument) {
     Work *work = argument;
     void *scratch = aligned_alloc(64, ROUND_UP(work->scratch_bytes, 64));
     if (!scratch) {
         atomic_store(&work->failed, 1);
-        return NULL;
+        return;
     }
     work->kernel->begin();
     for (;;) {
@@ -96,15 +96,29 @@ static void *run_units(void *argument) {
     }
     work->kernel->end();
     free(scratch);
+}
+
+static void *run_units_in_thread(void *work) {
+    run_units(work);
     return NULL;
 }
 
+/* PyTorch's OpenMP, if it has one: its threads spin for a while after PyTorch's own work, and would otherwise compete with
+ * ours for the cores. */
+extern void GOMP_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags)
+    __attribute__((weak));
+
 static int run(Work *work, long threads) {
     const long most = (work->units + work->grain - 1) / work->grain;
+    threads = threads < most ? threads : most;
+    if (threads > 1 && GOMP_parallel) {
+        GOMP_parallel(run_units, work, (unsigned)threads, 0);
+        return atomic_load(&work->failed);
+    }
     pthread_t others[256];
     long started = 0;
-    threads = threads < most ? threads : most;
-    while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run_units, work)) started++;
+    while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run_units_in_thread, work))
+        started++;
     run_units(work);
     for (long i = 0; i < started; i++) pthread_join(others[i], NULL);
     return atomic_load(&work->failed);
