@@ -72,25 +72,30 @@ INLINE void multiply(const half *a, long a_step, const half *b, long b_step, lon
     }
 }
 
-INLINE float dot(const half *a, const half *b, long count) {
-    vec sum = all(0);
-    for (long c = 0; c < count; c += LANES) {
-        const mask some = first_lanes(count - c);
-        sum = fused(widen(a + c, some), widen(b + c, some), sum);
-    }
-    return sum_of(sum);
-}
-
 static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
     const half *query = (const half *)line->query + i * line->query_step;
-    const half *key = (const half *)line->frames_key + i * line->key_step;
-    for (long t = 0; t < line->frames; t++)
-        if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
+    const half *keys = (const half *)line->frames_key + i * line->key_step;
+    const long others = line->frames - 1;
+    for (long n = 0; n < others; n += 4) {
+        const half *key[4];
+        vec sums[4];
+        for (long r = 0; r < 4; r++) {
+            const long t = n + r < others ? n + r : others - 1;
+            key[r] = keys + (t < line->frame ? t : t + 1) * line->frames_key_step;
+            sums[r] = all(0);
+        }
+        for (long c = 0; c < channels; c += LANES) {
+            const mask some = first_lanes(channels - c);
+            const vec x = widen(query + c, some);
+            for (long r = 0; r < 4; r++) sums[r] = fused(x, widen(key[r] + c, some), sums[r]);
+        }
+        _mm_storeu_ps(scores + n, sums_of(sums));
+    }
 }
 
 /* Add to the products of one query what stands behind the line in the weights, and round them to the output. */
-INLINE void write_output(const Line *line, const float *more, const float *products, const half *others, half *output,
-                         mask last, const int vectors) {
+INLINE void write_output(const Line *line, const float *more, float scale, const float *products, const half *others,
+                         half *output, mask last, const int vectors) {
     vec sums[PANEL / LANES];
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; v++) sums[v] = load(products + v * LANES);
@@ -108,7 +113,7 @@ INLINE void write_output(const Line *line, const float *more, const float *produ
             sums[v] = fused(weight, widen(others + v * LANES, v < vectors - 1 ? 0xffff : last), sums[v]);
     }
 #pragma GCC unroll 16
-    for (int v = 0; v < vectors; v++) narrow(output + v * LANES, v < vectors - 1 ? 0xffff : last, sums[v]);
+    for (int v = 0; v < vectors; v++) narrow(output + v * LANES, v < vectors - 1 ? 0xffff : last, all(scale) * sums[v]);
 }
 
 /* Ask for what write_outputs will add to, while the products are computed: the positions of a column are far apart. */
@@ -119,20 +124,20 @@ INLINE void fetch_outputs(const Line *line, long first, long queries, long chann
 }
 
 INLINE void write_outputs(const Line *line, long first, long queries, const float *weights, long step,
-                          const float *products, long channel, long channels) {
+                          const float *scales, const float *products, long channel, long channels) {
     half *output = (half *)line->output + first * line->output_step + channel;
     const half *others = (const half *)line->frames_value + first * line->value_step + channel;
     for (long i = 0; i < queries; i++, output += line->output_step, others += line->value_step, products += PANEL) {
         const float *more = weights + i * step + line->length;
         if (channels == PANEL)
-            write_output(line, more, products, others, output, 0xffff, PANEL / LANES);
+            write_output(line, more, scales[i], products, others, output, 0xffff, PANEL / LANES);
         else
             for (long c = 0; c < channels; c += LANES)
-                write_output(line, more, products + c, others + c, output + c, first_lanes(channels - c), 1);
+                write_output(line, more, scales[i], products + c, others + c, output + c, first_lanes(channels - c), 1);
     }
 }
 
-static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, 2 * TILE); }
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 4, 2 * TILE); }
 static long weights_step(long length) { return ROUND_UP(length, 2 * TILE); }
 
 static size_t scratch_bytes(long length, long frames, long channels) {
@@ -147,6 +152,7 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
     float *products = scratch, *scores = products + 2 * TILE * PANEL;
     half *rows = (half *)(scores + QUERIES * step), *queries_in = rows + padded * depth, *keys = queries_in + QUERIES * depth;
     half *weights = keys + depth * padded, *panel = weights + QUERIES * bits;
+    float scales[BLOCK];
     copy_rows((const half *)line->key, line->key_step, length, channels, rows, depth);
     transpose((const float *)rows, depth / 2, length, depth / 2, (float *)keys, padded);
     for (long first = 0; first < length; first += BLOCK) {
@@ -157,7 +163,7 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
             for (long j = 0; j < length; j += 2 * TILE)
                 multiply(queries_in + i * depth, depth, keys + 2 * j, 2 * padded, depth / 32, scores + i * step + j, step,
                          1);
-        SOFTMAX_OF_QUERIES(scores, step, first, queries);
+        softmax(line, channels, first, queries, scores, step, scales);
         for (long i = 0; i < queries; i++) {
             const float *row = scores + i * step;
             for (long j = 0; j < bits; j += LANES) {
@@ -177,7 +183,7 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
                     if (some - n > TILE) multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 1);
                     else multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 0);
                 }
-                write_outputs(line, first + i, here, scores + i * step, step, products, c, some);
+                write_outputs(line, first + i, here, scores + i * step, step, scales + i, products, c, some);
             }
         }
     }
