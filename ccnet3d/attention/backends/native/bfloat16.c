@@ -14,6 +14,15 @@
 
 typedef uint16_t half; /* the bits of a bfloat16 */
 
+typedef half value;
+INLINE vec load_values(const value *p, mask some) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, p)), 16));
+}
+INLINE void store_values(value *p, mask some, vec x) {
+    _mm256_mask_storeu_epi16(p, some, (__m256i)_mm512_cvtneps_pbh(x));
+}
+#include "frames.h"
+
 INLINE __mmask32 first_halves(long n) { return n >= WIDE ? ~0u : n > 0 ? (1u << n) - 1 : 0; }
 
 /* 32 values as the even and the odd ones, which takes no shuffle. Products with values have their columns in this order. */
@@ -79,30 +88,6 @@ INLINE void multiply(const half *a, long a_step, const half *b, long b_step, lon
     _tile_stored(1, products + TILE * step, step * sizeof(float));
     _tile_stored(2, products + TILE, step * sizeof(float));
     _tile_stored(3, products + TILE * step + TILE, step * sizeof(float));
-}
-
-static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
-    const half *query = (const half *)line->query + i * line->query_step;
-    const half *keys = (const half *)line->frames_key + i * line->key_step;
-    const long others = line->frames - 1;
-    for (long n = 0; n < others; n += 4) {
-        const half *key[4];
-        vec sums[4];
-        for (long r = 0; r < 4; r++) {
-            const long t = n + r < others ? n + r : others - 1;
-            key[r] = keys + (t < line->frame ? t : t + 1) * line->frames_key_step;
-            sums[r] = all(0);
-        }
-        for (long c = 0; c < channels; c += WIDE) {
-            const __mmask32 some = first_halves(channels - c);
-            const Halves x = widen(query + c, some);
-            for (long r = 0; r < 4; r++) {
-                const Halves y = widen(key[r] + c, some);
-                sums[r] = fused(x.odd, y.odd, fused(x.even, y.even, sums[r]));
-            }
-        }
-        _mm_storeu_ps(scores + n, sums_of(sums));
-    }
 }
 
 /* Add to the products of one query what stands behind the line in the weights, and round them to the output. */
@@ -222,4 +207,4 @@ static void begin(void) { _tile_loadconfig(&TILES); }
 
 static void end(void) { _tile_release(); }
 
-const Kernel ccnet3d_bfloat16_amx = {scratch_bytes, attend, begin, end, sizeof(half)};
+const Kernel ccnet3d_bfloat16_amx = {scratch_bytes, attend, time_gradients, begin, end, sizeof(half)};

@@ -2,6 +2,11 @@
 #include "problem.h"
 #include "vectors.h"
 
+typedef float value;
+INLINE vec load_values(const value *p, mask some) { return load_some(p, some); }
+INLINE void store_values(value *p, mask some, vec x) { store_some(p, some, x); }
+#include "frames.h"
+
 #define ROWS 6
 #ifdef __AVX512F__
 #define VECTORS 4 /* 24 sums, 4 operands and 1 factor in 32 registers */
@@ -69,27 +74,6 @@ static void scores_of_line(const Line *line, const float *keys, long first, long
         case 4: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 4); break;
 #endif
         }
-    }
-}
-
-static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
-    const float *query = (const float *)line->query + i * line->query_step;
-    const float *keys = (const float *)line->frames_key + i * line->key_step;
-    const long others = line->frames - 1;
-    for (long n = 0; n < others; n += 4) {
-        const float *key[4];
-        vec sums[4];
-        for (long r = 0; r < 4; r++) {
-            const long t = n + r < others ? n + r : others - 1;
-            key[r] = keys + (t < line->frame ? t : t + 1) * line->frames_key_step;
-            sums[r] = all(0);
-        }
-        for (long c = 0; c < channels; c += LANES) {
-            const mask some = first_lanes(channels - c);
-            const vec x = load_some(query + c, some);
-            for (long r = 0; r < 4; r++) sums[r] = fused(x, load_some(key[r] + c, some), sums[r]);
-        }
-        _mm_storeu_ps(scores + n, sums_of(sums));
     }
 }
 
@@ -199,4 +183,4 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
 
 static void nothing(void) {}
 
-const Kernel KERNEL = {scratch_bytes, attend, nothing, nothing, sizeof(float)};
+const Kernel KERNEL = {scratch_bytes, attend, time_gradients, nothing, nothing, sizeof(float)};
