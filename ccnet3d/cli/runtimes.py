@@ -50,13 +50,14 @@ def choose_runtime(
         raise UserError(
             f"--runtime {name} runs exported models; give ccnet3d-export MODEL -o FOLDER, then --checkpoint FOLDER"
         )
-    _check_options(arguments)
     exported = ExportedModel(arguments.checkpoint)
-    if name not in (None, "auto"):
-        return ExportedSegmenter(exported, name, **schedule)
     if name is None:
-        own = exported.info.target if exported.info.target in ("openvino", "torch") else "onnxruntime"
-        return load_torch() if own == "torch" else ExportedSegmenter(exported, own, **schedule)
+        name = {"onnx": "onnxruntime"}.get(exported.info.target, exported.info.target)
+    if name == "torch":
+        return load_torch()
+    _check_options(arguments)
+    if name != "auto":
+        return ExportedSegmenter(exported, name, **schedule)
     makers: dict[str, Callable[[], VideoSegmenter]] = {
         runtime: partial(ExportedSegmenter, exported, runtime, **schedule) for runtime in exported.runtimes()
     }
@@ -64,7 +65,9 @@ def choose_runtime(
         makers["torch"] = load_torch
     fastest, seconds = fastest_runtime(makers)
     measured = ", ".join(f"{runtime} {1000 * value:.0f} ms" for runtime, value in seconds.items())
-    print_message(f"runtime: {next(iter(seconds))}, the fastest here (per frame: {measured})")
+    print_message(
+        f"runtime: {next(iter(seconds))} in {fastest.settings()['dtype']}, the fastest here (per frame: {measured})"
+    )
     return fastest
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ClipPart, FramePart, kept_names, network_parts
+from ccnet3d.models import CONTEXTS, CCNet3D, ClipPart, FramePart, kept_names, network_parts
 from ccnet3d.resources import MODEL_METADATA_KEY
 
 __all__ = ["quantize", "to_onnx", "to_openvino", "to_torch"]
@@ -23,6 +23,9 @@ __all__ = ["quantize", "to_onnx", "to_openvino", "to_torch"]
 _OPSET = 18
 _SENSITIVE = ("context_module", "classifier", "detail", "reliability", "embedding")
 """Parts of the names of layers that int8 leaves in float32; the first is the attention of EfficientViT."""
+
+_FIXED_SIZE_CONTEXTS = ("local_window", "ppm")
+"""Context modules whose operations depend on the numbers of rows and columns."""
 
 _EXAMPLE = (2, 96, 160)
 """Frames, height and width of the example; the graphs accept any, in steps of 32 pixels."""
@@ -46,7 +49,16 @@ def to_onnx(model: CCNet3D, folder: Path, dtype: torch.dtype, metadata: dict[str
     """Write ``frame.onnx`` and ``clip.onnx``; N, T, height and width are dynamic.
 
     The tracing exporter is used: sizes stay symbols without being reasoned about, which takes torch.export minutes.
+
+    Raises:
+        UserError: the model's context module cannot be exported.
     """
+    if model.config.context in _FIXED_SIZE_CONTEXTS:
+        known = ", ".join(name for name in CONTEXTS if name not in _FIXED_SIZE_CONTEXTS)
+        raise UserError(
+            f"model.context {model.config.context} has no form for graphs of any size; export a model with one of "
+            f"{known}, or use --to torch"
+        )
     frame_part, clip_part = network_parts(model, dtype)
     names = kept_names(model)
     frames = torch.rand(_EXAMPLE[0], 3, *_EXAMPLE[1:])

@@ -18,7 +18,7 @@ from torch import Tensor
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.inference.runtimes import Graph, explained, installed_runtimes, open_graph
-from ccnet3d.inference.segmenter import VideoSegmenter, default_dtype
+from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.models import SIZE_STEP, ModelInfo
 from ccnet3d.resources import EXPORT_METADATA
 
@@ -133,7 +133,7 @@ class ExportedSegmenter(VideoSegmenter):
     Args:
         exported: the model.
         runtime: ``onnxruntime`` or ``openvino``.
-        dtype: float32 or, with OpenVINO, bfloat16; if None, that one where the CPU has it natively.
+        dtype: float32, or with OpenVINO bfloat16; float32 if None, whatever the CPU has.
         **schedule: ``clip_length``, ``clip_stride``, ``causal``, ``smoothing``, ``input_size`` and ``keep_aspect``; see
             :class:`VideoSegmenter`.
 
@@ -147,10 +147,8 @@ class ExportedSegmenter(VideoSegmenter):
         device = torch.device("cpu")
         defaults = dict.fromkeys(("clip_length", "clip_stride", "input_size", "keep_aspect", "batch_size"))
         self._set_schedule(exported.info.info, device, **{**defaults, "causal": False, "smoothing": 0, **schedule})
-        if any(side % SIZE_STEP for side in self.input_size):
-            raise UserError(f"sides of an exported model's frames are multiples of {SIZE_STEP}, got {self.input_size}")
-        if dtype is None:
-            dtype = default_dtype(device) if runtime == "openvino" else torch.float32
+        _check_size(self.input_size)
+        dtype = torch.float32 if dtype is None else dtype
         if dtype not in (torch.float32, torch.bfloat16):
             raise UserError(f"exported models run in fp32 or bf16, got {dtype}; --precision of the export is another")
         self.dtype, self.runtime, self._exported = dtype, runtime, exported
@@ -160,6 +158,20 @@ class ExportedSegmenter(VideoSegmenter):
         bfloat16 = bfloat16 and not exported.info.info.model.evidence_loops
         self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=threads)
 
+    def with_input_size(self, size: tuple[int, int]) -> VideoSegmenter:
+        """See :meth:`VideoSegmenter.with_input_size`.
+
+        Raises:
+            UserError: the graphs do not accept the size.
+        """
+        _check_size(size)
+        return super().with_input_size(size)
+
+    def allowed_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the working size next to a wanted one."""
+        height, width = (SIZE_STEP * max(1, round(side / SIZE_STEP)) for side in size)
+        return height, width
+
     def _network_settings(self) -> dict[str, Any]:
         info = self._exported.info
         digest = hashlib.sha256("".join(str(info.files[name]) for name in sorted(info.files)).encode()).hexdigest()
@@ -168,11 +180,7 @@ class ExportedSegmenter(VideoSegmenter):
     def _encode(self, pictures: Sequence[Tensor]) -> list[Any]:
         kept = []
         for picture in pictures:
-            if any(side % SIZE_STEP for side in picture.shape[-2:]):
-                raise UserError(
-                    f"exported models need sides that are multiples of {SIZE_STEP}, got {tuple(picture.shape[-2:])}; "
-                    "use other --scales or --window"
-                )
+            _check_size((picture.shape[-2], picture.shape[-1]))
             frames = picture[None].float().div_(255).numpy()
             kept.append(explained(partial(self._frame_part, {"frames": frames}), self.runtime, "run"))
         return kept
@@ -190,6 +198,14 @@ class ExportedSegmenter(VideoSegmenter):
         if logits.ndim != 4 or logits.shape[:2] != (len(offsets), len(self.info.class_names)):
             raise UserError(f"the exported model returned logits of the shape {logits.shape}; export it again")
         return [*torch.from_numpy(logits)]
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if any(side % SIZE_STEP for side in size):
+        raise UserError(
+            f"frames of an exported model have sides that are multiples of {SIZE_STEP} pixels, got {size[0]}x{size[1]} "
+            "(HxW); give another --input-size, or --runtime torch"
+        )
 
 
 def seconds_per_frame(segmenter: VideoSegmenter) -> float:

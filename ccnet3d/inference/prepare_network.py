@@ -11,7 +11,18 @@ from torch import nn
 from ccnet3d.errors import UserError
 from ccnet3d.models import CCNet3D, fuse_activations, fuse_batch_norms
 
-__all__ = ["compiled", "prepare_network"]
+__all__ = ["compiled", "default_dtype", "prepare_network"]
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it natively, float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    # Older versions of torch do not report the capabilities of the CPU.
+    report: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = report() if device.type == "cpu" else {}
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16")
+    return torch.bfloat16 if native else torch.float32
 
 
 def prepare_network(model: CCNet3D, dtype: torch.dtype, *, fuse_all: bool) -> CCNet3D:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class _OnnxRuntimeGraph:
             raise UserError("ONNX Runtime has no bf16 on CPUs; give --dtype fp32, or --runtime openvino")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own, which it detects too
         options.log_severity_level = 4  # errors are raised too
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.inputs: Sequence[str] = [item.name for item in self._session.get_inputs()]
@@ -58,10 +60,12 @@ class _OpenVinoGraph:
         self.inputs: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
         self._outputs = [port.get_names() for port in compiled.outputs]  # a tensor may have several
         self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()  # live sources have a thread each, and a request is for one of them at a time
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        results = self._request.infer({name: arrays[name] for name in self.inputs}, share_inputs=True)
-        copies = [np.array(results[index]) for index in range(len(self._outputs))]
+        with self._lock:
+            results = self._request.infer({name: arrays[name] for name in self.inputs}, share_inputs=True)
+            copies = [np.array(results[index]) for index in range(len(self._outputs))]
         return {name: copy for names, copy in zip(self._outputs, copies, strict=True) for name in names}
 
 
@@ -83,7 +87,7 @@ def open_graph(
 
     Args:
         runtime: a key of :data:`RUNTIMES`.
-        graph: an ONNX file, or OpenVINO's XML. They are data: no runtime finds code or names of other files in bytes.
+        graph: an ONNX file, or OpenVINO's XML.
         weights: OpenVINO's second file.
         bfloat16: compute products in bfloat16.
         threads: of the CPU.
@@ -93,7 +97,25 @@ def open_graph(
     """
     if runtime not in installed_runtimes():
         raise UserError(f"{runtime} is not installed; pip install 'ccnet3d[{_EXTRAS[runtime]}]'")
+    if names_other_files(graph):
+        raise UserError(
+            "the exported model names other files (external data of ONNX), which could be any of this machine; export "
+            "it again with ccnet3d-export, which stores all weights in the ONNX file"
+        )
     return explained(lambda: RUNTIMES[runtime](graph, weights, bfloat16=bfloat16, threads=threads), runtime, "read")
+
+
+def names_other_files(graph: bytes) -> bool:
+    """Return whether a tensor of an ONNX file lies in another file, or at an address in memory.
+
+    Such a tensor has an entry with the key ``location``: a string of 8 bytes, whose length precedes it as a varint,
+    which ends in 8, or in 0 if it is longer than need be. All bytes are searched, so that no place of a tensor in the
+    graph is overlooked.
+
+    >>> names_other_files(b"...location..."), names_other_files(bytes([0x0A, 8]) + b"location")
+    (False, True)
+    """
+    return any(end + b"location" in graph for end in (b"\x08", b"\x00"))
 
 
 def explained(compute: Callable[[], Any], runtime: str, action: str) -> Any:

@@ -17,28 +17,17 @@ from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.clip_stream import ClipStream
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.prediction import LESS_MEMORY, Prediction
-from ccnet3d.inference.prepare_network import compiled, prepare_network
+from ccnet3d.inference.prepare_network import compiled, default_dtype, prepare_network
 from ccnet3d.inference.smoothing import GuidedLogits, smooth
 from ccnet3d.inference.working_size import working_size
 from ccnet3d.models import CCNet3D, DecodedFrames, FrameFeatures, ModelInfo, fingerprint
 
-__all__ = ["VideoSegmenter", "default_dtype"]
+__all__ = ["VideoSegmenter"]
 
 _ACCELERATOR_BATCH = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device multiplies it natively, float32 elsewhere."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # Older versions of torch do not report the capabilities of the CPU.
-    report: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    capabilities = report() if device.type == "cpu" else {}
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16")
-    return torch.bfloat16 if native else torch.float32
 
 
 class VideoSegmenter:
@@ -158,6 +147,16 @@ class VideoSegmenter:
         other = copy(self)
         other.causal = causal
         return other
+
+    def with_input_size(self, size: tuple[int, int]) -> VideoSegmenter:
+        """Return a segmenter that shares the network and resizes frames to exactly this (height, width)."""
+        other = copy(self)
+        other.input_size, other.keep_aspect = size, False
+        return other
+
+    def allowed_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the working size next to a wanted one: the size itself, as PyTorch computes any."""
+        return size
 
     def working_size(self, frame_size: tuple[int, int], pixel_aspect: Fraction | float = 1) -> tuple[int, int]:
         """Return the (height, width) to which the frames of a video are resized, from the size of its first one."""

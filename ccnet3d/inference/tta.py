@@ -168,7 +168,8 @@ class TestTimeAugmentation:
         first = next(frames, None)
         if first is None:
             return
-        size = _scaled(working_size or self.working_size((first.shape[0], first.shape[1])), scale)
+        wanted = _scaled(working_size or self.working_size((first.shape[0], first.shape[1])), scale)
+        size = self.segmenter.allowed_size(wanted)
         for prediction in self.segmenter.predict(chain([first], frames), working_size=size, **options):
             yield self._enlarge(prediction.logits, prediction.size).softmax(0)
 
@@ -202,8 +203,9 @@ class TestTimeAugmentation:
                 yield _resize_picture(frame, scaled)
 
         shared = tee(pictures(), len(corners))
+        seen = self.segmenter.allowed_size((height, width))
         streams = [
-            self.segmenter.predict(crops(p, *corner), working_size=(height, width), **options)
+            self.segmenter.predict(crops(p, *corner), working_size=seen, **options)
             for p, corner in zip(shared, corners, strict=True)
         ]
         weight = _ramp(height)[:, None] * _ramp(width)

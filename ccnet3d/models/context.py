@@ -156,7 +156,7 @@ class AxialAttention(_ResidualAttention):
             lines = [y.movedim(axis, 3) for y in project.split(x)]  # [B, ., ., L, .]
             query, key, value = (line.flatten(0, 2).unsqueeze(1) for line in lines)
             attended = F.scaled_dot_product_attention(query, key, value)
-            attended = attended.view(lines[2].shape).movedim(3, axis).permute(0, 4, 1, 2, 3)
+            attended = attended.view_as(lines[2]).movedim(3, axis).permute(0, 4, 1, 2, 3)
             x = torch.addcmul(x, self.gamma, attended)
         return x
 
@@ -248,8 +248,8 @@ class _FrameContext(_Context):
 
     def attend(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T, H, W]`` to the same shape."""
-        frames = self.gather(x.transpose(1, 2).flatten(0, 1))
-        return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        clips = x.transpose(1, 2)
+        return self.gather(clips.flatten(0, 1)).view_as(clips).transpose(1, 2)
 
 
 class PyramidPooling(_FrameContext):
@@ -297,8 +297,8 @@ class AtrousPyramid(_FrameContext):
 
     def gather(self, frames: Tensor) -> Tensor:
         """Map ``[N, C, H, W]`` to the same shape."""
-        average = self.average(frames).expand(-1, -1, *frames.shape[-2:])
-        return self.fuse(torch.cat([*(branch(frames) for branch in self.branches), average], dim=1))
+        parts = [branch(frames) for branch in self.branches]
+        return self.fuse(torch.cat([*parts, self.average(frames).expand_as(parts[0])], dim=1))
 
 
 class GlobalConvolution(_FrameContext):

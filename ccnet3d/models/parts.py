@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccnet3d.attention import RecurrentCrissCrossAttention
 from ccnet3d.models.ccnet3d import CCNet3D, FrameFeatures
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
@@ -112,9 +113,11 @@ class ClipPart(nn.Module):
 
 
 def _attend(network: CCNet3D, reduced: Tensor) -> Tensor:
-    """Apply the recurrent attention before the decoder to one clip, ``[T, C, h, w]``."""
+    """Apply the attention before the decoder to one clip, ``[T, C, h, w]``."""
     attention = network.head.attention
     assert attention is not None
+    if not isinstance(attention, RecurrentCrissCrossAttention):
+        return attention(reduced.transpose(0, 1)[None])[0].transpose(0, 1)
     convolutions = (attention.query_conv, attention.key_conv, attention.value_conv)
     for _ in range(attention.loops):
         query, key, value = (

@@ -67,21 +67,8 @@ class Service:
                 await asyncio.shield(asyncio.wrap_future(work))
 
     def _variant(self, causal: bool | None, input_size: tuple[int, int] | None) -> VideoSegmenter:
-        own = self.segmenter
-        causal = own.causal if causal is None else causal
-        if causal == own.causal and input_size is None:
-            return own
-        return VideoSegmenter(
-            own.model,
-            own.info,
-            clip_length=own.clip_length,
-            clip_stride=own.clip_stride,
-            causal=causal,
-            input_size=input_size or own.input_size,
-            keep_aspect=own.keep_aspect and input_size is None,
-            dtype=own.dtype,
-            batch_size=own.batch_size,
-        )
+        variant = self.segmenter if causal is None else self.segmenter.with_causal(causal)
+        return variant if input_size is None else variant.with_input_size(input_size)
 
     def keep(self, job: Job) -> str:
         """Keep the files of a job until others follow; return their secret name."""

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure the cost of inference: frames per second, clips, the command and its model, DeepLabV3-MobileNet, memory.
 
---runtimes prints one table instead: PyTorch, compiled, ONNX Runtime and OpenVINO, relative to DeepLabV3-MobileNet.
+--runtimes prints one table instead: time per mask in PyTorch, compiled, in ONNX Runtime and OpenVINO, relative to
+DeepLabV3-MobileNet in PyTorch for frames of 480x640.
 
 The machine should be otherwise idle. Ratios are between runs of one call; frames per second hold for the machine that
 the output names.
@@ -185,35 +186,43 @@ def measure_deeplab(frames: Sequence[np.ndarray], arguments: argparse.Namespace)
 def measure_runtimes(
     frames: Sequence[np.ndarray], arguments: argparse.Namespace, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Return the cost per mask of each runtime and dtype, relative to DeepLab's in PyTorch in the same dtype.
+    """Return the cost per mask of each runtime, by dtype, relative to DeepLab's in PyTorch in the same dtype.
 
-    A runtime that is missing, or has not the dtype, is left out.
+    All are timed in turn, in each round. A runtime that is missing, or has not the dtype, is left out.
     """
     model, info = load_model()
     size = arguments.input_size or info.input_size
     export_model(None, folder, "onnx", frames[:1], input_size=size)
     ours = resized(frames, size)
     run_other = deeplab_runs(frames, arguments.deeplab_size or (480, 640), len(info.class_names), "cpu")
-    result: dict[str, dict[str, float]] = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    runs: dict[str, dict[str, Callable[[], object]]] = {name: {} for name in dtypes}
+    for name, dtype in dtypes.items():
         options: dict[str, Any] = {"dtype": dtype, "input_size": size}
-        segmenters: dict[str, VideoSegmenter] = {
-            "torch": VideoSegmenter(model, info, **options),
-            "torch, compiled": VideoSegmenter(model, info, compile_model=True, **options),
-        }
+        compiled = VideoSegmenter(model, info, compile_model=True, **options)
+        runs[name]["torch"] = partial(run_masks, VideoSegmenter(model, info, **options), ours)
+        runs[name]["torch.compile"] = partial(run_masks, compiled, ours)
         for path in (folder, *arguments.runtimes):
             exported = ExportedModel(path)
             for runtime in exported.runtimes():
-                name = runtime if path == folder else f"{runtime}, {path.name} ({exported.info.precision})"
+                label = runtime if path == folder else f"{runtime}, {exported.info.precision} ({path.name})"
                 with suppress(UserError):
-                    segmenters[name] = ExportedSegmenter(exported, runtime, **options)
-        runs: dict[str, Callable[[], object]] = {
-            name: partial(run_masks, segmenter, ours) for name, segmenter in segmenters.items()
-        }
-        runs["deeplab"] = partial(run_other, dtype)
-        medians = median_seconds(runs, arguments.rounds, torch.device("cpu"))
-        result[str(dtype)] = {name: medians[name] / medians["deeplab"] for name in segmenters}
-    return result
+                    runs[name][label] = partial(run_masks, ExportedSegmenter(exported, runtime, **options), ours)
+        runs[name]["deeplab"] = partial(run_other, dtype)
+    flat = {f"{name} {label}": work for name, some in runs.items() for label, work in some.items()}
+    medians = median_seconds(flat, arguments.rounds, torch.device("cpu"))
+    return {
+        name: {label: medians[f"{name} {label}"] / medians[f"{name} deeplab"] for label in some}
+        for name, some in runs.items()
+    }
+
+
+def print_runtimes(ratios: dict[str, dict[str, float]]) -> None:
+    """Print the result of :func:`measure_runtimes` as a table."""
+    print(f"| model in | {' | '.join(ratios)} |\n|---|{'---|' * len(ratios)}")
+    for label in dict.fromkeys(itertools.chain.from_iterable(ratios.values())):
+        cells = (f"{some[label]:.2f}" if label in some else "-" for some in ratios.values())
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 def run_masks(segmenter: VideoSegmenter, frames: Sequence[np.ndarray]) -> None:
@@ -300,6 +309,9 @@ def run(arguments: argparse.Namespace) -> None:
         }
         for part in arguments.parts if arguments.runtimes is None else ["runtimes"]:
             figures[part] = parts[part]()
+            if part == "runtimes":
+                print_runtimes(figures[part])
+                continue
             print(json.dumps({part: figures[part]}, indent=1), flush=True)
     figures["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if arguments.json:
