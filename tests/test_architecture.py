@@ -55,6 +55,7 @@ OPTIONAL = {
     "scipy",
     "supervision",
     "tensorboard",
+    "torchcodec",
     "triton",
     "uvicorn",
 }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
 from PIL import Image
-from video.corpus import two_streams
+from video.corpus import skip_without, two_streams
 
 from ccnet3d.cli.infer import main
 from ccnet3d.cli.view import main as view
@@ -243,9 +243,10 @@ def test_stream(infer, tmp_path: Path, capsys) -> None:
     assert "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read" in capsys.readouterr().err
 
 
-def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path) -> None:
-    pytest.importorskip("decord", reason="decord has no wheel for this platform")
+@pytest.mark.parametrize("other", ["decord", "torchcodec"])
+def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path, other: str) -> None:
+    skip_without(other)
     video = make_video(frames=12)
-    for decoder in ("av", "decord"):
+    for decoder in ("av", other):
         infer(video, "-o", tmp_path / decoder, "--decoder", decoder)
-    assert_equal_masks(pngs(tmp_path / "decord"), pngs(tmp_path / "av"))
+    assert_equal_masks(pngs(tmp_path / other), pngs(tmp_path / "av"))
