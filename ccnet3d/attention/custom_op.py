@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ccnet3d.attention.backends import fused_backend
+from ccnet3d.attention.flops import register_flops, when_imported
 
 __all__ = ["attention_op", "backward_op"]
 
@@ -79,28 +79,4 @@ def _remember_backend(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  
 backward_op.register_autograd(_refuse_double_backward, setup_context=_remember_backend)
 
 
-def _products(query_shape: tuple[int, ...], value_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the FLOPs of one product of all scores and of one with all values, two per multiply-add."""
-    batch, time, height, width, channels = query_shape
-    pairs = batch * time * height * width * (time + height + width - 2)
-    return 2 * pairs * channels, 2 * pairs * value_shape[-1]
-
-
-@register_flop_formula(torch.ops.ccnet3d.criss_cross_attention)
-def _forward_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:  # noqa: ARG001
-    scores, values = _products(query, value)
-    return scores + values
-
-
-@register_flop_formula(torch.ops.ccnet3d.criss_cross_attention_backward)
-def _backward_flops(
-    grad: tuple[int, ...],  # noqa: ARG001
-    query: tuple[int, ...],
-    key: tuple[int, ...],  # noqa: ARG001
-    value: tuple[int, ...],
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Count the minimum of any backend: scores again, and the gradients of query, key, weights and value."""
-    scores, values = _products(query, value)
-    return 3 * scores + 2 * values
+when_imported("torch.utils.flop_counter", register_flops)

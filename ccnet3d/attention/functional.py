@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ccnet3d.attention.backends import BACKENDS, choose_backend
 from ccnet3d.attention.backends.backend import FusedBackend
@@ -63,6 +64,20 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
+def _is_plain_inference(*tensors: Tensor) -> bool:
+    """Return whether nothing but the result is needed: no gradients, no graph, no mode that watches operators.
+
+    Then the operator's registration with PyTorch is of no use, and its first call would import torch.compile's
+    machinery, which takes as long as all of PyTorch.
+    """
+    return (
+        not torch.compiler.is_compiling()  # first, because the rest cannot be compiled
+        and torch.is_inference_mode_enabled()
+        and not is_in_torch_dispatch_mode()
+        and all(type(tensor) is Tensor for tensor in tensors)
+    )
+
+
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend: str = "auto") -> Tensor:
     """Attend from every position to its cross: the positions that share at least two of its coordinates.
 
@@ -108,5 +123,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, *, backend:
     _check_inputs(query, key, value)
     chosen = choose_backend(backend, query)
     if isinstance(chosen, FusedBackend):
+        if _is_plain_inference(query, key, value):
+            return chosen.forward(query, key, value)[0]
         return attention_op(query, key, value, chosen.name)[0]
     return chosen.attend(query, key, value)

@@ -15,6 +15,7 @@ from ccnet3d.cli.early_checks import check_jobs, class_names
 from ccnet3d.cli.infer_options import PROGRAM, SMOOTHING_FRAMES, SMOOTHING_SECONDS, build_parser
 from ccnet3d.cli.infer_tasks import Work, check_job_options, finish_jobs, segment_in_turn
 from ccnet3d.cli.live import check_live_jobs, segment_live
+from ccnet3d.cli.memory import without_collection
 from ccnet3d.cli.options import load_segmenter, print_now, run_command
 from ccnet3d.cli.paths import expand_home
 from ccnet3d.cli.sample import sample_input, write_sample_page
@@ -178,13 +179,14 @@ def run(arguments: argparse.Namespace) -> None:
         check_jobs(jobs, arguments)
         live = [job for job in jobs if is_address(job.source) and not is_remote(str(job.source))]
         check_live_jobs(live, arguments)
-        work = Work(load_views, segment_job, run_options(arguments), arguments)
-        if arguments.engine == "ray":
+        with without_collection():
+            work = Work(load_views, segment_job, run_options(arguments), arguments)
+            segmenter = None if arguments.engine == "ray" else load_views(arguments)
+        if segmenter is None:
             from ccnet3d.cli.ray_engine import segment_with_ray
 
             outcomes = segment_with_ray(jobs, work)
         else:
-            segmenter = load_views(arguments)
             files = [job for job in jobs if job not in live]
             outcomes = chain(segment_live(live, work, segmenter), segment_in_turn(files, work, segmenter))
         finish_jobs(outcomes, len(jobs), arguments, PROGRAM)

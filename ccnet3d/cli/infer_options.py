@@ -85,14 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    from ccnet3d.masks import FORMATS
+    from ccnet3d.masks import FORMAT_HELP
 
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
-        choices=tuple(FORMATS),
+        choices=tuple(FORMAT_HELP),
         default="png",
-        help="; ".join(f"{one.name}: {one.help}" for one in FORMATS.values()),
+        help="; ".join(f"{name}: {text}" for name, text in FORMAT_HELP.items()),
     )
     group.add_argument("--classes", metavar="NAME,NAME", help="only these classes; pixels of others become 255")
     group.add_argument(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ccnet3d.cli.options import error_line
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
-from ccnet3d.masks import import_pyarrow
 
 if TYPE_CHECKING:
     from ccnet3d.inference import Job
@@ -74,6 +73,8 @@ class Manifest:
         if self._suffix not in (".csv", ".parquet"):
             raise UserError(f"--manifest must be a .csv or .parquet file, got {path}")
         if self._suffix == ".parquet":
+            from ccnet3d.masks import import_pyarrow
+
             import_pyarrow()
 
     def check(self) -> None:
@@ -101,6 +102,8 @@ class Manifest:
     def _is_manifest(self, data: bytes) -> bool:
         if self._suffix == ".csv":
             return data.splitlines()[:1] == [",".join(COLUMNS).encode()]
+        from ccnet3d.masks import import_pyarrow
+
         arrow = import_pyarrow()
         try:
             return tuple(arrow.parquet.read_schema(io.BytesIO(data)).names) == COLUMNS
@@ -128,6 +131,8 @@ class Manifest:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
             return text.getvalue().encode("utf-8", "surrogateescape")
+        from ccnet3d.masks import import_pyarrow
+
         arrow = import_pyarrow()
         kinds = {"frames": arrow.int64(), "seconds": arrow.float64()}
         columns = {

@@ -23,9 +23,9 @@ PROGRAM = "ccnet3d-masks"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from ccnet3d.masks import FORMATS
+    from ccnet3d.masks import FORMAT_HELP
 
-    formats = [one for one in FORMATS.values() if one.write]
+    formats = {name: text for name, text in FORMAT_HELP.items() if name != "png"}  # all but that are one file
     parser = CommandParser(
         prog=PROGRAM,
         description="Write saved masks as a file for another tool: what ccnet3d-infer writes with the same options.",
@@ -33,8 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("masks", type=user_path, help="the output folder of ccnet3d-infer")
     parser.add_argument(
         "--format",
-        choices=[one.name for one in formats],
-        help="write the masks to --output; " + "; ".join(f"{one.name}: {one.help}" for one in formats),
+        choices=tuple(formats),
+        help="write the masks to --output; " + "; ".join(f"{name}: {text}" for name, text in formats.items()),
     )
     parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help="the file of --format")
     parser.add_argument(

@@ -286,8 +286,9 @@ def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSe
     import torch
 
     from ccnet3d.inference import VideoSegmenter
-    from ccnet3d.models import load_model
+    from ccnet3d.models import import_families_only, load_model
 
+    import_families_only()
     model, info = load_model(arguments.checkpoint)
     return VideoSegmenter(
         model.to(choose_device(arguments)),

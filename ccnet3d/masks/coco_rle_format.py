@@ -168,7 +168,6 @@ def _decode(counts: str, height: int, width: int) -> np.ndarray:
 
 COCO_RLE = MaskFormat(
     "coco-rle",
-    help="coco.json, COCO annotations as RLE (needs pycocotools)",
     several_sizes=True,
     file_name="coco.json",
     write=_write,

@@ -106,7 +106,6 @@ _OBJECT_COLORS = _object_colors()
 
 CVAT = MaskFormat(
     "cvat",
-    help="cvat.zip for import into CVAT",
     several_sizes=True,
     file_name="cvat.zip",
     write=_write,

@@ -64,7 +64,6 @@ def _points(polygon: np.ndarray) -> str:
 
 CVAT_XML = MaskFormat(
     "cvat-xml",
-    help="cvat.xml, polygons for import into CVAT (needs OpenCV)",
     several_sizes=True,
     file_name="cvat.xml",
     write=_write,

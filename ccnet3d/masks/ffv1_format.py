@@ -35,6 +35,4 @@ def _read(path: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarray]:
         raise damaged(path, f"it does not contain {count_of(len(frame_indices), 'mask')}, as summary.json says")
 
 
-FFV1 = MaskFormat(
-    "ffv1", help="masks.mkv, lossless", several_sizes=False, file_name="masks.mkv", write=_write, read=_read
-)
+FFV1 = MaskFormat("ffv1", several_sizes=False, file_name="masks.mkv", write=_write, read=_read)

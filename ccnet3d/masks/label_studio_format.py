@@ -128,7 +128,6 @@ def _encode(inside: np.ndarray) -> bytes:
 
 LABEL_STUDIO = MaskFormat(
     "label-studio",
-    help="label_studio.json, tasks with brush predictions",
     several_sizes=True,
     file_name="label_studio.json",
     write=_write,

@@ -71,8 +71,6 @@ class MaskFormat:
 
     name: str
     """As ``--format`` and ``summary.json`` spell it."""
-    help: str
-    """One line for the command's help."""
     several_sizes: bool
     """Whether masks of one video may differ in size."""
     read: Callable[[Path, Sequence[int]], Iterator[np.ndarray]] | None

@@ -72,7 +72,7 @@ def _check_header(file: IO[bytes], name: str, dtype: type[np.generic], axes: int
     return shape
 
 
-NPZ = MaskFormat("npz", help="masks.npz", several_sizes=False, file_name="masks.npz", write=_write, read=_read)
+NPZ = MaskFormat("npz", several_sizes=False, file_name="masks.npz", write=_write, read=_read)
 
 
 def encode_probabilities(probabilities: np.ndarray) -> bytes:

@@ -48,4 +48,4 @@ def read_masks(folder: Path, frame_indices: Sequence[int]) -> Iterator[np.ndarra
         yield mask
 
 
-PNG = MaskFormat("png", help="one palette PNG per frame", several_sizes=True, read=read_masks)
+PNG = MaskFormat("png", several_sizes=True, read=read_masks)

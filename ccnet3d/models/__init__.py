@@ -19,6 +19,7 @@ from ccnet3d.models.context import (
 from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
 from ccnet3d.models.fuse import fuse_batch_norms
 from ccnet3d.models.published import PublishedModel, load_published
+from ccnet3d.models.timm_families import import_families_only
 from ccnet3d.models.transfer import Transfer, transfer_weights
 from ccnet3d.models.zoo import ARCHITECTURES, ModelInfo, fingerprint, load_model, save_model, shipped_weights
 
@@ -46,6 +47,7 @@ __all__ = [
     "feature_channels",
     "fingerprint",
     "fuse_batch_norms",
+    "import_families_only",
     "input_normalization",
     "load_backbone_weights",
     "load_head_weights",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import timm
 from torch import nn
 
 from ccnet3d.errors import UserError
 from ccnet3d.models.deep_stem import build_deep_stem, deep_stem_of
+from ccnet3d.models.timm_families import timm_with
 
 __all__ = ["build_backbone", "feature_channels", "feature_strides", "input_normalization"]
 
@@ -30,7 +30,7 @@ def build_backbone(name: str, output_stride: int = 32) -> nn.Module:
     """
     if deep_stem_of(name):
         return build_deep_stem(name, output_stride)
-    _check_name(name)
+    timm = _timm_with_model(name)
     # Models whose stages cannot be dilated do not accept the argument; most have stride 32 without it.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
     # Transformers accept other image sizes only with one of two options; other models have neither option.
@@ -60,7 +60,7 @@ def input_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     """
     if stem := deep_stem_of(name):
         return stem.mean, stem.std
-    _check_name(name)
+    timm = _timm_with_model(name)
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -82,8 +82,8 @@ def feature_strides(backbone: nn.Module) -> list[int]:
     return list(feature_info.reduction())
 
 
-def _check_name(name: str) -> None:
-    """Check that a name is one of timm's own models, optionally with the tag of its weights.
+def _timm_with_model(name: str) -> Any:
+    """Return timm, after a check that the name is one of its own models, optionally with the tag of its weights.
 
     timm also accepts names such as ``hf_hub:...`` and ``local-dir:...``, for which it asks a server or reads a folder;
     a name in a file of unknown origin must not make it do so.
@@ -91,5 +91,8 @@ def _check_name(name: str) -> None:
     Raises:
         UserError: timm has no such model.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(name):
-        raise UserError(f"timm does not know the model {name[:80]!r}; choose one from timm.list_models()")
+    plain = re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name)
+    timm = timm_with(name) if plain else None
+    if timm and timm.is_model(name):
+        return timm
+    raise UserError(f"timm does not know the model {name[:80]!r}; choose one from timm.list_models()")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ccnet3d.errors import UserError
 from ccnet3d.files import is_file, load_tensors
 from ccnet3d.models.ccnet3d import CCNet3D
+from ccnet3d.models.timm_families import timm_with
 
 __all__ = ["load_backbone_weights", "load_head_weights"]
 
@@ -126,7 +126,7 @@ def _advice(name: str) -> str:
 
 def _hub_state(name: str) -> dict[str, Tensor]:
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm_with(name).create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights of {name} cannot be downloaded from timm's hub ({str(error).splitlines()[0]}); "

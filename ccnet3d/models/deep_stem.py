@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import timm
 from torch import nn
+
+from ccnet3d.models.timm_families import timm_with
 
 __all__ = ["DEEP_STEMS", "DeepStem", "build_deep_stem", "deep_stem_name", "deep_stem_of"]
 
@@ -61,8 +62,9 @@ def build_deep_stem(name: str, output_stride: int) -> nn.Module:
     """
     stem = deep_stem_of(name)
     assert stem is not None
-    backbone = timm.create_model(
-        name.partition("_")[0],
+    timm_name = name.partition("_")[0]
+    backbone = timm_with(timm_name).create_model(
+        timm_name,
         features_only=True,
         output_stride=output_stride,
         stem_type="deep",

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
@@ -65,9 +64,11 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _pairs(model: CCNet3D) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Return convolutions and the batch norms that are the only use of their output, from one run on a small clip."""
+    from timm.layers import Conv2dSame
+
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor, so that its id is not reused
     pairs: dict[nn.Conv2d, tuple[nn.BatchNorm2d, int]] = {}
     calls: Counter[nn.Module] = Counter()

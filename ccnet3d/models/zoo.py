@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
@@ -225,9 +226,22 @@ def _parse_info(metadata: Mapping[str, str]) -> ModelInfo:
     return from_table(ModelInfo, header)
 
 
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leave tensors as they are where random numbers would be written; for the meta device, which has none.
+
+    There PyTorch would import torch.compile's machinery for them.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def _check_weights(file: safe_open, config: ModelConfig) -> None:
     """Compare names, shapes and types with those of the architecture, before either takes memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoRandomNumbers():
         expected = CCNet3D(config).state_dict()
     names = set(file.keys())
     if names != set(expected):

@@ -65,6 +65,8 @@ def is_image(path: Path) -> bool:
     """Return whether a file is a still image that Pillow opens, by its extension; of GIF and WebP, by its content."""
     if path.suffix.lower() in _MAY_BE_ANIMATED:
         return not _is_animated(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES:  # without asking Pillow, which would import all its formats
+        return False
     return is_image_name(path.name)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ccnet3d.errors import UserError
 from ccnet3d.inference import RunOptions
-from ccnet3d.masks import FORMATS, MaskClasses, MaskFormat, MaskSequence, RunFolder
+from ccnet3d.masks import FORMAT_HELP, FORMATS, MaskClasses, MaskFormat, MaskSequence, RunFolder
 from ccnet3d.masks.cvat_format import CVAT
 from ccnet3d.masks.ffv1_format import FFV1
 from ccnet3d.masks.mask_format import IndexedMasks
@@ -37,16 +37,18 @@ def test_names_of_the_formats_and_their_files() -> None:
         "coco-rle": "coco.json",
         "label-studio": "label_studio.json",
     }
+    assert list(FORMATS) == list(FORMAT_HELP)
     for one in FORMATS.values():
         assert (one.file_name is None) == (one.write is None)
-        assert one.help.isprintable()
+        assert FORMAT_HELP[one.name].isprintable()
 
 
-def test_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_format_is_an_entry_in_each_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's choices and help, the options of a run and the outputs of a folder follow the table."""
     from ccnet3d.cli.infer import build_parser
 
-    monkeypatch.setitem(FORMATS, "runes", replace(NPZ, name="runes", help="carved in stone", file_name="stone.bin"))
+    monkeypatch.setitem(FORMATS, "runes", replace(NPZ, name="runes", file_name="stone.bin"))
+    monkeypatch.setitem(FORMAT_HELP, "runes", "carved in stone")
     parser = build_parser()
     assert parser.parse_args(["-o", "x", "--format", "runes"]).format == "runes"
     assert "runes: carved in stone" in " ".join(parser.format_help().split())

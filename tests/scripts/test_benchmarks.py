@@ -152,3 +152,21 @@ def test_gpu_check_on_a_cpu(yard: Path, tmp_path: Path) -> None:
     assert results["parallel"]["alone"][-1] < results["parallel"]["alone"][0]
     assert results["recipe run"]["epochs"] == 2
     assert 0 < results["recipe run"]["val_miou"] <= 1
+
+
+def test_startup_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its starts, each of which takes seconds: their programs, and the arithmetic."""
+    starts = []
+
+    def start(command: list[str], **_: object) -> None:
+        starts.append(" ".join(command[1:3]))
+
+    monkeypatch.setattr("subprocess.run", start)
+    bench = run("bench_startup.py", "--rounds", "1", "--json", tmp_path / "bench.json")
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert len(figures["seconds"]) == 3 + 10
+    assert len(starts) == 2 * 13
+    assert starts[2] == "-m ccnet3d.cli.infer"
+    seconds = figures["seconds"]
+    assert figures["first mask / import torch"] == seconds["first mask"] / seconds["import torch"]
