@@ -20,8 +20,7 @@ from script_runner import run
 from ccnet3d.cli import attention, evaluate
 from ccnet3d.data import corrupt_frame
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelInfo
-from ccnet3d.models.zoo import save_model
+from ccnet3d.models import CCNet3D, ModelInfo, save_model
 
 
 @pytest.mark.real_data
