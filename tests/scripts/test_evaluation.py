@@ -95,7 +95,7 @@ def test_a_page_of_the_user_is_noticed_before_anything_is_scored(tmp_path: Path)
         (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
         (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
         (["--count-occluded"], "--count-occluded is for the score of --flow"),
-        (["--compare", "a", "b", "--json", "c"], "--compare is for earlier evaluations"),
+        (["--compare", "a", "b", "--json", "c"], "--json is for an evaluation, and --compare reads earlier ones"),
         (["--no-images"], "--no-images is for the page of --report"),
         (["--report", __file__], "--report writes a folder, and .*test_evaluation.py is a file"),
         (["--corrupt", "noise", "--predictions", "."], "--corrupt scores a model in one table, without --predictions"),
