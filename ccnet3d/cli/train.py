@@ -127,12 +127,13 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
         refuse_unused(build_parser(), arguments, ("dataset", "high_resolution", "cache"), why)
         return recipe, None
     arguments.data = arguments.data or default_data_folder()
+    source = data_source(arguments, recipe.data.dataset)
     if arguments.high_resolution and not recipe.data.high_resolution_share:
         raise UserError(
             "--high-resolution is for recipes that draw clips from larger frames; leave it out, or give "
             "--set data.high_resolution_share=0.5"
         )
-    return recipe, data_source(arguments, recipe.data.dataset)
+    return recipe, source
 
 
 def run_name(recipe: str, source: DataSource | None) -> str:

@@ -102,6 +102,17 @@ def test_a_page_of_the_user_is_noticed_before_anything_is_scored(tmp_path: Path)
         (["--corrupt", "noise", "--labels", "."], "--corrupt scores a model in one table, without --labels"),
         (["--corrupt", "noise", "--report", "."], "--corrupt scores a model in one table, without --report"),
         (["--corrupt", "noise", "--compare", "a", "b"], "--corrupt scores a model in one table, without --compare"),
+        (["--void", "254"], "--void is for the labels of --labels; add --labels"),
+        (["--classes", "3"], "--classes is for the labels of --labels; add --labels"),
+        (["--video-starts-at", "5"], "--video-starts-at is for the masks of --predictions; add --predictions"),
+        (["--worst", "3"], "--worst is for the page of --report; add --report"),
+        (["--predictions", ".", "--causal"], "--causal is for a model, and --predictions are masks already"),
+        (["--predictions", ".", "--batch", "2"], "--batch is for a model, and --predictions are masks already"),
+        (
+            ["--labels", ".", "--classes", "3", "--predictions", ".", "--split", "test"],
+            "--split is for a data folder, and --labels are instead of one",
+        ),
+        (["--compare", "a", "b", "--boundary"], "--boundary is for an evaluation, and --compare reads earlier ones"),
         (["--severity", "2"], "--severity is for the corruptions of --corrupt; add --corrupt"),
     ],
 )
