@@ -18,8 +18,7 @@ from script_runner import run
 from ccnet3d.cli import attention, evaluate
 from ccnet3d.data import corrupt_frame
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelInfo
-from ccnet3d.models.zoo import save_model
+from ccnet3d.models import CCNet3D, ModelInfo, save_model
 
 
 @pytest.mark.real_data
@@ -95,13 +94,24 @@ def test_a_page_of_the_user_is_noticed_before_anything_is_scored(tmp_path: Path)
         (["--labels", ".", "--classes", "3"], "--labels needs --predictions and --classes"),
         (["--labels", ".", "--classes", "3", "--predictions", ".", "--flow"], "--flow needs the frames themselves"),
         (["--count-occluded"], "--count-occluded is for the score of --flow"),
-        (["--compare", "a", "b", "--json", "c"], "--compare is for earlier evaluations"),
+        (["--compare", "a", "b", "--json", "c"], "--json is for an evaluation, and --compare reads earlier ones"),
         (["--no-images"], "--no-images is for the page of --report"),
         (["--report", __file__], "--report writes a folder, and .*test_evaluation.py is a file"),
         (["--corrupt", "noise", "--predictions", "."], "--corrupt scores a model in one table, without --predictions"),
         (["--corrupt", "noise", "--labels", "."], "--corrupt scores a model in one table, without --labels"),
         (["--corrupt", "noise", "--report", "."], "--corrupt scores a model in one table, without --report"),
         (["--corrupt", "noise", "--compare", "a", "b"], "--corrupt scores a model in one table, without --compare"),
+        (["--void", "254"], "--void is for the labels of --labels; add --labels"),
+        (["--classes", "3"], "--classes is for the labels of --labels; add --labels"),
+        (["--video-starts-at", "5"], "--video-starts-at is for the masks of --predictions; add --predictions"),
+        (["--worst", "3"], "--worst is for the page of --report; add --report"),
+        (["--predictions", ".", "--causal"], "--causal is for a model, and --predictions are masks already"),
+        (["--predictions", ".", "--batch", "2"], "--batch is for a model, and --predictions are masks already"),
+        (
+            ["--labels", ".", "--classes", "3", "--predictions", ".", "--split", "test"],
+            "--split is for a data folder, and --labels are instead of one",
+        ),
+        (["--compare", "a", "b", "--boundary"], "--boundary is for an evaluation, and --compare reads earlier ones"),
         (["--severity", "2"], "--severity is for the corruptions of --corrupt; add --corrupt"),
     ],
 )

@@ -121,6 +121,48 @@ def test_missing_folder_of_larger_frames(yard: Path, tmp_path: Path) -> None:
     assert training.stderr.endswith(f"there is no folder {absent}; give that of the larger frames\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--high-resolution", "."], "--high-resolution is for recipes that draw clips from larger frames"),
+        (["--pipeline", "camvid_lite"], "--pipeline is another name of RECIPE"),
+        (
+            ["--set", "data.augmentation.crop_size=[16000, 16000]"],
+            "data.augmentation.crop_size must have at most 1,228,800 pixels for frames of 48x64, got 16000x16000",
+        ),
+        (["--set", "data.input_size=[1600, 1600]"], "data.input_size must have at most 1,228,800 pixels"),
+        (["--resume"], "there is no checkpoint at "),
+    ],
+)
+def test_what_training_refuses_at_once(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert train.main(["camvid_lite", "--data", str(yard), "--out", str(tmp_path / "run"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_refused_before_the_plan(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    assert train.main(["camvid_lite", "--data", str(yard), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"ccnet3d-train: error: {tmp_path} contains an earlier run; give --resume to continue it, or another --out "
+        "for a new one\n",
+    )
+
+
+def test_options_of_labeled_data_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--cache", "--dataset", "--high-resolution"):
+        assert train.main(["adapt", "--unlabelled", "x.mp4", option, "camvid", "--out", str(tmp_path / "run")]) == 2
+        assert f"{option} is for labeled data, and this run has none" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", yard, "--set", "epochz=1", "--out", tmp_path / "run")
     assert (training.returncode, training.stderr.count("\n")) == (2, 1)
