@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Commands
 from PIL import Image
 
 from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
@@ -43,6 +44,20 @@ classes = [
 train = ["walk", "yard_2"]
 val = ["night"]
 """
+
+
+LONGEST = (
+    "attention/test_triton_without_gpu.py", "inference/test_resume.py", "inference/test_memory.py",
+    "cli/test_infer_mutants.py", "scripts/test_training.py", "scripts/test_evaluation.py", "scripts/test_benchmarks.py",
+    "cli/test_infer_options.py", "cli/test_ray_engine.py", "training/test_distributed.py", "video/test_mutations.py",
+    "masks/test_files_of_others.py", "models/test_evidence.py", "ablation/test_runner.py", "cli/test_streams.py",
+)  # fmt: skip
+"""Files that begin first, so that no process runs a long one while the other has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture
@@ -131,6 +146,14 @@ def tiny_checkpoint(tmp_path: Path, tiny_model: CCNet3D, tiny_info: ModelInfo) -
     path = tmp_path / "tiny.safetensors"
     save_model(path, tiny_model, tiny_info)
     return path
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Processes of the commands without the time that the import of PyTorch takes."""
+    server = Commands()
+    yield server
+    server.close()
 
 
 @pytest.fixture

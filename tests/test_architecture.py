@@ -55,6 +55,7 @@ OPTIONAL = {
     "scipy",
     "supervision",
     "tensorboard",
+    "torchcodec",
     "triton",
     "uvicorn",
 }
@@ -180,7 +181,7 @@ def test_optional_packages_are_imported_where_they_are_used() -> None:
 
 def test_masks_videos_and_commands_import_without_torch() -> None:
     commands = sorted(path.stem for path in (PACKAGE / "cli").glob("*.py") if path.stem != "__init__")
-    modules = ["ccnet3d.masks", "ccnet3d.video", *(f"ccnet3d.cli.{command}" for command in commands)]
+    modules = ["ccnet3d.masks", "ccnet3d.models", "ccnet3d.video", *(f"ccnet3d.cli.{command}" for command in commands)]
     code = f"import sys; sys.modules['torch'] = None\nimport {', '.join(modules)}"
     assert "ccnet3d.cli.infer" in modules
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     device = torch.device(choose_device(arguments, training=True))
     path = ablation_file(arguments.ablation)
     config, runs = read_ablation(path)
+    if arguments.high_resolution and not any(run.recipe.data.high_resolution_share for run in runs):
+        raise UserError("--high-resolution is for recipes that draw clips from larger frames; leave it out")
     out = arguments.out or Path("runs") / "ablations" / path.stem
     check_ablation_folder(out, plot=arguments.plot)
     print(

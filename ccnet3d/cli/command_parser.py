@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ccnet3d import __version__
+from ccnet3d.errors import UserError
 
-__all__ = ["CommandParser"]
+__all__ = ["CommandParser", "refuse_unused"]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -37,3 +39,28 @@ class CommandParser(argparse.ArgumentParser):
             message += f" (write ./{names[0]} for the file of this name)" if names else ""
         line = " ".join(message.splitlines())
         self.exit(2, f"{self.prog}: error: {line}; {self.prog} --help lists the options\n")
+
+
+def refuse_unused(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: Iterable[str], reason: str
+) -> None:
+    """Check that options which would have no effect are not given, or have their default values.
+
+    Args:
+        parser: of the command.
+        arguments: what it parsed.
+        names: of the options, as attributes of the arguments.
+        reason: the rest of a sentence that begins with an option: what it is for, and the fix.
+
+    Raises:
+        UserError: one of them is given.
+
+    >>> parser = CommandParser(prog="ccnet3d-view")
+    >>> _ = parser.add_argument("--worst", type=int, default=8)
+    >>> refuse_unused(parser, parser.parse_args(["--worst", "9"]), ["worst"], "is for --report; add --report")
+    Traceback (most recent call last):
+    ccnet3d.errors.UserError: --worst is for --report; add --report
+    """
+    for name in names:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise UserError(f"--{name.replace('_', '-')} {reason}")

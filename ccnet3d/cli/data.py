@@ -24,6 +24,8 @@ from ccnet3d.wording import count_of
 
 PROGRAM = "ccnet3d-data"
 
+SHEET_FRAMES = 24
+
 ENCODINGS = ("id", "red", "rgb_id", "color", "coco", "cvat", "labelme", "cityscapes")
 
 
@@ -75,7 +77,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contact-sheet", type=png_file, metavar="FILE.png", help="draw frames under their labels, with a legend"
     )
-    parser.add_argument("--frames", type=positive, default=24, metavar="N", help="frames on the sheet (default: 24)")
+    parser.add_argument("--frames", type=positive, metavar="N", help=f"frames on the sheet (default: {SHEET_FRAMES})")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing contact sheet")
     add_debug_option(parser)
 
@@ -116,13 +118,16 @@ def check(arguments: argparse.Namespace) -> None:
     from ccnet3d.data import survey_data
     from ccnet3d.reports import check_picture, write_contact_sheet
 
+    unused = [name for name, given in (("frames", arguments.frames), ("overwrite", arguments.overwrite)) if given]
+    if unused and not arguments.contact_sheet:
+        raise UserError(f"--{unused[0]} is for the picture of --contact-sheet; add --contact-sheet")
     if arguments.contact_sheet:
         check_picture(arguments.contact_sheet, overwrite=arguments.overwrite)
     overview = survey_data(data_source(arguments), arguments.split)
     for line in overview.lines:
         print(line)
     if arguments.contact_sheet and overview.splits:
-        count = write_contact_sheet(overview.splits, arguments.contact_sheet, count=arguments.frames)
+        count = write_contact_sheet(overview.splits, arguments.contact_sheet, count=arguments.frames or SHEET_FRAMES)
         print(f"{count_of(count, 'frame')} in {arguments.contact_sheet}")
     sys.stdout.flush()
     if overview.problems:

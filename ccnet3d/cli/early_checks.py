@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 
 def check_jobs(jobs: Sequence[Job], arguments: argparse.Namespace) -> None:
-    """Check positions, classes, output folders and overlays; of a single video also that it can be read.
+    """Check classes and that all files are there; of a single video also its outputs, and that it can be read.
 
     What only the model or the frames can show is checked later, and so is everything that may change until then.
 
     Raises:
-        UserError: one of them cannot be used. Errors of one of several videos are left to its own run.
+        UserError: one of them cannot be used. Other errors of one of several videos are left to its own run.
     """
     check_classes(arguments.checkpoint, class_names(arguments))
+    if not arguments.manifest:  # which names the videos that cannot be read
+        check_existence(jobs)
     if len(jobs) != 1:
         return
     (job,) = jobs
-    if not arguments.manifest:  # which names the videos that cannot be read
+    if not arguments.manifest:
         check_source(job, arguments)
     if job.prefix:  # a remote output folder
         return
@@ -37,6 +39,22 @@ def check_jobs(jobs: Sequence[Job], arguments: argparse.Namespace) -> None:
     for path in beside:
         check_beside(path, job.source)
     check_output(job.folder, beside, arguments)
+
+
+def check_existence(jobs: Sequence[Job]) -> None:
+    """Check that there are files of the names that the user gives.
+
+    Raises:
+        UserError: there are none; the message lists them all.
+    """
+    from ccnet3d.inference import STDIN
+    from ccnet3d.video import is_address
+
+    local = [job for job in jobs if job.source != STDIN and "://" not in str(job.source) and not is_address(job.source)]
+    # A pattern whose files have been found is a text.
+    missing = [job.name for job in local if isinstance(job.source, Path) and not os.path.lexists(job.source)]
+    if missing:
+        raise UserError(f"there is no file {', '.join(missing)}; give the path of a video or of a folder of images")
 
 
 def class_names(arguments: argparse.Namespace) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.data_options import add_data_options, data_source
+from ccnet3d.cli.evaluate_checks import check_evaluation
 from ccnet3d.cli.options import (
     add_debug_option,
     add_model_options,
@@ -30,7 +31,7 @@ from ccnet3d.cli.options import (
     run_command,
 )
 from ccnet3d.cli.paths import user_path
-from ccnet3d.cli.views import add_view_options, add_views, check_views
+from ccnet3d.cli.views import add_view_options, add_views
 from ccnet3d.config import read_lines
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.errors import UserError
@@ -138,40 +139,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Check that the options fit together.
-
-    Raises:
-        UserError: they do not.
-    """
-    for name in ("predictions", "labels", "report", "compare"):
-        if arguments.corrupt and getattr(arguments, name):
-            raise UserError(f"--corrupt scores a model in one table, without --{name}; leave one of them out")
-    if arguments.severity and not arguments.corrupt:
-        raise UserError("--severity is for the corruptions of --corrupt; add --corrupt")
-    if arguments.predictions:
-        names = ("checkpoint", "input_size", "aspect", "clip_length", "smooth", "scales", "flip", "window")
-        if given := [name.replace("_", "-") for name in names if getattr(arguments, name)]:
-            raise UserError(f"--{given[0]} is for a model, and --predictions are masks already; leave one of them out")
-    check_views(arguments)
-    if arguments.labels and not (arguments.predictions and arguments.classes):
-        raise UserError("--labels needs --predictions and --classes: the masks, and the count or names of the classes")
-    if arguments.labels and arguments.flow:
-        raise UserError("--flow needs the frames themselves; describe them and the labels in a dataset.toml")
-    if arguments.count_occluded and not arguments.flow:
-        raise UserError("--count-occluded is for the score of --flow; add --flow")
-    if arguments.compare and (arguments.predictions or arguments.checkpoint or arguments.json):
-        raise UserError("--compare is for earlier evaluations; leave --predictions, --checkpoint and --json out")
-    if arguments.no_images and not arguments.report:
-        raise UserError("--no-images is for the page of --report; add --report")
-    if arguments.json:
-        from ccnet3d.evaluation import check_scores_file
-
-        check_scores_file(arguments.json)
-    if arguments.report and arguments.report.exists() and not arguments.report.is_dir():
-        raise UserError(f"--report writes a folder, and {arguments.report} is a file; give another name")
-
-
 def open_dataset(arguments: argparse.Namespace) -> LabelledSequences:
     from ccnet3d.data import open_labels
 
@@ -223,7 +190,7 @@ def score(arguments: argparse.Namespace, among: Processes, timing: Timing, worst
     from ccnet3d.evaluation import evaluate, evaluate_corrupted, evaluate_masks, open_predictions, split_segments
     from ccnet3d.progress import progress_bar
 
-    check(arguments)
+    check_evaluation(build_parser(), arguments)
     dataset = open_dataset(arguments)
     for line in dataset.left_out if among.is_main_process else ():
         print(f"{PROGRAM}: warning: {line}", file=sys.stderr)
@@ -257,7 +224,7 @@ def run_comparison(arguments: argparse.Namespace) -> None:
     from ccnet3d.evaluation import differences_text, load_runs, summarize
     from ccnet3d.reports import write_evaluation_report
 
-    check(arguments)
+    check_evaluation(build_parser(), arguments)
     runs = summarize(load_runs(arguments.compare))
     print(differences_text(runs))
     if arguments.report:

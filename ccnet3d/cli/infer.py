@@ -196,15 +196,20 @@ def run(arguments: argparse.Namespace) -> None:
                 print_now(advice)
 
 
+def advice_after_stop(arguments: argparse.Namespace) -> str:
+    """Return how to go on after Ctrl-C; a live source cannot be resumed."""
+    from ccnet3d.inference import is_remote
+    from ccnet3d.video import is_address
+
+    if any(is_address(source) and not is_remote(source) for source in arguments.videos):
+        return ""
+    return "the masks so far are complete; continue with --resume"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see :func:`ccnet3d.cli.options.run_command`."""
     arguments = build_parser().parse_args(argv)
-    return run_command(
-        PROGRAM,
-        lambda: run(arguments),
-        "the masks so far are complete; continue with --resume",
-        debug=arguments.debug,
-    )
+    return run_command(PROGRAM, lambda: run(arguments), advice_after_stop(arguments), debug=arguments.debug)
 
 
 if __name__ == "__main__":

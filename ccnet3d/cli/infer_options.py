@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_live_options(parser)
     parser.add_argument(
         "--decoder",
-        choices=("auto", "av", "decord"),
+        choices=("auto", "av", "decord", "torchcodec"),
         default="auto",
         help="library that decodes the video; auto is av (PyAV)",
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccnet3d.cli.command_parser import refuse_unused
+from ccnet3d.cli.infer_options import build_parser
 from ccnet3d.cli.manifest import Manifest, Outcome
 from ccnet3d.cli.options import print_user_error
 from ccnet3d.errors import UserError
@@ -56,6 +58,8 @@ def check_job_options(arguments: argparse.Namespace) -> None:
     """
     if arguments.piece_frames and "://" in str(arguments.output):
         raise UserError("--piece-frames needs a local output folder, which all processes share, not a URL")
+    if not (arguments.overlay or arguments.sample):
+        refuse_unused(build_parser(), arguments, ("opacity",), "is for the video of --overlay; add --overlay FILE.mp4")
     for name in ("actors", "retries"):
         if arguments.engine != "ray" and getattr(arguments, name) is not None:
             raise UserError(f"--{name} is an option of --engine ray; give --engine ray, too")

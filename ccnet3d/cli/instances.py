@@ -126,11 +126,13 @@ def progress(indices: Sequence[int]) -> Iterable[int]:
 def train(arguments: argparse.Namespace) -> None:
     from ccnet3d.distributed import local_device
     from ccnet3d.instances import InstanceTrainer, read_instance_recipe
+    from ccnet3d.training import check_run_folder
     from ccnet3d.wording import count_of
 
     path = recipe_file(arguments.recipe)
     recipe = read_instance_recipe(path, arguments.overrides)
     out = arguments.out or Path("runs") / f"{path.stem}_{recipe.detector.context}"
+    check_run_folder(out, resume=arguments.resume)
     device = local_device(choose_device(arguments, training=True))
     with training_processes(device) as processes:
         trainer = InstanceTrainer(recipe, arguments.data, out, device, processes=processes)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ccnet3d.cli.command_parser import refuse_unused
+from ccnet3d.cli.infer_options import build_parser
 from ccnet3d.cli.manifest import Outcome
 from ccnet3d.errors import UserError
 
@@ -74,8 +76,13 @@ def check_live_jobs(jobs: Sequence[inference.Job], arguments: argparse.Namespace
     """Check what does not go with URLs and cameras.
 
     Raises:
-        UserError: an output folder by URL, or Ray.
+        UserError: an output folder by URL, Ray, or pieces; or options for live sources, and there are none.
     """
+    if not jobs:
+        why = "is for URLs and cameras, and there is none; leave it out"
+        refuse_unused(build_parser(), arguments, ("timeout", "reconnect"), why)
+    if jobs and arguments.piece_frames:
+        raise UserError(f"{jobs[0].name} is read as it comes, not in pieces; leave --piece-frames out")
     if jobs and jobs[0].prefix:
         raise UserError(f"{jobs[0].name} is read as it comes and needs a local output folder, got {arguments.output}")
     if jobs and arguments.engine == "ray":

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.command_parser import CommandParser, refuse_unused
 from ccnet3d.cli.early_checks import class_names
 from ccnet3d.cli.options import add_debug_option, print_now, run_command, share
 from ccnet3d.cli.paths import expand_home, user_path
@@ -100,6 +100,8 @@ def _check_options(arguments: argparse.Namespace) -> list[str]:
         raise UserError("--format and --output belong together, as in --format coco-rle -o coco.json")
     if bool(arguments.video) != videos:
         raise UserError("--video belongs to --overlay and --alpha, as in --video drive.mp4 --overlay over.mp4")
+    if not arguments.overlay:
+        refuse_unused(build_parser(), arguments, ("opacity",), "is for the video of --overlay; add --overlay")
     return class_names(arguments)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -24,8 +26,23 @@ from ccnet3d.errors import UserError
 
 PROGRAM = "ccnet3d-serve"
 
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?\.?")
+"""Names of hosts and IPv4 addresses, as a browser sends them."""
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LAST_PORT = 65_535
+
+
+def host_name(text: str) -> str:
+    """Check a host name or an IP address, without a port."""
+    if _HOST_NAME.fullmatch(text):
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a host name or an IP address, such as example.org, got {text!r}"
+        ) from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,10 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Serve a web page that segments dropped videos and photos, and a REST interface: POST /segment.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument(
+        "--host", type=host_name, default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
     parser.add_argument("--port", type=non_negative, default=8000, help="0 for any free one (default: 8000)")
     parser.add_argument(
         "--allow-host",
+        type=host_name,
         action="append",
         default=[],
         metavar="NAME",

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccnet3d.cli.command_parser import CommandParser
+from ccnet3d.cli.command_parser import CommandParser, refuse_unused
 from ccnet3d.cli.data_options import add_data_options, data_source, default_data_folder
 from ccnet3d.cli.options import add_debug_option, add_device_options, choose_device, run_command, training_processes
 from ccnet3d.cli.paths import user_path
+from ccnet3d.errors import UserError
 from ccnet3d.resources import recipe_file
 from ccnet3d.wording import count_of
 
@@ -80,8 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.distributed import local_device
-    from ccnet3d.training import Trainer, read_recipe
+    from ccnet3d.training import Trainer, check_run_folder, read_recipe
 
+    if arguments.recipe and arguments.pipeline:
+        raise UserError("--pipeline is another name of RECIPE; leave one of them out")
     path = recipe_file(arguments.recipe or arguments.pipeline or DEFAULT_RECIPE)
     overrides = [*arguments.overrides]
     if arguments.initial_weights is not None:
@@ -90,6 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
         overrides.append(f"model.frozen={json.dumps(arguments.freeze)}")
     recipe, source = choose_data(read_recipe(path, overrides), arguments)
     out = arguments.out or Path("runs") / run_name(path.stem, source)
+    check_run_folder(out, resume=arguments.resume)
     device = local_device(choose_device(arguments, training=True))
     with training_processes(device) as processes:
         trainer = Trainer(recipe, source, out, device, processes=processes)
@@ -107,7 +111,7 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
     """Return the recipe with the videos that the options name, and the labeled data, None if the run needs none.
 
     Raises:
-        UserError: the labeled data does not exist.
+        UserError: the labeled data does not exist, or an option is for labeled data and there is none.
     """
     from ccnet3d.training import UnlabelledRecipe
 
@@ -119,9 +123,17 @@ def choose_data(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, 
         unlabelled, without_data = replace(unlabelled, share=1.0), True
     recipe = replace(recipe, data=replace(recipe.data, unlabelled=unlabelled))
     if without_data:
+        why = "is for labeled data, and this run has none; leave it out, or give --data"
+        refuse_unused(build_parser(), arguments, ("dataset", "high_resolution", "cache"), why)
         return recipe, None
     arguments.data = arguments.data or default_data_folder()
-    return recipe, data_source(arguments, recipe.data.dataset)
+    source = data_source(arguments, recipe.data.dataset)
+    if arguments.high_resolution and not recipe.data.high_resolution_share:
+        raise UserError(
+            "--high-resolution is for recipes that draw clips from larger frames; leave it out, or give "
+            "--set data.high_resolution_share=0.5"
+        )
+    return recipe, source
 
 
 def run_name(recipe: str, source: DataSource | None) -> str:

@@ -9,12 +9,15 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ccnet3d.config import check_range
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.corruptions import compress_jpeg
 from ccnet3d.data.items import ClipSample
 from ccnet3d.errors import UserError
 
 __all__ = ["Augmentation"]
+
+_LARGEST_CROP = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if min(self.crop_size) < 1:
             raise UserError(f"crop_size must be at least 1, got {self.crop_size}")
+        check_range("crop_size", self.crop_size, 1, _LARGEST_CROP)
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1 or not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
             raise UserError(
                 "crop_area must be a range in (0, 1] and crop_aspect one above 0, "

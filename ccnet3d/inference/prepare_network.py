@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, fuse_batch_norms
+from ccnet3d.models import CCNet3D, fuse_activations, fuse_batch_norms
 
 __all__ = ["compiled", "default_dtype", "prepare_network"]
 
@@ -25,13 +25,18 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def prepare_network(model: CCNet3D, dtype: torch.dtype) -> CCNet3D:
-    """Return a copy for inference, with the weights of convolutions cast once instead of at every call."""
+def prepare_network(model: CCNet3D, dtype: torch.dtype, *, fuse_all: bool) -> CCNet3D:
+    """Return a copy for inference, with the weights of convolutions cast once instead of at every call.
+
+    ``fuse_all``: fuse activations too, which torch.compile does itself.
+    """
     network = fuse_batch_norms(model)
     in_float32 = set(network.evidence.modules()) if network.evidence else set()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module not in in_float32:
             module.to(dtype)
+    if fuse_all:
+        fuse_activations(network)
     return network
 
 

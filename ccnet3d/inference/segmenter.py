@@ -99,7 +99,7 @@ class VideoSegmenter:
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise UserError(f"dtype must be float32, bfloat16 or float16, got {self.dtype}")
         self._on_warning = on_warning
-        self._network = prepare_network(model, self.dtype)
+        self._network = prepare_network(model, self.dtype, fuse_all=not compile_model)
         wrap: Callable[[Any], Any] = compiled if compile_model else lambda function: function
         self._encode_batch = wrap(self._encode_frames)
         self._attend = wrap(self._network.attend)

@@ -6,18 +6,20 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ccnet3d.models.ccnet3d import CCNet3D
 from ccnet3d.models.hub import HUB_PREFIX, upload
-from ccnet3d.models.zoo import ModelInfo, find_model, fingerprint, load_model, save_model
+from ccnet3d.models.model_header import ModelInfo, find_model, read_info, summarize_weights
 from ccnet3d.wording import count_of
+
+if TYPE_CHECKING:
+    from ccnet3d.models.ccnet3d import CCNet3D
 
 __all__ = ["describe_file", "model_card", "push_to_hub"]
 
 
 def describe_file(path: Path | str | None) -> dict[str, Any]:
-    """Return what a model file says about itself, as plain JSON.
+    """Return what a model file says about itself, as plain JSON; PyTorch is not imported, and no network is built.
 
     Args:
         path: a file, the name of weights in the package, or an address ``hf://ORG/NAME``.
@@ -30,12 +32,13 @@ def describe_file(path: Path | str | None) -> dict[str, Any]:
     ('Sky', 748426, [608, 800])
     """
     file = find_model(path)
-    model, info = load_model(path)
+    info = read_info(file)
+    weights = summarize_weights(file)
     return {
         "file": str(file),
         "bytes": file.stat().st_size,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_sha256": fingerprint(model),
+        "parameters": weights.parameters,
+        "weights_sha256": weights.sha256,
         "backbone": info.model.backbone,
         "context": info.model.context,
         "loops": info.model.loops,
@@ -131,7 +134,10 @@ def push_to_hub(model: Path | str | tuple[CCNet3D, ModelInfo] | None, repository
     Raises:
         UserError: not a model file, no connection, or no permission.
     """
+    from ccnet3d.models.zoo import load_model, save_model
+
     if not isinstance(model, tuple):
+        load_model(model)  # so that no file is shared whose weights do not match its header
         return upload(find_model(model), model_card(model, repository), repository, private=private)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")

@@ -1,10 +1,10 @@
-"""Batch norms fused into the preceding convolutions, for inference."""
+"""Batch norms and activations fused into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from ccnet3d.models.ccnet3d import CCNet3D
 
-__all__ = ["fuse_batch_norms"]
+__all__ = ["fuse_activations", "fuse_batch_norms"]
 
 _PROBE_SIZES = (64, 128, 256)
 """Sizes in pixels to try for the probe clip, because some backbones do not accept small images."""
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "swish"}
+"""oneDNN's names of the activations that it applies to results of a convolution before it writes them."""
 
 
 def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
@@ -36,7 +39,7 @@ def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
     """
     fused = copy.deepcopy(model).eval()
     names = {module: name for name, module in fused.named_modules()}
-    for convolution, norm in _pairs(fused):
+    for convolution, norm in _pairs(fused, nn.BatchNorm2d):
         mean, variance = norm.running_mean, norm.running_var
         if mean is None or variance is None:  # it normalizes with its input's own statistics
             continue
@@ -48,6 +51,59 @@ def fuse_batch_norms(model: CCNet3D) -> CCNet3D:
         following = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
         setattr(fused.get_submodule(parent), name, nn.Sequential(*following))
     return fused.eval().requires_grad_(False)
+
+
+def fuse_activations(model: CCNet3D) -> None:
+    """Let oneDNN compute the convolutions of a model on a CPU, with the activations that follow them; in place.
+
+    An activation then costs no pass over memory. PyTorch has no public function for it: this is the operator that
+    torch.compile uses for such pairs. Where PyTorch is built without oneDNN, nothing changes. It also avoids PyTorch's
+    own convolution, which it prefers for single frames when it has one thread, and which is slower.
+
+    Args:
+        model: from :func:`fuse_batch_norms`; its weights are in float32 or bfloat16.
+    """
+    if not torch.backends.mkldnn.is_available() or model.input_mean.device.type != "cpu":
+        return
+    names = {module: name for name, module in model.named_modules()}
+    plain = [module for module in names if _is_plain(module) and _has_kernel(module.weight.dtype)]
+    in_bfloat16 = any(convolution.weight.dtype == torch.bfloat16 for convolution in plain)
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+        activations = {first: second for first, second in _pairs(model, *_ACTIVATIONS) if type(second) in _ACTIVATIONS}
+    for convolution in plain:
+        activation = activations.get(convolution)
+        fused = _OneDnnConvolution(convolution, "none" if activation is None else _ACTIVATIONS[type(activation)])
+        model.set_submodule(names[convolution], fused)
+        if activation is not None:
+            model.set_submodule(names[activation], nn.Identity())
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+def _has_kernel(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _OneDnnConvolution(nn.Module):
+    def __init__(self, convolution: nn.Conv2d, activation: str) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self._settings: tuple[Any, ...] = (
+            list(convolution.padding), list(convolution.stride), list(convolution.dilation), convolution.groups,
+            activation, [], "",
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # as autocast does for PyTorch's convolutions
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._settings)
+        return result
 
 
 class _Uses(TorchFunctionMode):
@@ -65,31 +121,37 @@ class _Uses(TorchFunctionMode):
 
 
 @torch.inference_mode()
-def _pairs(model: CCNet3D) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return convolutions and the batch norms that are the only use of their output, from one run on a small clip."""
+def _pairs(model: CCNet3D, *kinds: type[nn.Module]) -> list[tuple[nn.Conv2d, Any]]:
+    """Return convolutions and the modules of some kinds that are the only use of their output.
+
+    One run on a small clip shows it.
+    """
     from timm.layers import Conv2dSame
 
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor, so that its id is not reused
-    pairs: dict[nn.Conv2d, tuple[nn.BatchNorm2d, int]] = {}
+    pairs: dict[nn.Conv2d, tuple[nn.Module, int]] = {}
     calls: Counter[nn.Module] = Counter()
     uses = _Uses()
+    in_place: dict[int, int] = {}  # later uses of what a module changed are uses of its result
 
-    def after(module: nn.Module, _: Any, output: Tensor) -> None:
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[module] += 1
         if isinstance(module, nn.Conv2d):
             outputs[id(output)] = (module, output)
             uses.count[id(output)] = 0
+        elif output is inputs[0]:
+            in_place[id(output)] = uses.count[id(output)]
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in outputs and isinstance(module, nn.BatchNorm2d):
+        if id(inputs[0]) in outputs and isinstance(module, kinds):
             pairs[outputs[id(inputs[0])][0]] = module, id(inputs[0])
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, *kinds))]
     hooks = [module.register_forward_hook(after) for module in layers]
     hooks += [module.register_forward_pre_hook(before) for module in layers]
     for size in _PROBE_SIZES:
-        calls.clear()
-        pairs.clear()
+        for found in (calls, pairs, in_place):
+            found.clear()
         try:
             with uses:
                 model(torch.rand(1, 1, 3, size, size, device=model.input_mean.device, dtype=model.input_mean.dtype))
@@ -99,8 +161,8 @@ def _pairs(model: CCNet3D) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     for hook in hooks:
         hook.remove()
     return [
-        (convolution, norm)
-        for convolution, (norm, key) in pairs.items()
-        if calls[convolution] == calls[norm] == uses.count[key] == 1
+        (convolution, module)
+        for convolution, (module, key) in pairs.items()
+        if calls[convolution] == calls[module] == in_place.get(key, uses.count[key]) == 1
         if type(convolution).forward in (nn.Conv2d.forward, Conv2dSame.forward)
     ]

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 
-from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.files import write_atomically
 from ccnet3d.models.architecture import ModelConfig
 from ccnet3d.models.ccnet3d import CCNet3D
-from ccnet3d.models.hub import HUB_PREFIX, download
-from ccnet3d.resources import (
-    DEFAULT_WEIGHTS,
-    DETECTOR_METADATA_KEY,
-    MODEL_METADATA_KEY,
-    model_file,
-    shipped_weights,
-)
-from ccnet3d.wording import count_of
+from ccnet3d.models.model_header import ModelInfo, digest_weights, file_errors, find_model, info_metadata, parse_info
+from ccnet3d.resources import shipped_weights
 
 __all__ = [
     "ARCHITECTURES",
-    "DEFAULT_WEIGHTS",
-    "ModelInfo",
-    "find_model",
     "fingerprint",
     "load_model",
     "save_model",
-    "shipped_weights",
 ]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -82,67 +66,6 @@ ARCHITECTURES: dict[str, ModelConfig] = {
 # The same for images, as in the paper's experiments on them: two loops reach every position of a frame.
 ARCHITECTURES["ccnet2d_resnet101"] = replace(ARCHITECTURES["ccnet3d_resnet101"], loops=2)
 
-_FORMAT = 1
-
-_MOST_CLASSES = 255
-"""A mask has one byte per pixel, and 255 is void."""
-_MOST_FRAMES = 1000
-_LARGEST_SIDE = 1 << 14
-_MOST_PIXELS = 1 << 26
-"""Bounds of the clips and frames that a model file may ask for; 8K video has half as many pixels."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Metadata of a model file: everything that inference needs in addition to the weights.
-
-    Raises:
-        UserError: the number of classes differs between model, names and palette, or a number is out of range.
-
-    >>> from ccnet3d import ModelConfig, ModelInfo
-    >>> info = ModelInfo(
-    ...     model=ModelConfig(num_classes=2),
-    ...     class_names=("road", "other"),
-    ...     palette=((128, 64, 128), (0, 0, 0)),
-    ...     clip_length=5,
-    ...     input_size=(360, 480),
-    ... )
-    >>> info.class_names[1]
-    'other'
-    """
-
-    model: ModelConfig
-    """The architecture."""
-    class_names: tuple[str, ...]
-    """Name of each class, by id."""
-    palette: tuple[tuple[int, int, int], ...]
-    """RGB color of each class, 0 to 255."""
-    clip_length: int
-    """T, frames per clip at inference."""
-    input_size: tuple[int, int]
-    """Size in pixels, (height, width), to which frames are resized."""
-    dataset: str = ""
-    """The data that the weights were trained on."""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The training recipe as a table."""
-    scores: Mapping[str, float | None] = field(default_factory=dict)
-    """Scores by name, measured at the end of training; None where nothing was labeled."""
-
-    def __post_init__(self) -> None:
-        if not self.model.num_classes == len(self.class_names) == len(self.palette):
-            raise UserError(
-                f"the model has {count_of(self.model.num_classes, 'class', 'classes')}, "
-                f"but there are {count_of(len(self.class_names), 'name')} "
-                f"and {count_of(len(self.palette), 'color')}; the numbers must be equal"
-            )
-        check_range("the number of classes", len(self.class_names), 2, _MOST_CLASSES)
-        for color in self.palette:
-            check_range("palette", color, 0, 255)
-        check_range("clip_length", self.clip_length, 1, _MOST_FRAMES)
-        check_range("input_size", self.input_size, 1, _LARGEST_SIDE)
-        if math.prod(self.input_size) > _MOST_PIXELS:
-            raise UserError(f"input_size must have at most {_MOST_PIXELS} pixels, got {self.input_size}")
-
 
 def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torch.dtype = torch.float16) -> None:
     """Write weights and info to one safetensors file, atomically.
@@ -168,17 +91,7 @@ def save_model(path: Path | str, model: CCNet3D, info: ModelInfo, *, dtype: torc
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
         for name, tensor in model.state_dict().items()
     }
-    header = json.dumps({"format": _FORMAT, **asdict(info)})
-    write_atomically(Path(path), save(tensors, metadata={MODEL_METADATA_KEY: header}))
-
-
-def find_model(path: Path | str | None) -> Path:
-    """Return the file of a model, downloaded if it is on a hub; for the argument see :func:`load_model`.
-
-    Raises:
-        UserError: there is none.
-    """
-    return download(path) if isinstance(path, str) and path.startswith(HUB_PREFIX) else model_file(path)
+    write_atomically(Path(path), save(tensors, metadata=info_metadata(info)))
 
 
 def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
@@ -198,9 +111,9 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
     """
     path = find_model(path)
     known = path in shipped_weights().values()
-    try:
+    with file_errors(path):
         with safe_open(path, framework="pt") as file:
-            info = _parse_info(file.metadata() or {})
+            info = parse_info(file.metadata() or {})
             if not known:
                 _check_weights(file, info.model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -208,22 +121,7 @@ def load_model(path: Path | str | None = None) -> tuple[CCNet3D, ModelInfo]:
             raise UserError(f"{bad[0]} has values that are not finite")
         model = CCNet3D(info.model)
         model.load_state_dict(tensors)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is not a ccnet3d model file ({error}); give a .safetensors file that training wrote"
-        ) from error
     return model.float().eval(), info
-
-
-def _parse_info(metadata: Mapping[str, str]) -> ModelInfo:
-    if DETECTOR_METADATA_KEY in metadata:
-        raise UserError("it is of an instance segmentation model, which ccnet3d-instances runs")
-    if MODEL_METADATA_KEY not in metadata:
-        raise UserError(f"its header lacks the key {MODEL_METADATA_KEY!r}")
-    header = parse_json(metadata[MODEL_METADATA_KEY])
-    if header.pop("format", None) != _FORMAT:
-        raise UserError(f"its format is not {_FORMAT}")
-    return from_table(ModelInfo, header)
 
 
 class _NoRandomNumbers(TorchFunctionMode):
@@ -257,8 +155,8 @@ def _check_weights(file: safe_open, config: ModelConfig) -> None:
 
 def fingerprint(model: CCNet3D) -> str:
     """Return the SHA-256 of the weights' names, types and bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    weights = sorted(model.state_dict().items())
+    return digest_weights(
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for name, tensor in weights
+    )

@@ -19,7 +19,7 @@ from ccnet3d.training.recipe import (
 )
 from ccnet3d.training.run_log import RunLog
 from ccnet3d.training.signals import SignalReceivedError, StopSignals, ignore_stop_signals
-from ccnet3d.training.training_run import CHECKPOINT_NAME, MODEL_NAME, TrainingRun
+from ccnet3d.training.training_run import CHECKPOINT_NAME, MODEL_NAME, TrainingRun, check_run_folder
 
 __all__ = [
     "CHECKPOINT_NAME",
@@ -41,6 +41,7 @@ __all__ = [
     "UnlabelledRecipe",
     "build_model",
     "build_optimizer",
+    "check_run_folder",
     "ignore_stop_signals",
     "read_recipe",
     "training_loss",

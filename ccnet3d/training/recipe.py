@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ccnet3d.config import apply_overrides, from_table, read_toml
+from ccnet3d.config import apply_overrides, check_range, from_table, read_toml
 from ccnet3d.data import Augmentation, Simulation
 from ccnet3d.errors import UserError
 from ccnet3d.losses import Losses
@@ -165,6 +165,8 @@ class DataRecipe:
                 "frames_per_batch and input_size must be at least 1 and workers at least 0, "
                 f"got {self.frames_per_batch}, {self.input_size} and {self.workers}"
             )
+        check_range("data.frames_per_batch", self.frames_per_batch, 1, 1 << 14)
+        check_range("data.workers", self.workers, 0, 1 << 10)
         if bad := [t for t in self.clip_lengths if t < 1 or self.frames_per_batch % t]:
             raise UserError(f"clip_lengths must divide frames_per_batch = {self.frames_per_batch}, got {bad[0]}")
         if not self.clip_lengths:
@@ -232,6 +234,7 @@ class ComputeRecipe:
     def __post_init__(self) -> None:
         if self.accumulate_steps < 1:
             raise UserError(f"accumulate_steps must be at least 1, got {self.accumulate_steps}")
+        check_range("compute.accumulate_steps", self.accumulate_steps, 1, 1 << 14)
         if self.backbone_gradients not in ("all", "anchor"):
             raise UserError(f"backbone_gradients must be 'all' or 'anchor', got {self.backbone_gradients!r}")
         if self.sync_batch_norm and self.freeze_batch_norm:

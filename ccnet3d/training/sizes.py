@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ccnet3d.errors import UserError
 from ccnet3d.training.recipe import DataRecipe
 
-__all__ = ["fitted_sizes"]
+__all__ = ["check_sizes", "fitted_sizes"]
 
 _CELL = 32
 """Sizes are multiples of the coarsest stride of the backbones."""
@@ -15,6 +16,9 @@ _MOST_ENLARGED = 2.0
 """Recipes enlarge frames up to 1.7 times; a frame enlarged further costs time and shows nothing more."""
 _SAME_ASPECT = 1.15
 """3:2 counts as 4:3; 16:9 does not."""
+_MOST_PIXELS = 4
+"""Pixels of a crop or a working size, as a factor of those of a frame, and of the smallest of these below."""
+_SMALL_FRAME = (480, 640)
 
 
 def fitted_sizes(data: DataRecipe, frame_size: tuple[int, int]) -> DataRecipe:
@@ -43,6 +47,27 @@ def fitted_sizes(data: DataRecipe, frame_size: tuple[int, int]) -> DataRecipe:
         crop, crop_size=_stretched(crop.crop_size, scale, change), crop_aspect=(narrow * change, wide * change)
     )
     return replace(data, input_size=_stretched(data.input_size, scale, change), augmentation=augmentation)
+
+
+def check_sizes(data: DataRecipe, frame_size: tuple[int, int] = (0, 0)) -> None:
+    """Check that crops and the working size are not far larger than the frames: they would only fill the memory.
+
+    Args:
+        data: of a recipe.
+        frame_size: height and width of the frames, in pixels; zeros if it is not known.
+
+    Raises:
+        UserError: one of them is.
+    """
+    known = [math.prod(size) for size in (frame_size, _SMALL_FRAME)]
+    sizes = {"data.input_size": data.input_size, "data.augmentation.crop_size": data.augmentation.crop_size}
+    for name, (height, width) in sizes.items():
+        if height * width > _MOST_PIXELS * max(known):
+            frames = f"frames of {frame_size[0]}x{frame_size[1]}" if any(frame_size) else "frames of unknown size"
+            raise UserError(
+                f"{name} must have at most {_MOST_PIXELS * max(known):,} pixels for {frames}, got {height}x{width}; "
+                "a larger one takes memory and shows nothing more"
+            )
 
 
 def _stretched(size: tuple[int, int], scale: float, change: float) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ccnet3d.distributed import Processes
 from ccnet3d.errors import FileProblemsError, UserError
 from ccnet3d.training.pseudo_labels import PSEUDO_LABELS_NAME, label_videos, open_pseudo_labels
 from ccnet3d.training.recipe import DataRecipe, Recipe
-from ccnet3d.training.sizes import fitted_sizes
+from ccnet3d.training.sizes import check_sizes, fitted_sizes
 
 __all__ = ["Splits", "open_splits"]
 
@@ -76,11 +76,13 @@ def open_splits(
         )
     folder = out / PSEUDO_LABELS_NAME
     if source is None:
+        check_sizes(recipe.data)
         pseudo, counts = _open_pseudo(recipe.data, folder, device, processes)
         return Splits(pseudo, None, None, counts, recipe.data)
     validated = processes.once(lambda: _validate(recipe, source), (IGNORE_INDEX + 3,))
     counts, (height, width) = validated[:-2], validated[-2:].tolist()
     data = fitted_sizes(recipe.data, (height, width))
+    check_sizes(data, (height, width))
     train = source.open(
         recipe.train_split,
         transform=data.augmentation,

@@ -15,17 +15,32 @@ from tqdm import tqdm
 
 from ccnet3d.distributed import Processes
 from ccnet3d.errors import RunStoppedError, UserError, explain_out_of_memory
-from ccnet3d.journal import claimed_folder
+from ccnet3d.journal import check_files, claimed_folder
 from ccnet3d.progress import progress_bar
 from ccnet3d.training.checkpoint import Progress, RunRecipe, Stateful, load_checkpoint, save_checkpoint
 from ccnet3d.training.run_log import RunLog
 from ccnet3d.training.signals import StopSignals
 from ccnet3d.training.throughput import Throughput
 
-__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingRun"]
+__all__ = ["CHECKPOINT_NAME", "MODEL_NAME", "TrainingRun", "check_run_folder"]
 
 CHECKPOINT_NAME = "checkpoint.pt"
 MODEL_NAME = "model.safetensors"
+
+
+def check_run_folder(out: Path, *, resume: bool) -> None:
+    """Check that a run may begin or go on in a folder, before its data is read.
+
+    Raises:
+        UserError: an earlier run in the folder without ``resume``, no checkpoint with it, or files of others.
+    """
+    checkpoint = out / CHECKPOINT_NAME
+    if checkpoint.exists() and not resume:
+        raise UserError(f"{out} contains an earlier run; give --resume to continue it, or another --out for a new one")
+    if resume and not checkpoint.exists():
+        raise UserError(f"there is no checkpoint at {checkpoint} to resume from; start without --resume")
+    if not resume:
+        check_files(out, (CHECKPOINT_NAME, MODEL_NAME))
 
 
 class TrainingRun(ABC):
@@ -132,10 +147,7 @@ class TrainingRun(ABC):
 
     def _first_progress(self, resume: bool) -> Progress:
         """Return where the run begins; a resumed one restores the state of the run."""
-        if self._checkpoint.exists() and not resume:
-            raise UserError(
-                f"{self.out} contains an earlier run; give --resume to continue it, or another --out for a new one"
-            )
+        check_run_folder(self.out, resume=resume)
         if not resume:
             return Progress()
         progress = load_checkpoint(self._checkpoint, self.recipe, self.data_fingerprints, self.state())

@@ -1,4 +1,4 @@
-"""Reading and writing videos; PyAV and decord are imported when a video is opened."""
+"""Reading and writing videos; PyAV, decord and TorchCodec are imported when a video is opened."""
 
 from __future__ import annotations
 

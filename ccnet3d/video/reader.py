@@ -14,6 +14,7 @@ from ccnet3d.video.image_reader import ImageReader, images_by_pattern, images_in
 from ccnet3d.video.live_reader import LiveReader
 from ccnet3d.video.pipe import is_pipe, open_pipe
 from ccnet3d.video.pyav_reader import AvReader
+from ccnet3d.video.torchcodec_reader import TorchCodecReader
 from ccnet3d.video.types import VideoError, VideoReader, ffmpeg_reason
 from ccnet3d.video.urls import is_address
 
@@ -21,7 +22,8 @@ __all__ = ["open_video"]
 
 _WILDCARDS = frozenset("*?[")
 _HEAD = 32
-_NO_DECORD = "decord cannot read from a pipe; use --decoder av, or give a file"
+_FILES_ONLY = ("decord", "torchcodec")
+"""Decoders that read each frame from a file, more than once if need be."""
 
 
 def open_video(
@@ -38,8 +40,9 @@ def open_video(
         source: a URL, ``camera:N``, a file with a video stream that FFmpeg can read, an image, a folder of images, a
             pattern of images (``frames/*.png``), or a binary stream such as ``sys.stdin.buffer``, which can be read
             once, as can a named pipe.
-        decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files)
-            or ``auto``, which is ``av``. Images are read with Pillow.
+        decoder: ``av`` (PyAV, exact on every tested file), ``decord`` (an option for mp4, mov, mkv and webm files),
+            ``torchcodec`` (an option for files whose frames have times) or ``auto``, which is ``av``. Images are read
+            with Pillow.
         stream: the index of a video stream in the file, as ``ffprobe`` shows it; None for the one that ffmpeg chooses:
             with the default flag, then the largest, then the first.
         timeout: seconds to wait for the connection and the data of a URL.
@@ -58,15 +61,13 @@ def open_video(
     ...     [frame.image.shape for frame in reader]
     [(360, 480, 3), (360, 480, 3), (360, 480, 3)]
     """
-    if decoder not in ("auto", "av", "decord"):
-        raise UserError(f"unknown decoder {decoder!r}; choose auto, av or decord")
+    if decoder not in ("auto", "av", *_FILES_ONLY):
+        raise UserError(f"unknown decoder {decoder!r}; choose auto, av, decord or torchcodec")
     if not isinstance(source, str | Path):
-        if decoder == "decord":
-            raise VideoError(_NO_DECORD)
+        _refuse_others(decoder, "a pipe")
         return AvReader(source, stream)
     if is_address(source):
-        if decoder == "decord":
-            raise VideoError(_NO_DECORD.replace("a pipe", "a URL or a camera"))
+        _refuse_others(decoder, "a URL or a camera")
         return LiveReader(str(source), stream, timeout, reconnect)
     path = Path(source)
     if stream is not None and path.is_dir():
@@ -82,8 +83,7 @@ def open_video(
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} cannot be read: you have no permission; run: chmod u+r {path}")
     if is_pipe(path):
-        if decoder == "decord":
-            raise VideoError(_NO_DECORD)
+        _refuse_others(decoder, "a pipe")
         return _PipeReader(path, stream)
     try:
         with path.open("rb") as file:
@@ -104,7 +104,14 @@ def open_video(
         if stream is not None:
             raise VideoError(f"decord cannot choose a stream of {path}; use --decoder av")
         return DecordReader(path)
+    if decoder == "torchcodec":
+        return TorchCodecReader(path, stream)
     return AvReader(path, stream)
+
+
+def _refuse_others(decoder: str, source: str) -> None:
+    if decoder in _FILES_ONLY:
+        raise VideoError(f"{decoder} cannot read from {source}; use --decoder av, or give a file")
 
 
 def _no_streams(source: Path | str) -> str:

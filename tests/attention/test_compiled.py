@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import runpy
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ SIZES = [
     (1, 1, 5, 1, 2, 3),
     (1, 1, 1, 5, 2, 3),
     (2, 3, 4, 5, 4, 6),
+    (1, 16, 2, 3, 4, 7),
     (1, 64, 2, 3, 4, 8),
     (1, 5, 13, 17, 8, 24),
     (1, 2, 16, 16, 16, 16),
@@ -85,7 +87,11 @@ def test_output_and_all_gradients_equal_the_definition(size, dtype: torch.dtype)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_strided_inputs_equal_contiguous_ones(layout: Layout, dtype: torch.dtype) -> None:
     inputs = [x.detach() for x in random_inputs((2, 3, 4, 17, 5, 9), dtype)]
-    assert torch.equal(attention(*layout(inputs)), attention(*inputs))
+    output, log_sum_exp = compiled.compiled_forward(*inputs)
+    assert torch.equal(attention(*layout(inputs)), output)
+    grad = gradient_of(output)
+    strided = compiled.compiled_backward(layout([grad] * 3)[2], *layout(inputs), output, log_sum_exp)
+    torch.testing.assert_close(strided, compiled.compiled_backward(grad, *inputs, output, log_sum_exp))
 
 
 def test_batch_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
@@ -133,5 +139,27 @@ def test_avx2_kernel_equals_the_avx512_one() -> None:
     """On a CPU with AVX-512 the other kernel is only reached by name."""
     for size in SIZES:
         inputs = [x.detach().float() for x in random_inputs(size)]
-        expected = attention(*inputs)
-        torch.testing.assert_close(compiled.compiled_forward(*inputs, entry="ccnet3d_attend_avx2")[0], expected)
+        output, log_sum_exp = compiled.compiled_forward(*inputs)
+        torch.testing.assert_close(compiled.compiled_forward(*inputs, entry="ccnet3d_attend_avx2")[0], output)
+        backward = functools.partial(compiled.compiled_backward, output.cos(), *inputs, output, log_sum_exp)
+        torch.testing.assert_close(backward(entry="ccnet3d_time_gradients_avx2"), backward())
+
+
+def test_library_of_another_system_or_other_sources_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.so"
+    assert compiled.load_library(other) is None
+    other.write_bytes(b"\x7fELF of another system")
+    assert compiled.load_library(other) is None
+    source, older = tmp_path / "older.c", tmp_path / "older.so"
+    source.write_text("int ccnet3d_supported(void) { return 3; }")
+    subprocess.run(["cc", "-shared", "-o", older, source], check=True)
+    assert compiled.load_library(older) is None
+    source.write_text("long ccnet3d_problem_bytes(void) { return 8; }")
+    subprocess.run(["cc", "-shared", "-o", older.with_name("other_layout.so"), source], check=True)
+    assert compiled.load_library(older.with_name("other_layout.so")) is None
+    current = Path(str(compiled._library._name))
+    assert compiled.load_library(current) is not None
+    monkeypatch.setattr(compiled.platform, "machine", lambda: "aarch64")
+    assert compiled.load_library(current) is None

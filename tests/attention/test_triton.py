@@ -101,8 +101,21 @@ def clip(size: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[Tenso
     return random_inputs(size, dtype, seed, DEVICE)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+# Both half formats have the same tiles. The interpreter computes bfloat16 in float32, so a size of each kind is enough.
+INTERPRETED_IN_BFLOAT16 = {
+    (1, 1, 1, 5, 2, 3), (2, 3, 4, 5, 4, 6), (1, 7, 3, 5, 1, 1), (2, 4, 5, 6, 16, 10), (1, 2, 3, 16, 4, 5),
+    (1, 2, 17, 1, 4, 5), (1, 32, 1, 2, 3, 4), (1, 33, 1, 2, 3, 4), (1, 2, 33, 1, 3, 4), (1, 1, 3, 33, 3, 4),
+    (1, 1, 65, 2, 4, 5), (1, 1, 1, 128, 3, 4), (1, 129, 1, 1, 3, 4), (1, 2, 3, 2, 33, 65), (1, 2, 2, 3, 130, 129),
+}  # fmt: skip
+CASES = [
+    (size, dtype)
+    for size in SIZES
+    for dtype in TOLERANCES
+    if not INTERPRETED or dtype != torch.bfloat16 or size in INTERPRETED_IN_BFLOAT16
+]
+
+
+@pytest.mark.parametrize(("size", "dtype"), CASES, ids=str)
 def test_output_and_all_gradients_equal_the_definition(size, dtype: torch.dtype) -> None:
     inputs = clip(size, dtype)
     truth = true_output_and_gradients(criss_cross_attention_reference, inputs)
@@ -228,7 +241,7 @@ def test_position_sees_only_its_cross() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_results_are_reproducible(dtype: torch.dtype) -> None:
-    inputs = clip((2, 1, 2, 33, 5, 70), dtype)
+    inputs = clip((1, 1, 1, 33, 5, 17) if INTERPRETED else (2, 1, 2, 33, 5, 70), dtype)
     first, second = (output_and_gradients(triton_attention, inputs) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 

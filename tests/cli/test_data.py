@@ -65,6 +65,9 @@ def test_check_names_what_does_not_fit(yard: Path, capsys: pytest.CaptureFixture
     assert run("check", "--data", yard, "--split", "train") == 0
     assert run("check", "--data", yard, "--split", "test") == 2
     assert "there is no split 'test' in" in capsys.readouterr().err
+    for option in (["--frames", "3"], ["--overwrite"]):
+        assert run("check", "--data", yard, *option) == 2
+        assert f"{option[0]} is for the picture of --contact-sheet; add" in capsys.readouterr().err
 
 
 def test_check_drafts_splits(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:

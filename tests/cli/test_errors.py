@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import Commands
 from conftest import MakeVideo
 
 import ccnet3d
@@ -141,28 +140,27 @@ def test_out_of_memory_is_one_line(
     )
 
 
-def infer_into(stdout: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ccnet3d.cli.infer", *map(str, arguments)]
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
-
-
 @pytest.mark.parametrize("options", [["--json", "--overlay", "over.mp4"], []])
 def test_closed_pipe_ends_quietly(
-    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+    make_video: MakeVideo, commands: Commands, tiny_checkpoint: Path, tmp_path: Path, options: list[str], monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     reading, writing = os.pipe()
     os.close(reading)
-    run = infer_into(writing, make_video(frames=4), "-o", "masks", "--checkpoint", tiny_checkpoint, *options)
+    command = ["ccnet3d.cli.infer", make_video(frames=4), "-o", "masks", "--checkpoint", tiny_checkpoint, *options]
+    run = commands.run(*command, stdout=writing)
     os.close(writing)
     assert (run.returncode, run.stderr) == (141, "")
     assert list(tmp_path.glob("*over*")) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
-def test_full_disk_behind_stdout_is_one_line(make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_full_disk_behind_stdout_is_one_line(
+    make_video: MakeVideo, commands: Commands, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     with Path("/dev/full").open("w") as full:
         video, out = make_video(frames=2), tmp_path / "masks"
-        run = infer_into(full.fileno(), video, "-o", out, "--checkpoint", tiny_checkpoint, "--json")
+        command = ["ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint, "--json"]
+        run = commands.run(*command, stdout=full.fileno())
     assert run.returncode == 2
     assert run.stderr == "ccnet3d-infer: error: standard output: No space left on device\n"

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Commands
 from conftest import MakeVideo, draw_scene
 from PIL import Image
-from video.corpus import two_streams
+from video.corpus import skip_without, two_streams
 
 from ccnet3d.cli.infer import main
 from ccnet3d.cli.view import main as view
@@ -176,42 +176,34 @@ def test_json_lines(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> Non
     assert events[-1]["output"] == str(tmp_path / "masks")
 
 
-def run_process(*arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ccnet3d.cli.infer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, **options)
-
-
-def test_standard_input(make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_standard_input(
+    make_video: MakeVideo, infer, commands: Commands, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     video = make_video("pipe.mkv", frames=5)
     infer(video, "-o", tmp_path / "file")
     common = ["--checkpoint", tiny_checkpoint, "-q"]
-    run = run_process("-", "-o", tmp_path / "pipe", *common, input=video.read_bytes())
-    assert (run.returncode, run.stderr) == (0, b"")
+    run = commands.run("ccnet3d.cli.infer", "-", "-o", tmp_path / "pipe", *common, text=video.read_bytes())
+    assert (run.returncode, run.stderr) == (0, "")
     assert_equal_masks(pngs(tmp_path / "pipe"), pngs(tmp_path / "file"))
-    run = run_process("-", "-o", tmp_path / "no", *common, input=b"")
+    run = commands.run("ccnet3d.cli.infer", "-", "-o", tmp_path / "no", *common, text=b"")
     assert run.returncode == 2
-    assert run.stderr.count(b"\n") == 1
+    assert run.stderr.count("\n") == 1
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_by_a_signal(
-    make_video: MakeVideo, infer, tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals, code: int
+    make_video: MakeVideo, infer, commands: Commands, tiny_checkpoint: Path, tmp_path: Path, number: int, code: int
 ) -> None:
-    video, out = make_video(frames=300), tmp_path / "masks"
-    command = [sys.executable, "-m", "ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint]
-    # Background jobs of a shell ignore Ctrl-C, and so do their children.
-    process = subprocess.Popen(
-        [*map(str, command)], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    video, out = make_video(frames=200), tmp_path / "masks"
+    process = commands.start("ccnet3d.cli.infer", video, "-o", out, "--checkpoint", tiny_checkpoint)
     while len(list(out.glob("*.png"))) < 3:
-        assert process.poll() is None
+        assert process.is_running()
         time.sleep(0.02)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
+    os.kill(process.pid, number)
+    run = process.wait()
+    assert run.returncode == code
+    assert run.stderr == "ccnet3d-infer: interrupted; the masks so far are complete; continue with --resume\n"
     assert not (out / "summary.json").exists()
     assert list(out.glob("*.partial")) == list(out.glob(".*.partial")) == []
     infer(video, "-o", out, "--resume", "-q")
@@ -219,13 +211,57 @@ def test_interrupted_by_a_signal(
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_missing_video_among_several(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
-    (tmp_path / "list").mkdir()
+def test_missing_videos_among_several_are_an_error_at_once(
+    make_video: MakeVideo, infer, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video("b.mp4", frames=3)
+    with monkeypatch.context() as patched:
+        patched.setattr("ccnet3d.cli.infer.load_views", lambda _: pytest.fail("the model was loaded"))
+        infer("a.mp4", video, "c.mp4", "-o", tmp_path / "masks", "-q", code=2)
+    error = "there is no file a.mp4, c.mp4; give the path of a video or of a folder of images"
+    assert capsys.readouterr().err == f"ccnet3d-infer: error: {error}\n"
+    assert not (tmp_path / "masks").exists()
+    table = tmp_path / "table.csv"  # which names the videos that fail
+    infer("a.mp4", video, "-o", tmp_path / "masks", "-q", "--manifest", table, code=2)
+    assert "a.mp4: there is no file a.mp4" in capsys.readouterr().err
+    assert [line.split(",")[1] for line in table.read_text().splitlines()] == ["status", "failed", "done"]
+
+
+def test_an_invalid_video_among_several_ends_only_itself(make_video: MakeVideo, infer, tmp_path: Path, capsys) -> None:
     videos = [make_video(f"{name}.mp4", frames=3) for name in "ab"]
-    videos[0].unlink()
+    videos[0].write_bytes(b"")
     infer(*videos, "-o", tmp_path / "masks", "-q", code=2)
-    assert f"there is no file {videos[0]}" in capsys.readouterr().err
+    assert f"{videos[0]} is empty" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--opacity", "0.7"], "--opacity is for the video of --overlay; add --overlay"),
+        (["--timeout", "3"], "--timeout is for URLs and cameras, and there is none; leave it out"),
+        (["--reconnect", "0"], "--reconnect is for URLs and cameras, and there is none; leave it out"),
+        (["--actors", "2"], "--actors is an option of --engine ray"),
+        (["--overlap", "0.5"], "--overlap is for the windows of --window"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    make_video: MakeVideo, infer, tmp_path: Path, capsys, options: list[str], message: str
+) -> None:
+    infer(make_video(frames=2), "-o", tmp_path / "masks", *options, code=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+
+
+def test_advice_after_ctrl_c_of_a_live_source_is_not_to_resume(
+    tmp_path: Path, infer, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ccnet3d.cli.infer.load_views", interrupt)
+    infer("rtsp://127.0.0.1:9/x", "-o", tmp_path / "masks", code=130)
+    assert capsys.readouterr().err == "ccnet3d-infer: interrupted\n"
 
 
 def test_stream(infer, tmp_path: Path, capsys) -> None:
@@ -243,9 +279,10 @@ def test_stream(infer, tmp_path: Path, capsys) -> None:
     assert "the file has 2 video streams, 0 (128x96), 1 (96x80), and stream 1 is read" in capsys.readouterr().err
 
 
-def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path) -> None:
-    pytest.importorskip("decord", reason="decord has no wheel for this platform")
+@pytest.mark.parametrize("other", ["decord", "torchcodec"])
+def test_decoders_agree(make_video: MakeVideo, infer, tmp_path: Path, other: str) -> None:
+    skip_without(other)
     video = make_video(frames=12)
-    for decoder in ("av", "decord"):
+    for decoder in ("av", other):
         infer(video, "-o", tmp_path / decoder, "--decoder", decoder)
-    assert_equal_masks(pngs(tmp_path / "decord"), pngs(tmp_path / "av"))
+    assert_equal_masks(pngs(tmp_path / other), pngs(tmp_path / "av"))

@@ -57,6 +57,7 @@ def test_labels_to_paste(saved: Path, capsys) -> None:
         (["--format", "coco-rle", "-o", "x.npz"], "the file must end in .json, got x.npz"),
         (["--shares", "x.txt"], "must be a .csv or .parquet file, got x.txt"),
         (["--labels", "cvat", "--classes", "tree"], "the masks have no class 'tree'; they have ground, box, rail"),
+        (["--labels", "cvat", "--opacity", "0.7"], "--opacity is for the video of --overlay; add --overlay"),
         (["--labels", "cvat", "--classes", ","], "--classes must be names of classes"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ccnet3d.cli.serve import main
+from ccnet3d.cli.serve import host_name, main
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -26,6 +26,16 @@ def test_bad_arguments_are_one_line(tiny_checkpoint: Path, capsys) -> None:
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["--max-frames", "0"])
+    for option in ("--allow-host", "--host"):
+        for name in ("", " ", "http://a.org", "a.org:80", "a.org/", "a b", "*", "-a", "a" * 300, "[::1]"):
+            with pytest.raises(SystemExit):
+                main([f"{option}={name}"])
+            assert "expected a host name or an IP address, such as example.org, got" in capsys.readouterr().err
+
+
+def test_names_of_hosts() -> None:
+    for name in ("example.org", "my_pc", "a.b-c.local.", "127.0.0.1", "::1", "fe80::1"):
+        assert host_name(name) == name
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn"])

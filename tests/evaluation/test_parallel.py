@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, THREE_CLASSES
+from commands import Commands, in_two_processes
+from conftest import THREE_CLASSES
 
 from ccnet3d.models import CCNet3D, ModelInfo, save_model
 
@@ -16,7 +14,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_the_bytes_of_one(
-    yard: Path, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
+    yard: Path, commands: Commands, tmp_path: Path, torn_model: CCNet3D, tiny_info: ModelInfo
 ) -> None:
     """Four segments in three sequences; a UserError is reported by the first process, a bug where it happens."""
     text = THREE_CLASSES.replace('["night"]', '["walk", "yard_2", "night"]')
@@ -25,13 +23,9 @@ def test_two_processes_give_the_bytes_of_one(
         (yard / folder / "walk" / "0007.png").rename(yard / folder / "walk" / "0010.png")
     checkpoint = tmp_path / "torn.safetensors"
     save_model(checkpoint, torn_model, tiny_info)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [*command, str(WORKER), str(yard), "val", str(checkpoint), str(tmp_path)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    tests = f"sys.path.insert(0, {str(WORKER.parents[1])!r})"
+    results = in_two_processes(commands, "evaluation.worker", yard, "val", checkpoint, tmp_path, before=tests)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
     spec = importlib.util.spec_from_file_location("evaluation_worker", WORKER)
     assert spec is not None
     assert spec.loader is not None

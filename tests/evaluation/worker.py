@@ -28,7 +28,8 @@ def evaluate_all(data: Path, split: str, checkpoint: Path, segments: list[int] |
     )
 
 
-def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
+def main() -> None:
+    data, split, checkpoint, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
     dataset = DataSource(data).open(split)
     with processes() as among:
         share = split_segments(dataset.segments, among.world_size)[among.rank]
@@ -46,7 +47,3 @@ def main(data: Path, split: str, checkpoint: Path, out: Path) -> None:
                 gather(fail_in_the_second)
             except (ValueError, SystemExit) as caught:
                 (out / f"{among.rank}_{number}.txt").write_text(f"{type(caught).__name__} {caught}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     runs: Runs, make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str]
 ) -> None:
     """Kill at random: five runs per set of options, then one run again and again until it is complete."""
-    video = make_video(frames=40)
+    video = make_video(frames=24)
 
     def command(out: Path) -> list[str]:
         chosen = [option.format(out=out) for option in options]
@@ -173,21 +172,16 @@ def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tm
     ("options", "limit_bytes"), [([], 150), (["--format", "npz"], 1500), (["--overlay", "{out}/over.mp4"], 5000)]
 )
 def test_full_disk_by_a_limit_of_file_sizes(
-    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, options: list[str], limit_bytes: int
+    make_video: MakeVideo, commands, tiny_checkpoint: Path, tmp_path: Path, options: list[str], limit_bytes: int
 ) -> None:
     """The limits are too small for the journal, the summary and the overlay."""
     out = tmp_path / "masks"
     command = [str(make_video(frames=30)), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "-q"]
     command += [option.format(out=out) for option in options]
 
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    run = subprocess.run(
-        [sys.executable, "-m", "ccnet3d.cli.infer", *command],
-        preexec_fn=limit, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    limit = "import resource; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))"
+    run = commands.run("ccnet3d.cli.infer", *command, before=limit)
     assert run.returncode == 2
     assert run.stderr.startswith("ccnet3d-infer: error: ")
     assert run.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ from conftest import TINY
 from torch import Tensor, nn
 
 from ccnet3d.models import CCNet3D, ModelConfig
-from ccnet3d.models.fuse import fuse_batch_norms
+from ccnet3d.models.fuse import fuse_activations, fuse_batch_norms
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +176,8 @@ class StandIn(CCNet3D):
         self.relu_in_place = nn.ReLU(inplace=True)
         self.grouped = nn.Conv2d(4, 4, 3, groups=2, stride=2, dilation=2)
         self.standardized = timm.layers.StdConv2d(3, 4, 3, padding=1)
+        self.circular = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+        self.same = nn.Conv2d(3, 4, 3, padding="same")
         self.register_buffer("input_mean", torch.zeros(3, 1, 1))
         randomize_norms(self)
 
@@ -228,3 +230,71 @@ def test_only_norms_that_are_the_only_use_of_a_convolution_are_fused(case: str) 
     fused = fuse_batch_norms(model)
     torch.testing.assert_close(fused(CLIP), model(CLIP), rtol=1e-12, atol=1e-12)
     assert used & set(norm_names(fused)) == left
+
+
+def twice(m: StandIn, x: Tensor) -> Tensor:
+    before = m.first(x)
+    return before.mul(2) + m.relu_in_place(before)
+
+
+ACTIVATION_CASES: dict[str, tuple[Callable[[StandIn, Tensor], Tensor], set[str]]] = {
+    # Name: the computation, and the activations that stay.
+    "chain": (lambda m, x: m.second(m.relu(m.first(x))), set()),
+    "in place": (lambda m, x: m.second(m.relu_in_place(m.first(x))), set()),
+    "groups, stride, dilation": (lambda m, x: m.relu(m.grouped(m.second(m.first(x)))), set()),
+    "result used twice": (lambda m, x: join(m.relu(m.first(x)), m.second, nn.Identity()), set()),
+    "result used twice, in place": (lambda m, x: join(m.relu_in_place(m.first(x)), m.second, nn.Identity()), set()),
+    "shortcut": (lambda m, x: join(m.first(x), m.relu, nn.Identity()), {"relu"}),
+    "shortcut, in place": (twice, {"relu_in_place"}),
+    "sum first": (lambda m, x: m.relu(m.first(x).add_(1)), {"relu"}),
+    "activation used twice": (lambda m, x: m.relu(m.second(m.relu(m.first(x)))), {"relu"}),
+    "convolution used twice": (lambda m, x: m.relu(m.second(m.second(m.first(x)))), {"relu"}),
+    "convolution of another kind": (lambda m, x: m.relu(m.standardized(x)), {"relu"}),
+    "other padding": (lambda m, x: m.relu(m.circular(x)) + m.relu_in_place(m.same(x)), {"relu", "relu_in_place"}),
+}
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("case", ACTIVATION_CASES)
+def test_only_activations_that_are_the_only_use_of_a_convolution_are_fused(case: str) -> None:
+    compute, left = ACTIVATION_CASES[case]
+    model = StandIn(compute).eval()
+    with torch.no_grad():
+        truth = model(CLIP)
+        used = {name for name in ("relu", "relu_in_place") if name in compute.__code__.co_names}
+        fuse_activations(model)
+        torch.testing.assert_close(model(CLIP), truth, rtol=1e-5, atol=1e-5)
+    assert {name for name in used if isinstance(model.get_submodule(name), nn.ReLU)} == left
+
+
+@needs_onednn
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardswish, nn.SiLU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_activations_have_the_values_of_pytorch(activation: type[nn.Module], dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 on this CPU")
+    model = StandIn(lambda m, x: m.relu(m.first(x.to(m.first.weight.dtype)))).eval()
+    model.relu = activation()
+    model.first.weight.data.mul_(20)  # so that every piece of the activation is reached
+    model.first.to(dtype)
+    frames = CLIP.to(dtype).double().flatten(0, 1)
+    with torch.no_grad():
+        exact = activation()(copy.deepcopy(model.first).double()(frames))
+        fuse_activations(model)
+        got = model(CLIP)
+    assert isinstance(model.relu, nn.Identity)
+    assert got.dtype == dtype
+    step = torch.finfo(dtype).eps  # a rounding is half of it
+    torch.testing.assert_close(got.double(), exact, rtol=step, atol=40 * step if dtype == torch.float32 else step)
+
+
+@needs_onednn
+@pytest.mark.parametrize("config", [TINY, ModelConfig()], ids=["tiny", "default"])
+def test_models_with_fused_activations_compute_the_same_logits(config: ModelConfig) -> None:
+    model = build(config)
+    fused = fuse_batch_norms(model)
+    before = sum(isinstance(module, nn.ReLU | nn.Hardswish | nn.SiLU) for module in fused.modules())
+    fuse_activations(fused)
+    assert difference(model, fused, CLIP) < 1e-5
+    assert sum(isinstance(module, nn.ReLU | nn.Hardswish | nn.SiLU) for module in fused.modules()) < before

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +19,17 @@ from conftest import REPOSITORY
 
 from ccnet3d.cli.model import main
 from ccnet3d.errors import UserError
-from ccnet3d.models import CCNet3D, ModelInfo, load_model, model_card, push_to_hub
+from ccnet3d.models import (
+    ARCHITECTURES,
+    CCNet3D,
+    ModelInfo,
+    describe_file,
+    fingerprint,
+    load_model,
+    model_card,
+    push_to_hub,
+    save_model,
+)
 from ccnet3d.models.hub import HubAddress, parse_address
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -181,3 +194,31 @@ def test_show_and_card(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
     assert "yard, split train" in card
     assert main(["show", "nothing.safetensors"]) == 2
     assert "there is no model file at nothing.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("architecture", ["ccnet3d_b0", "ccnet3d_lite"])
+def test_show_equals_the_loaded_model(tmp_path: Path, architecture: str, dtype: torch.dtype) -> None:
+    config = replace(ARCHITECTURES[architecture], num_classes=3, embedding_channels=4 if "lite" in architecture else 0)
+    model = CCNet3D(config)
+    info = ModelInfo(config, ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), 5, (48, 64), "yard", {"seed": 1})
+    save_model(tmp_path / "m.safetensors", model, info, dtype=dtype)
+    loaded, _ = load_model(tmp_path / "m.safetensors")
+    table = describe_file(tmp_path / "m.safetensors")
+    assert table["parameters"] == sum(parameter.numel() for parameter in loaded.parameters())
+    assert table["weights_sha256"] == fingerprint(loaded)
+    assert (table["dataset"], table["recipe"], table["input_size"]) == ("yard", {"seed": 1}, [48, 64])
+
+
+def test_show_and_card_do_not_import_pytorch(tiny_checkpoint: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from ccnet3d.cli.model import main; sys.exit(main(sys.argv[1:]))"
+    for arguments in (["show", tiny_checkpoint], ["show", "--help"], ["card", tiny_checkpoint]):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    damaged = tiny_checkpoint.with_name("damaged.safetensors")
+    damaged.write_bytes(tiny_checkpoint.read_bytes()[:-10])
+    done = subprocess.run([sys.executable, "-c", code, "show", damaged], capture_output=True, text=True)
+    damaged.unlink()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ccnet3d-model: error: {damaged} is not a ccnet3d model file (")
+    assert done.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ from ccnet3d.models import (
     load_model,
     save_model,
 )
-from ccnet3d.models.zoo import DEFAULT_WEIGHTS, shipped_weights
+from ccnet3d.resources import DEFAULT_WEIGHTS, shipped_weights
 from ccnet3d.video import draw_sample_frame
 
 

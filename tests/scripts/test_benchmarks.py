@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,42 @@ from tiny_run import SMALL
 from ccnet3d.attention import criss_cross_attention_reference
 
 
-def test_attention_benchmark_checks_before_it_times(tmp_path: Path) -> None:
-    out = tmp_path / "bench.json"
-    options = ["--size", "2x9x12", "--channels", "32", "--repeats", "1", "--only", "check", "table", "--json", out]
-    bench = run("bench_attention.py", *options)
-    assert bench.returncode == 0, bench.stderr
-    report = json.loads(out.read_text())
+@pytest.fixture
+def attention_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs the benchmark in this process and returns the file that it writes.
+
+    The memory of one contender only is measured in the way of users, because each measurement starts a process.
+    """
+
+    def run_it(measured: str, file: Path, *options: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["bench_attention.py", *options, "--repeats", "1", "--json", str(file)])
+        monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
+        bench = import_module("bench_attention")
+        for module in (bench, import_module("attention_contexts")):
+            monkeypatch.setattr(module, "peak_memory", one_only(module.peak_memory, measured))
+        assert bench.main() == 0
+        return json.loads(file.read_text())
+
+    return run_it
+
+
+def one_only(measure: Callable[..., float | None], measured: str) -> Callable[..., float | None]:
+    def peak_memory(name: str, mode: str, *setting: Any) -> float | None:
+        return measure(name, mode, *setting) if (name, mode) == (measured, "forward+backward") else None
+
+    return peak_memory
+
+
+def test_attention_benchmark_checks_before_it_times(attention_benchmark, tmp_path: Path) -> None:
+    options = ["--size", "2x9x12", "--channels", "32", "--only", "check", "table"]
+    report = attention_benchmark("tiled", tmp_path / "bench.json", *options)
     assert report["errors"]["tiled torch.float32"] < 1e-5
     rows = {row["name"]: row for row in report["table"][0]}
     assert all(row["of_limit"] == pytest.approx(min(row["of_gemm_time"], row["of_copy_time"])) for row in rows.values())
     assert {"tiled", "axial", "seed-style", "2D per frame", "axial attention", "non-local", "reference"} <= rows.keys()
     positions, cross = 2 * 9 * 12, 2 + 9 + 12 - 2
     assert rows["tiled"]["flops"] == 2 * positions * cross * (32 + 4)
+    assert rows["tiled"]["forward+backward"]["peak_bytes"] > 0
     assert rows["non-local"]["flops"] == 2 * positions**2 * (32 + 4)
     assert all(row[mode]["seconds"] > 0 for row in rows.values() for mode in ("forward", "forward+backward"))
 
@@ -66,25 +91,12 @@ def test_alternatives_of_the_attention_benchmark_compute_what_they_say(monkeypat
     torch.testing.assert_close(baselines.non_local_flash(query, key, value), product)
 
 
-def test_context_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions.
-
-    In this process, and with the memory of one module only, because each measurement of memory starts a process.
-    """
-    out = tmp_path / "bench.json"
-    options = ["--size", "2x7x6", "--channels", "16", "--repeats", "1", "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", ["bench_attention.py", "--context", *options])
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts" / "benchmarks")
-    bench, contexts = import_module("bench_attention"), import_module("attention_contexts")
-    measure = contexts.peak_memory
-
-    def peak_memory(name: str, mode: str, *setting: Any) -> float | None:
-        return measure(name, mode, *setting) if (name, mode) == ("module ppm", "forward+backward") else None
-
-    monkeypatch.setattr(contexts, "peak_memory", peak_memory)
-    assert bench.main() == 0
+def test_context_benchmark(attention_benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FLOPs of a clip by hand: projections and the products of each attention, or the convolutions."""
+    options = ["--context", "--size", "2x7x6", "--channels", "16"]
+    report = attention_benchmark("module ppm", tmp_path / "bench.json", *options)
     assert "times relative to criss_cross R=3" in capsys.readouterr().out
-    rows = {row["name"]: row for row in json.loads(out.read_text())["contexts"]}
+    rows = {row["name"]: row for row in report["contexts"]}
     n, projections = 2 * 7 * 6, 16 * (16 + 2 + 2)
     macs = {
         "criss_cross R=3": 3 * n * (projections + (2 + 7 + 6 - 2) * (16 + 2)),

@@ -8,13 +8,12 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Commands
 from conftest import REPOSITORY
 from PIL import Image
 from script_runner import run
@@ -122,6 +121,48 @@ def test_missing_folder_of_larger_frames(yard: Path, tmp_path: Path) -> None:
     assert training.stderr.endswith(f"there is no folder {absent}; give that of the larger frames\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--high-resolution", "."], "--high-resolution is for recipes that draw clips from larger frames"),
+        (["--pipeline", "camvid_lite"], "--pipeline is another name of RECIPE"),
+        (
+            ["--set", "data.augmentation.crop_size=[16000, 16000]"],
+            "data.augmentation.crop_size must have at most 1,228,800 pixels for frames of 48x64, got 16000x16000",
+        ),
+        (["--set", "data.input_size=[1600, 1600]"], "data.input_size must have at most 1,228,800 pixels"),
+        (["--resume"], "there is no checkpoint at "),
+    ],
+)
+def test_what_training_refuses_at_once(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert train.main(["camvid_lite", "--data", str(yard), "--out", str(tmp_path / "run"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_refused_before_the_plan(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    assert train.main(["camvid_lite", "--data", str(yard), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"ccnet3d-train: error: {tmp_path} contains an earlier run; give --resume to continue it, or another --out "
+        "for a new one\n",
+    )
+
+
+def test_options_of_labeled_data_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--cache", "--dataset", "--high-resolution"):
+        assert train.main(["adapt", "--unlabelled", "x.mp4", option, "camvid", "--out", str(tmp_path / "run")]) == 2
+        assert f"{option} is for labeled data, and this run has none" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(yard: Path, tmp_path: Path) -> None:
     training = run("train_camvid.py", "--data", yard, "--set", "epochz=1", "--out", tmp_path / "run")
     assert (training.returncode, training.stderr.count("\n")) == (2, 1)
@@ -151,7 +192,7 @@ def test_the_error_of_a_data_loader_worker_is_one_line() -> None:
     assert error_line(ValueError(f"{caught}  File x\nValueError: cannot read: a.png\n")) == "cannot read: a.png"
 
 
-def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> None:
+def test_a_killed_ablation_resumes_to_its_table(yard: Path, commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
         f"recipe = {str(REPOSITORY / 'pipelines' / 'camvid_lite.toml')!r}\n"
         f"overrides = {json.dumps([*SMALL, 'data.workers=0'])}\n"
@@ -159,13 +200,14 @@ def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> N
         "[[variants]]\nname = 'one'\n[[variants]]\nname = 'two'\noverrides = ['model.overrides.loops=2']\n"
     )
     arguments = [tmp_path / "short.toml", "--data", yard, "--out", tmp_path / "out", "--threads", "1"]
-    command = [sys.executable, str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
+    reading, writing = os.pipe()
+    process = commands.start("ccnet3d.cli.ablate", *arguments, stdout=writing)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        for line in lines:
             if line == "run 2 of 4, two, seed 3: training\n":
-                process.kill()
-    assert process.returncode == -signal.SIGKILL
+                os.kill(process.pid, signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / "table.md").exists()
     scores = tmp_path / "out" / "one" / "seed-3" / "scores.json"
     before = scores.stat().st_mtime_ns
@@ -177,7 +219,8 @@ def test_a_killed_ablation_resumes_to_its_table(yard: Path, tmp_path: Path) -> N
     assert scores.stat().st_mtime_ns == before
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in ablation.stdout
-    assert f"- command: {shlex.join(command[1:])}" in table
+    command = [str(REPOSITORY / "scripts" / "run_ablation.py"), *map(str, arguments)]
+    assert f"- command: {shlex.join(command)}" in table
     runs = json.loads((tmp_path / "out" / "table.json").read_text())["variants"]
     assert [[r["seed"] for r in variant["results"]] for variant in runs] == [[3, 4], [3, 4]]
     assert runs[0]["results"][0]["scores"] == json.loads(scores.read_text())["scores"]

@@ -15,7 +15,7 @@ from ccnet3d.errors import UserError
 from ccnet3d.journal import lock_folder
 from ccnet3d.losses import CategoryConsistentLoss, CrossEntropyLoss, Losses
 from ccnet3d.models import load_model
-from ccnet3d.training import OptimizerRecipe, build_optimizer
+from ccnet3d.training import OptimizerRecipe, build_optimizer, check_run_folder
 
 WITH_EMBEDDINGS = Losses(category_consistent=CategoryConsistentLoss(weight=1.0))
 
@@ -98,6 +98,8 @@ def test_resume_refuses_what_does_not_fit(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint at .* to resume from; start without --resume"):
         make_trainer(yard, tmp_path, one_epoch).run(resume=True)
     make_trainer(yard, tmp_path, one_epoch).run()
+    with pytest.raises(ValueError, match="contains an earlier run; give --resume"):
+        check_run_folder(tmp_path, resume=False)  # before its data is read
     with pytest.raises(ValueError, match="contains an earlier run; give --resume"):
         make_trainer(yard, tmp_path, one_epoch).run()
     with pytest.raises(ValueError, match="belongs to another recipe: epochs, seed differ"):

@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import Commands
 from conftest import CAMVID_SPEC, REPOSITORY
 from tiny_run import RECIPE, SMALL, make_trainer
 
@@ -98,25 +97,22 @@ def test_a_second_signal_interrupts_and_ignored_signals_stay_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_command_stops_at_sigterm(yard: Path, tmp_path: Path) -> None:
+def test_the_command_stops_at_sigterm(yard: Path, commands: Commands, tmp_path: Path) -> None:
     """The whole process group gets it, DataLoader workers too, as on a cluster; the rest is trained in this process."""
     overrides = [*SMALL, "epochs=12", "data.frames_per_batch=5", "evaluate_every=12", "precision=fp32"]
     options = [item for override in overrides for item in ("--set", override)]
-    out, threads = tmp_path / "stopped", str(torch.get_num_threads())
-    command = [sys.executable, str(REPOSITORY / "scripts" / "train_camvid.py"), "--data", str(yard), "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--threads", threads, *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    out, threads = tmp_path / "stopped", torch.get_num_threads()
+    command = ["--data", yard, "--out", out, "--threads", threads, *options]
+    process = commands.start("ccnet3d.cli.train", *command)
     while not (out / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.is_running(), process.wait()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr
+    ended = process.wait()
+    assert ended.returncode == 143, ended.stderr
     done = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     message = f"stopped: {done} of 36 steps are done and in {out / 'checkpoint.pt'}; resume with --resume"
-    assert stderr == f"ccnet3d-train: {message}\n"
+    assert ended.stderr == f"ccnet3d-train: {message}\n"
     assert 3 <= done < 36
     recipe = read_recipe(REPOSITORY / "pipelines" / "camvid_lite.toml", overrides)
     for folder, resume in ((out, True), (tmp_path / "whole", False)):

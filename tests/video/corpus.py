@@ -19,6 +19,7 @@ from typing import Any
 import av
 import imageio_ffmpeg
 import numpy as np
+import pytest
 from video.paff import paff_stream
 
 HEIGHT, WIDTH, FRAMES, RATE = 80, 96, 40, 10
@@ -89,6 +90,29 @@ def encode(
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "-")
     ffmpeg(*source, *before, *arguments, path, stdin=raw)
     return path
+
+
+def skip_without(decoder: str) -> None:
+    """Skip a test where a decoder is not installed, or TorchCodec finds no FFmpeg libraries."""
+    if decoder == "decord":
+        pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    if decoder == "torchcodec":
+        pytest.importorskip("torchcodec", reason="TorchCodec is not installed")
+        if not _torchcodec_loads():
+            pytest.skip("TorchCodec finds no shared libraries of FFmpeg")
+
+
+@cache
+def _torchcodec_loads() -> bool:
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        VideoDecoder(b"")
+    except RuntimeError as error:
+        return "libtorchcodec" not in str(error)
+    except ValueError:
+        return True
+    return True
 
 
 def has_encoder(name: str) -> bool:

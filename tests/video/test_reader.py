@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import MakeVideo, draw_scene
 from PIL import Image
+from video.corpus import skip_without
 
 from ccnet3d.video import VideoError, VideoFrame, open_video
 
@@ -22,11 +23,10 @@ def read_all(path: Path, decoder: str = "auto"):
     return frames, reader.info
 
 
-@pytest.mark.parametrize("decoder", ["av", "decord"])
+@pytest.mark.parametrize("decoder", ["av", "decord", "torchcodec"])
 @pytest.mark.parametrize(("name", "size"), [("clip.mp4", (48, 64)), ("clip.mkv", (50, 34))])
 def test_every_frame_in_order(make_video: MakeVideo, decoder: str, name: str, size: tuple[int, int]) -> None:
-    if decoder == "decord":
-        pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    skip_without(decoder)
     frames, info = read_all(make_video(name, frames=23, height=size[0], width=size[1]), decoder)
     assert [frame.index for frame in frames] == list(range(23))
     assert [frame.pts_seconds for frame in frames] == pytest.approx([n / 10 for n in range(23)], abs=1e-3)
@@ -174,7 +174,7 @@ def test_sources_that_are_not_videos(tmp_path: Path, content, message: str) -> N
 
 
 def test_decoders(make_video: MakeVideo) -> None:
-    with pytest.raises(ValueError, match="unknown decoder 'opencv'; choose auto, av or decord"):
+    with pytest.raises(ValueError, match="unknown decoder 'opencv'; choose auto, av, decord or torchcodec"):
         open_video(make_video(), "opencv")
     with pytest.raises(VideoError, match=r"decord silently loses frames in .avi files.*--decoder av"):
         open_video(make_video("clip.avi", codec="mpeg4"), "decord")
@@ -182,7 +182,7 @@ def test_decoders(make_video: MakeVideo) -> None:
 
 def test_package_imports_without_av_and_decord() -> None:
     code = (
-        "import sys; sys.modules['av'] = sys.modules['decord'] = None\n"
+        "import sys; sys.modules['av'] = sys.modules['decord'] = sys.modules['torchcodec'] = None\n"
         "import ccnet3d, ccnet3d.training, ccnet3d.evaluation, ccnet3d.inference, ccnet3d.cli.infer, ccnet3d.video\n"
         "from pathlib import Path\n"
         "try: ccnet3d.video.open_video(Path(sys.executable))\n"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from video.corpus import FRAMES, HEIGHT, WIDTH, X264, draw_coded, encode, read_code
+from video.corpus import FRAMES, HEIGHT, WIDTH, X264, draw_coded, encode, read_code, skip_without
 from video.workers import Clips
 
 from ccnet3d.video import VideoError, VideoFrame, images_in_folder, open_video
@@ -220,12 +220,13 @@ def test_pipes_that_cannot_be_read(video: Path) -> None:
         open_video(Pipe(video.read_bytes()), "decord")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.parametrize("decoder", ["av", "decord"])
+@pytest.mark.parametrize(
+    ("decoder", "start"),
+    [("av", "fork"), ("av", "spawn"), ("decord", "fork"), ("decord", "spawn"), ("torchcodec", "fork")],
+)
 def test_worker_processes(video: Path, decoder: str, start: str) -> None:
     """A reader that is in use in the parent process; a deadlock in a worker would hit the timeout."""
-    if decoder == "decord":
-        pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    skip_without(decoder)
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform cannot {start}")
     reader = open_video(video, decoder)
@@ -263,10 +264,9 @@ print(len(list(frames)))
     assert counts == [str(FRAMES), str(FRAMES - 1)]
 
 
-@pytest.mark.parametrize("decoder", ["av", "decord"])
+@pytest.mark.parametrize("decoder", ["av", "decord", "torchcodec"])
 def test_closed_reader(video: Path, decoder: str) -> None:
-    if decoder == "decord":
-        pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    skip_without(decoder)
     with open_video(str(video), decoder) as reader:
         frames = iter(reader)
         next(frames)

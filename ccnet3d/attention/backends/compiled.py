@@ -3,7 +3,8 @@
 Stock PyTorch multiplies short lines at a third of the speed of large matrices, and it writes every intermediate result
 to memory. The library attends to one line (a row or a column) at a time, with its scores in cache, and merges rows,
 columns and the time axis by their log-sum-exp. Its sources are in ``native/``; ``hatch_build.py`` compiles them where a
-wheel is built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend, whose backward pass this shares.
+wheel is built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend. The backward pass is that of the
+tiled backend, except for the time axis, whose lines are too short for products of matrices.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from torch import Tensor
 
 from ccnet3d.attention.backends import cpu
 from ccnet3d.attention.backends.backend import FusedBackend
-from ccnet3d.attention.backends.tiled import tiled_backward
+from ccnet3d.attention.backends.tiled import (
+    LONGEST_KEPT_CLIP,
+    Kept,
+    position_tiles,
+    tiled_backward,
+    time_backward,
+)
 
-__all__ = ["BACKEND", "LIBRARY", "compiled_forward", "load_library"]
+__all__ = ["BACKEND", "LIBRARY", "compiled_backward", "compiled_forward", "load_library"]
 
 LIBRARY = Path(__file__).with_name("_native.so")
 """The compiled library."""
@@ -40,14 +47,27 @@ class _Problem(ctypes.Structure):
     )
 
 
+class _TimeGradients(ctypes.Structure):
+    """``TimeGradients`` of ``native/problem.h``."""
+
+    _fields_ = (
+        ("clip", _Problem),
+        ("grad", ctypes.c_void_p),
+        ("grad_strides", _Strides),
+        *((name, ctypes.c_void_p) for name in ("delta", "weights", "grad_weights")),
+    )
+
+
 def load_library(path: Path) -> ctypes.CDLL | None:
-    """Return the library, or None if there is none for this system."""
+    """Return the library, or None if there is none for this system and these sources."""
     if platform.machine() != "x86_64" or not path.is_file():
         return None
     try:
-        return ctypes.CDLL(str(path))
-    except OSError:  # built for another system
+        library = ctypes.CDLL(str(path))
+        current = library.ccnet3d_problem_bytes() == ctypes.sizeof(_TimeGradients)
+    except (OSError, AttributeError):  # built for another system, or from older sources
         return None
+    return library if current else None
 
 
 # Loaded with the module: torch.compile traces the choice of a backend and could not follow the loading.
@@ -75,6 +95,19 @@ def _channels_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def _problem(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor) -> _Problem:
+    pointers = (x.data_ptr() for x in (query, key, value, output, log_sum_exp))
+    strides = (_Strides(*x.stride()[:4]) for x in (query, key, value))
+    return _Problem(*pointers, *query.shape, value.shape[-1], *strides)
+
+
+def _call(entry: str, problem: ctypes.Structure, dtype: torch.dtype) -> None:
+    assert _library is not None  # why_unavailable has been asked
+    threads = ctypes.c_long(torch.get_num_threads())
+    if getattr(_library, entry)(ctypes.byref(problem), int(dtype == torch.bfloat16), threads):
+        raise MemoryError("criss_cross_attention: not enough memory for one line of scores per thread")
+
+
 def compiled_forward(
     query: Tensor, key: Tensor, value: Tensor, *, entry: str = "ccnet3d_attend"
 ) -> tuple[Tensor, Tensor]:
@@ -85,14 +118,35 @@ def compiled_forward(
     query, key, value = (_channels_contiguous(x.detach()) for x in (query, key, value))
     output = cpu.empty(*value.shape, like=value, dtype=value.dtype)
     log_sum_exp = cpu.empty(*query.shape[:4], like=query, dtype=torch.float32)
-    pointers = (x.data_ptr() for x in (query, key, value, output, log_sum_exp))
-    strides = (_Strides(*x.stride()[:4]) for x in (query, key, value))
-    problem = _Problem(*pointers, *query.shape, value.shape[-1], *strides)
-    assert _library is not None  # why_unavailable has been asked
-    threads = ctypes.c_long(torch.get_num_threads())
-    if getattr(_library, entry)(ctypes.byref(problem), int(value.dtype == torch.bfloat16), threads):
-        raise MemoryError("criss_cross_attention: not enough memory for one line of scores per thread")
+    _call(entry, _problem(query, key, value, output, log_sum_exp), value.dtype)
     return output, log_sum_exp
+
+
+def compiled_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor | None,
+    log_sum_exp: Tensor,
+    *,
+    entry: str = "ccnet3d_time_gradients",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value, as :func:`tiled_backward` does."""
+    grad, query, key, value = (_channels_contiguous(x.detach()) for x in (grad, query, key, value))
+    time, height, width = query.shape[1:4]
+
+    def time_axis(g: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, *gradients: Tensor) -> Kept:
+        clip = _problem(*(x.unsqueeze(0) for x in (q, k, v, gradients[-1], lse)))
+        maps = torch.empty(2, height * width, time, time, dtype=torch.float32, device="cpu")
+        pointers = (x.data_ptr() for x in (delta, *maps))
+        _call(entry, _TimeGradients(clip, g.data_ptr(), _Strides(0, *g.stride()[:3]), *pointers), value.dtype)
+        return [(maps[0, some], maps[1, some]) for some in position_tiles(height * width)]
+
+    is_short = 1 < time <= LONGEST_KEPT_CLIP
+    return tiled_backward(
+        grad, query, key, value, output, log_sum_exp, time_axis=time_axis if is_short else time_backward
+    )
 
 
 BACKEND = FusedBackend(
@@ -102,5 +156,5 @@ BACKEND = FusedBackend(
     why_unsupported=_why_unsupported,
     auto_devices=("cpu",),
     forward=compiled_forward,
-    backward=tiled_backward,
+    backward=compiled_backward,
 )

@@ -15,6 +15,7 @@ work, run in the inputs' precision where the machine is fast in it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,13 +23,17 @@ from torch import Tensor
 from ccnet3d.attention.backends import cpu
 from ccnet3d.attention.backends.backend import FusedBackend
 
-__all__ = ["BACKEND", "tiled_backward", "tiled_forward"]
+__all__ = ["BACKEND", "LONGEST_KEPT_CLIP", "Kept", "position_tiles", "tiled_backward", "tiled_forward", "time_backward"]
 
 # The values of a tile stay in cache: 256 positions of T = 5 frames and 512 float32 channels are 2.6 MB, and so are 1280
 # positions of columns. Half and twice these sizes are equally fast.
 _TILE_POSITIONS = 256
 _TILE_COLUMN_POSITIONS = 1280
-_LONGEST_KEPT_CLIP = 16
+LONGEST_KEPT_CLIP = 16
+"""Clips up to this length keep the time axis' weights during the backward pass."""
+
+Kept = list[tuple[Tensor, Tensor]]
+"""Weights of the time axis and their gradients, ``[P, T, T]`` for each tile."""
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:
@@ -54,7 +59,8 @@ def _positions(x: Tensor, some: slice) -> Tensor:
     return x.flatten(1, 2)[:, some].transpose(0, 1)
 
 
-def _tiles(length: int, size: int = _TILE_POSITIONS) -> list[slice]:
+def position_tiles(length: int, size: int = _TILE_POSITIONS) -> list[slice]:
+    """Return the tiles of so many positions."""
     size = max(size, 1)
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
@@ -79,7 +85,7 @@ def _time_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, log
         return
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     mask = _self_mask(time, query, scores_in)
-    tiles = _tiles(height * width)
+    tiles = position_tiles(height * width)
     tile = cpu.empty(tiles[0].stop, time, value.shape[-1], like=value, dtype=values_in)
     for some in tiles:
         q, k, v = (_positions(x, some) for x in (query, key, value))  # [P, T, D or Dv]
@@ -103,7 +109,7 @@ def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, lo
     column_scores = new(width, height, height, dtype=scores_in)
     keys = width + (height if height > 1 else 0) + (1 if time > 1 else 0)
     scores = new(height, width, keys, dtype=scores_in)
-    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height)
+    columns = position_tiles(width, _TILE_COLUMN_POSITIONS // height)
     tile = new(columns[0].stop, height, value.shape[-1], dtype=values_in)
     mask = _self_mask(height, query, scores_in)
     for t in range(time):
@@ -136,7 +142,14 @@ def _space_forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, lo
 
 
 def tiled_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, log_sum_exp: Tensor
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _: Tensor | None,
+    log_sum_exp: Tensor,
+    *,
+    time_axis: Callable[..., Kept] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value from the output's gradient and the forward pass's log-sum-exp.
 
@@ -145,6 +158,8 @@ def tiled_backward(
     ``P`` transposed times ``grad``. ``delta`` is the sum of ``P dP`` over the cross. It equals ``grad . output``
     (FlashAttention, arXiv 2205.14135, appendix B.4), but in half precision the rounding errors of ``dP`` cancel only if
     ``delta`` is summed from the same ``dP`` that it is subtracted from.
+
+    ``time_axis`` may replace the first call of :func:`time_backward`.
     """
     scores_in = log_sum_exp.dtype
     # The gradients of query and key are small, so they accumulate in the scores' precision, the value's in its own.
@@ -154,13 +169,13 @@ def tiled_backward(
         inputs = grad[b], query[b], key[b], value[b], log_sum_exp[b]
         gradients = grad_query[b], grad_key[b], grad_value[b]
         delta = torch.zeros_like(log_sum_exp[b])  # [T, H, W]
-        kept = _time_backward(*inputs, delta, *gradients)
+        kept = (time_axis or time_backward)(*inputs, delta, *gradients)
         _space_backward(*inputs, delta, *gradients)
-        _time_backward(*inputs, delta, *gradients, kept=kept)
+        time_backward(*inputs, delta, *gradients, kept=kept)
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
 
 
-def _time_backward(
+def time_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -171,8 +186,8 @@ def _time_backward(
     grad_key: Tensor,
     grad_value: Tensor,
     *,
-    kept: list[tuple[Tensor, Tensor]] | None = None,
-) -> list[tuple[Tensor, Tensor]]:
+    kept: Kept | None = None,
+) -> Kept:
     """Write the time axis' part of delta and the value's gradient; in a second call, add that of query and key.
 
     The second call needs what the first returns: weights and their gradients, ``[P, T, T]`` for each tile. Long clips
@@ -180,12 +195,12 @@ def _time_backward(
     """
     time, height, width, _ = query.shape
     first = kept is None
-    keep: list[tuple[Tensor, Tensor]] = []
+    keep: Kept = []
     if time == 1:
         return keep
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     mask = _self_mask(time, query, scores_in)
-    tiles = _tiles(height * width)
+    tiles = position_tiles(height * width)
     tile = cpu.empty(tiles[0].stop, time, value.shape[-1], like=value, dtype=values_in)
     for i, some in enumerate(tiles):
         q, k = (_positions(x, some).to(scores_in) for x in (query, key))  # [P, T, D]
@@ -196,7 +211,7 @@ def _time_backward(
             weights, grad_weights = torch.empty(2, len(q), time, time, dtype=scores_in, device=q.device)
             _axis_weights(g, q, k, v, _positions(log_sum_exp, some), weights, grad_weights, mask)  # [P, T, T]
         if first:
-            if time <= _LONGEST_KEPT_CLIP:
+            if time <= LONGEST_KEPT_CLIP:
                 keep.append((weights, grad_weights))
             delta.flatten(1, 2)[:, some] = (weights * grad_weights).sum(-1).t()
             attended = torch.bmm(weights.to(values_in).transpose(1, 2), g, out=tile[: len(weights)])
@@ -225,7 +240,7 @@ def _space_backward(
     scores_in, values_in = log_sum_exp.dtype, _value_dtype(value)
     new = functools.partial(cpu.empty, like=value, dtype=scores_in)
     row_weights, row_grads, row_product = (new(height, width, width) for _ in range(3))
-    columns = _tiles(width, _TILE_COLUMN_POSITIONS // height) if height > 1 else []
+    columns = position_tiles(width, _TILE_COLUMN_POSITIONS // height) if height > 1 else []
     column_weights, column_grads, column_product = (new(width if columns else 0, height, height) for _ in range(3))
     column_query, column_key, column_part = (new(width if columns else 0, height, query.shape[-1]) for _ in range(3))
     tile_shape = columns[0].stop if columns else 0, height, value.shape[-1]

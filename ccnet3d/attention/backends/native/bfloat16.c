@@ -8,107 +8,108 @@
 #include "vectors.h"
 
 #define TILE 16
-#define PANEL 256 /* value channels that are packed together */
-#define QUERIES ROUND_UP(BLOCK, 2 * TILE)
+#define WIDE (2 * TILE) /* values in a vector, and rows and columns that are multiplied together */
+#define PANEL 256       /* value channels that are packed together */
+#define QUERIES ROUND_UP(BLOCK, WIDE)
 
 typedef uint16_t half; /* the bits of a bfloat16 */
 
-INLINE vec widen(const half *p, mask some) {
+typedef half value;
+INLINE vec load_values(const value *p, mask some) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, p)), 16));
 }
+INLINE void store_values(value *p, mask some, vec x) {
+    _mm256_mask_storeu_epi16(p, some, (__m256i)_mm512_cvtneps_pbh(x));
+}
+#include "frames.h"
 
-INLINE void narrow(half *p, mask some, vec x) { _mm256_mask_storeu_epi16(p, some, (__m256i)_mm512_cvtneps_pbh(x)); }
+INLINE __mmask32 first_halves(long n) { return n >= WIDE ? ~0u : n > 0 ? (1u << n) - 1 : 0; }
 
-/* Pairs of rows, `step` apart, as AMX reads its second operand: [pairs][columns][2]; missing values become 0. */
+/* 32 values as the even and the odd ones, which takes no shuffle. Products with values have their columns in this order. */
+typedef struct {
+    vec even, odd;
+} Halves;
+
+INLINE Halves widen(const half *p, __mmask32 some) {
+    const __m512i x = _mm512_maskz_loadu_epi16(some, p);
+    return (Halves){_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
+                    _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536)))};
+}
+
+INLINE void narrow(half *p, __mmask32 some, Halves x) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(x.odd, x.even);
+    _mm512_mask_storeu_epi16(p, some, _mm512_permutexvar_epi16(order, both));
+}
+
+INLINE Halves fused_halves(vec factor, Halves x, Halves sums) {
+    return (Halves){fused(factor, x.even, sums.even), fused(factor, x.odd, sums.odd)};
+}
+
+/* Pairs of rows, `step` apart, as AMX reads its second operand: [pairs][columns][2], in every 32 columns the even ones
+ * before the odd ones; missing values become 0. */
 INLINE void pack_pairs(const half *from, long step, long rows, long columns, half *to, long pairs, long width) {
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     for (long pair = 0; pair < pairs; pair++, to += 2 * width)
-        for (long c = 0; c < width; c += TILE) {
-            const mask some = first_lanes(columns - c);
+        for (long c = 0; c < width; c += WIDE) {
+            const __mmask32 some = first_halves(columns - c), odd = 0xaaaaaaaa;
             const half *p = from + 2 * pair * step + c;
-            const __m256i a = _mm256_maskz_loadu_epi16(2 * pair < rows ? some : 0, p);
-            const __m256i b = _mm256_maskz_loadu_epi16(2 * pair + 1 < rows ? some : 0, p + step);
-            const __m512i both = _mm512_permutex2var_epi16(_mm512_castsi256_si512(a), low, _mm512_castsi256_si512(b));
-            _mm512_storeu_si512(to + 2 * c, both);
+            const __m512i a = _mm512_maskz_loadu_epi16(2 * pair < rows ? some : 0, p);
+            const __m512i b = _mm512_maskz_loadu_epi16(2 * pair + 1 < rows ? some : 0, p + step);
+            _mm512_storeu_si512(to + 2 * c, _mm512_mask_blend_epi16(odd, a, _mm512_slli_epi32(b, 16)));
+            _mm512_storeu_si512(to + 2 * c + WIDE, _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(a, 16), b));
         }
 }
 
 /* Copy rows of `columns` values to rows of `width` values, padded with zeros. */
 INLINE void copy_rows(const half *from, long step, long rows, long columns, half *to, long width) {
     for (long i = 0; i < rows; i++)
-        for (long c = 0; c < width; c += 32) {
-            const __mmask32 some = columns - c >= 32 ? ~0u : columns > c ? (1u << (columns - c)) - 1 : 0;
-            _mm512_storeu_si512(to + i * width + c, _mm512_maskz_loadu_epi16(some, from + i * step + c));
-        }
+        for (long c = 0; c < width; c += WIDE)
+            _mm512_storeu_si512(to + i * width + c, _mm512_maskz_loadu_epi16(first_halves(columns - c), from + i * step + c));
 }
 
-/* products[32][columns, 16 or 32] = a[32, depth] b[depth, columns]; steps are in elements, depth in tiles of 32. */
-INLINE void multiply(const half *a, long a_step, const half *b, long b_step, long depth, float *products, long step,
-                     const int wide) {
+/* products[32][columns, 32] = a[32, depth] b[depth, columns]; steps are in elements, depth in tiles of 32. */
+INLINE void multiply(const half *a, long a_step, const half *b, long b_step, long depth, float *products, long step) {
     _tile_zero(0);
     _tile_zero(1);
-    if (wide) {
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    for (long k = 0; k < depth; k++, a += 2 * TILE, b += TILE * b_step) {
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long k = 0; k < depth; k++, a += WIDE, b += TILE * b_step) {
         _tile_loadd(4, a, a_step * sizeof(half));
         _tile_loadd(5, a + TILE * a_step, a_step * sizeof(half));
         _tile_loadd(6, b, b_step * sizeof(half));
+        _tile_loadd(7, b + WIDE, b_step * sizeof(half));
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 5, 6);
-        if (wide) {
-            _tile_loadd(7, b + 2 * TILE, b_step * sizeof(half));
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, products, step * sizeof(float));
     _tile_stored(1, products + TILE * step, step * sizeof(float));
-    if (wide) {
-        _tile_stored(2, products + TILE, step * sizeof(float));
-        _tile_stored(3, products + TILE * step + TILE, step * sizeof(float));
-    }
-}
-
-INLINE float dot(const half *a, const half *b, long count) {
-    vec sum = all(0);
-    for (long c = 0; c < count; c += LANES) {
-        const mask some = first_lanes(count - c);
-        sum = fused(widen(a + c, some), widen(b + c, some), sum);
-    }
-    return sum_of(sum);
-}
-
-static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
-    const half *query = (const half *)line->query + i * line->query_step;
-    const half *key = (const half *)line->frames_key + i * line->key_step;
-    for (long t = 0; t < line->frames; t++)
-        if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
+    _tile_stored(2, products + TILE, step * sizeof(float));
+    _tile_stored(3, products + TILE * step + TILE, step * sizeof(float));
 }
 
 /* Add to the products of one query what stands behind the line in the weights, and round them to the output. */
-INLINE void write_output(const Line *line, const float *more, const float *products, const half *others, half *output,
-                         mask last, const int vectors) {
-    vec sums[PANEL / LANES];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; v++) sums[v] = load(products + v * LANES);
+INLINE void write_output(const Line *line, const float *more, float scale, const float *products, const half *others,
+                         half *output, __mmask32 some, const int vectors) {
+    Halves sums[PANEL / WIDE];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) sums[v] = (Halves){load(products + v * WIDE), load(products + v * WIDE + TILE)};
     if (line->is_column) {
         const vec kept = all(*more);
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++)
-            sums[v] = fused(kept, widen(output + v * LANES, v < vectors - 1 ? 0xffff : last), sums[v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) sums[v] = fused_halves(kept, widen(output + v * WIDE, some), sums[v]);
     }
     for (long t = 0; t < line->frames; t++, others += line->frames_value_step) {
         if (t == line->frame) continue;
         const vec weight = all(*more++);
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++)
-            sums[v] = fused(weight, widen(others + v * LANES, v < vectors - 1 ? 0xffff : last), sums[v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) sums[v] = fused_halves(weight, widen(others + v * WIDE, some), sums[v]);
     }
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; v++) narrow(output + v * LANES, v < vectors - 1 ? 0xffff : last, sums[v]);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++)
+        narrow(output + v * WIDE, some, (Halves){all(scale) * sums[v].even, all(scale) * sums[v].odd});
 }
 
 /* Ask for what write_outputs will add to, while the products are computed: the positions of a column are far apart. */
@@ -119,65 +120,67 @@ INLINE void fetch_outputs(const Line *line, long first, long queries, long chann
 }
 
 INLINE void write_outputs(const Line *line, long first, long queries, const float *weights, long step,
-                          const float *products, long channel, long channels) {
+                          const float *scales, const float *products, long channel, long channels) {
     half *output = (half *)line->output + first * line->output_step + channel;
     const half *others = (const half *)line->frames_value + first * line->value_step + channel;
     for (long i = 0; i < queries; i++, output += line->output_step, others += line->value_step, products += PANEL) {
         const float *more = weights + i * step + line->length;
         if (channels == PANEL)
-            write_output(line, more, products, others, output, 0xffff, PANEL / LANES);
+            write_output(line, more, scales[i], products, others, output, ~0u, PANEL / WIDE);
         else
-            for (long c = 0; c < channels; c += LANES)
-                write_output(line, more, products + c, others + c, output + c, first_lanes(channels - c), 1);
+            for (long c = 0; c < channels; c += WIDE)
+                write_output(line, more, scales[i], products + c, others + c, output + c, first_halves(channels - c), 1);
     }
 }
 
-static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, 2 * TILE); }
-static long weights_step(long length) { return ROUND_UP(length, 2 * TILE); }
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 4, WIDE); }
 
 static size_t scratch_bytes(long length, long frames, long channels) {
-    const long depth = ROUND_UP(channels, 2 * TILE), keys = ROUND_UP(length, 2 * TILE);
-    return sizeof(half) * (depth * keys + QUERIES * depth + QUERIES * weights_step(length) + keys * PANEL)
-         + sizeof(float) * (QUERIES * scores_step(length, frames) + 2 * TILE * PANEL + keys * depth / 2) + 512;
+    const long depth = ROUND_UP(channels, WIDE), padded = ROUND_UP(length, WIDE);
+    return sizeof(half) * (2 * padded * depth + WIDE * depth + QUERIES * padded + padded * PANEL)
+         + sizeof(float) * (QUERIES * scores_step(length, frames) + WIDE * PANEL);
+}
+
+/* Write the weights of at most 32 queries, rounded and unscaled: [32, padded]. The scores keep those behind the line. */
+INLINE void weights_of_queries(const Line *line, long channels, long first, long queries, const half *keys, half *copy,
+                               float *scores, long step, float *scales, half *weights) {
+    const long depth = ROUND_UP(channels, WIDE), padded = ROUND_UP(line->length, WIDE);
+    copy_rows((const half *)line->query + first * line->query_step, line->query_step, queries, channels, copy, depth);
+    for (long j = 0; j < padded; j += WIDE)
+        multiply(copy, depth, keys + 2 * j, 2 * padded, depth / WIDE, scores + j, step);
+    softmax(line, channels, first, queries, scores, step, scales);
+    for (long i = 0; i < queries; i++)
+        for (long j = 0; j < padded; j += WIDE) {
+            const float *row = scores + i * step + j;
+            const vec low = load_some(row, first_lanes(line->length - j));
+            const vec high = load_some(row + LANES, first_lanes(line->length - j - LANES));
+            _mm512_storeu_si512(weights + i * padded + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
 }
 
 static void attend(const Line *line, const Problem *problem, void *scratch) {
     const long length = line->length, channels = problem->channels, step = scores_step(length, line->frames);
-    const long depth = ROUND_UP(channels, 2 * TILE), padded = ROUND_UP(length, 2 * TILE), bits = weights_step(length);
-    float *products = scratch, *scores = products + 2 * TILE * PANEL;
-    half *rows = (half *)(scores + QUERIES * step), *queries_in = rows + padded * depth, *keys = queries_in + QUERIES * depth;
-    half *weights = keys + depth * padded, *panel = weights + QUERIES * bits;
+    const long depth = ROUND_UP(channels, WIDE), padded = ROUND_UP(length, WIDE);
+    float *products = scratch, *scores = products + WIDE * PANEL, scales[BLOCK];
+    half *rows = (half *)(scores + QUERIES * step), *keys = rows + padded * depth, *copy = keys + padded * depth;
+    half *weights = copy + WIDE * depth, *panel = weights + QUERIES * padded;
     copy_rows((const half *)line->key, line->key_step, length, channels, rows, depth);
     transpose((const float *)rows, depth / 2, length, depth / 2, (float *)keys, padded);
     for (long first = 0; first < length; first += BLOCK) {
         const long queries = length - first < BLOCK ? length - first : BLOCK;
-        copy_rows((const half *)line->query + first * line->query_step, line->query_step, queries, channels, queries_in,
-                  depth);
-        for (long i = 0; i < queries; i += 2 * TILE)
-            for (long j = 0; j < length; j += 2 * TILE)
-                multiply(queries_in + i * depth, depth, keys + 2 * j, 2 * padded, depth / 32, scores + i * step + j, step,
-                         1);
-        SOFTMAX_OF_QUERIES(scores, step, first, queries);
-        for (long i = 0; i < queries; i++) {
-            const float *row = scores + i * step;
-            for (long j = 0; j < bits; j += LANES) {
-                const mask some = first_lanes(length - j);
-                narrow(weights + i * bits + j, 0xffff, _mm512_maskz_loadu_ps(some, row + j));
-            }
-        }
+        for (long i = 0; i < queries; i += WIDE)
+            weights_of_queries(line, channels, first + i, queries - i < WIDE ? queries - i : WIDE, keys, copy,
+                               scores + i * step, step, scales + i, weights + i * padded);
         for (long c = 0; c < problem->value_channels; c += PANEL) {
             const long some = problem->value_channels - c < PANEL ? problem->value_channels - c : PANEL;
-            const long width = ROUND_UP(some, TILE);
+            const long width = ROUND_UP(some, WIDE);
             pack_pairs((const half *)line->value + c, line->value_step, length, some, panel, padded / 2, width);
-            for (long i = 0; i < queries; i += 2 * TILE) {
-                const long here = queries - i < 2 * TILE ? queries - i : 2 * TILE;
+            for (long i = 0; i < queries; i += WIDE) {
+                const long here = queries - i < WIDE ? queries - i : WIDE;
                 if (line->is_column) fetch_outputs(line, first + i, here, c, some);
-                for (long n = 0; n < some; n += 2 * TILE) {
-                    const half *a = weights + i * bits, *b = panel + 2 * n;
-                    if (some - n > TILE) multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 1);
-                    else multiply(a, bits, b, 2 * width, padded / 32, products + n, PANEL, 0);
-                }
-                write_outputs(line, first + i, here, scores + i * step, step, products, c, some);
+                for (long n = 0; n < some; n += WIDE)
+                    multiply(weights + i * padded, padded, panel + 2 * n, 2 * width, padded / WIDE, products + n, PANEL);
+                write_outputs(line, first + i, here, scores + i * step, step, scales + i, products, c, some);
             }
         }
     }
@@ -204,4 +207,4 @@ static void begin(void) { _tile_loadconfig(&TILES); }
 
 static void end(void) { _tile_release(); }
 
-const Kernel ccnet3d_bfloat16_amx = {scratch_bytes, attend, begin, end, sizeof(half)};
+const Kernel ccnet3d_bfloat16_amx = {scratch_bytes, attend, time_gradients, begin, end, sizeof(half)};

@@ -2,6 +2,11 @@
 #include "problem.h"
 #include "vectors.h"
 
+typedef float value;
+INLINE vec load_values(const value *p, mask some) { return load_some(p, some); }
+INLINE void store_values(value *p, mask some, vec x) { store_some(p, some, x); }
+#include "frames.h"
+
 #define ROWS 6
 #ifdef __AVX512F__
 #define VECTORS 4 /* 24 sums, 4 operands and 1 factor in 32 registers */
@@ -11,6 +16,12 @@
 #define KERNEL ccnet3d_float32_avx2
 #endif
 #define PANEL (VECTORS * LANES)
+
+/* Return the width of the next panel of so many columns: equal ones, because a panel of a single vector is slow. */
+INLINE long panel_width(long columns) {
+    const long vectors = ROUND_UP(columns, LANES) / LANES, panels = (vectors + VECTORS - 1) / VECTORS;
+    return (vectors + panels - 1) / panels * LANES;
+}
 
 /* sums[r][v] += factors[r][k] * panel[k][v] for all k. */
 INLINE void multiply(vec sums[ROWS][VECTORS], const float *const factors[ROWS], const float *panel, long count,
@@ -53,8 +64,9 @@ static void scores_of_line(const Line *line, const float *keys, long first, long
                            long scores_step) {
     const float *query = (const float *)line->query + first * line->query_step;
     const long step = line->query_step, length = ROUND_UP(line->length, LANES);
-    for (long j = 0; j < length; j += PANEL, keys += channels * PANEL) {
-        switch ((length - j < PANEL ? length - j : PANEL) / LANES) {
+    for (long j = 0, width; j < length; j += width, keys += channels * width) {
+        width = panel_width(length - j);
+        switch (width / LANES) {
         case 1: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 1); break;
         case 2: scores_of_panel(query, step, queries, keys, channels, scores + j, scores_step, 2); break;
 #if VECTORS > 2
@@ -65,25 +77,10 @@ static void scores_of_line(const Line *line, const float *keys, long first, long
     }
 }
 
-INLINE float dot(const float *a, const float *b, long count) {
-    vec sum = all(0);
-    long c = 0;
-    for (; c + LANES <= count; c += LANES) sum = fused(load(a + c), load(b + c), sum);
-    if (c < count) sum = fused(load_some(a + c, first_lanes(count - c)), load_some(b + c, first_lanes(count - c)), sum);
-    return sum_of(sum);
-}
-
-static void scores_of_frames(const Line *line, long i, long channels, float *scores) {
-    const float *query = (const float *)line->query + i * line->query_step;
-    const float *key = (const float *)line->frames_key + i * line->key_step;
-    for (long t = 0; t < line->frames; t++)
-        if (t != line->frame) *scores++ = dot(query, key + t * line->frames_key_step, channels);
-}
-
 /* Write `channels` outputs of some queries: weights times the panel of values, plus the other frames' values for a row,
  * plus the result so far for a column. The weights of both stand behind those of the line. */
 INLINE void outputs_of_panel(const Line *line, long first, long queries, const float *weights, long weights_step,
-                             const float *panel, long channel, long channels, const int vectors) {
+                             const float *scales, const float *panel, long channel, long channels, const int vectors) {
     float *output = (float *)line->output + first * line->output_step + channel;
     const float *others = (const float *)line->frames_value + first * line->value_step + channel;
     for (long i = 0; i < queries; i += ROWS) {
@@ -123,10 +120,11 @@ INLINE void outputs_of_panel(const Line *line, long first, long queries, const f
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             if (i + r >= queries) break;
+            const vec scale = all(scales[i + r]);
             float *to = output + (i + r) * line->output_step;
 #pragma GCC unroll 8
-            for (int v = 0; v < vectors - 1; v++) store(to + v * LANES, sums[r][v]);
-            store_some(to + (vectors - 1) * LANES, last, sums[r][vectors - 1]);
+            for (int v = 0; v < vectors - 1; v++) store(to + v * LANES, scale * sums[r][v]);
+            store_some(to + (vectors - 1) * LANES, last, scale * sums[r][vectors - 1]);
         }
     }
 }
@@ -141,13 +139,13 @@ INLINE void copy_values(const Line *line, long channel, long channels, float *pa
     }
 }
 
-INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, float *panel,
-                    long channel, long channels, const int vectors) {
+INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, const float *scales,
+                    float *panel, long channel, long channels, const int vectors) {
     copy_values(line, channel, channels, panel, vectors);
-    outputs_of_panel(line, first, queries, weights, step, panel, channel, channels, vectors);
+    outputs_of_panel(line, first, queries, weights, step, scales, panel, channel, channels, vectors);
 }
 
-static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 1, LANES); }
+static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 4, LANES); }
 
 static size_t scratch_bytes(long length, long frames, long channels) {
     const long padded = ROUND_UP(length, PANEL);
@@ -158,23 +156,25 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
     const long length = line->length, channels = problem->channels, step = scores_step(length, line->frames);
     const long padded = ROUND_UP(length, PANEL);
     float *keys = scratch, *scores = keys + channels * padded, *panel = scores + BLOCK * step;
-    for (long j = 0; j < length; j += PANEL) {
-        const long some = length - j < PANEL ? length - j : PANEL;
-        transpose((const float *)line->key + j * line->key_step, line->key_step, some, channels, keys + j * channels,
-                  ROUND_UP(some, LANES));
+    float scales[BLOCK];
+    for (long j = 0, width; j < length; j += width) {
+        width = panel_width(length - j);
+        transpose((const float *)line->key + j * line->key_step, line->key_step, length - j < width ? length - j : width,
+                  channels, keys + j * channels, width);
     }
     for (long first = 0; first < length; first += BLOCK) {
         const long queries = length - first < BLOCK ? length - first : BLOCK;
         scores_of_line(line, keys, first, queries, channels, scores, step);
-        SOFTMAX_OF_QUERIES(scores, step, first, queries);
-        for (long c = 0; c < problem->value_channels; c += PANEL) {
-            const long some = problem->value_channels - c < PANEL ? problem->value_channels - c : PANEL;
-            switch (ROUND_UP(some, LANES) / LANES) {
-            case 1: outputs(line, first, queries, scores, step, panel, c, some, 1); break;
-            case 2: outputs(line, first, queries, scores, step, panel, c, some, 2); break;
+        softmax(line, channels, first, queries, scores, step, scales);
+        for (long c = 0, width; c < problem->value_channels; c += width) {
+            width = panel_width(problem->value_channels - c);
+            const long some = problem->value_channels - c < width ? problem->value_channels - c : width;
+            switch (width / LANES) {
+            case 1: outputs(line, first, queries, scores, step, scales, panel, c, some, 1); break;
+            case 2: outputs(line, first, queries, scores, step, scales, panel, c, some, 2); break;
 #if VECTORS > 2
-            case 3: outputs(line, first, queries, scores, step, panel, c, some, 3); break;
-            case 4: outputs(line, first, queries, scores, step, panel, c, some, 4); break;
+            case 3: outputs(line, first, queries, scores, step, scales, panel, c, some, 3); break;
+            case 4: outputs(line, first, queries, scores, step, scales, panel, c, some, 4); break;
 #endif
             }
         }
@@ -183,4 +183,4 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
 
 static void nothing(void) {}
 
-const Kernel KERNEL = {scratch_bytes, attend, nothing, nothing, sizeof(float)};
+const Kernel KERNEL = {scratch_bytes, attend, time_gradients, nothing, nothing, sizeof(float)};

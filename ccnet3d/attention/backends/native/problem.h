@@ -15,6 +15,18 @@ typedef struct {
     long query_strides[4], key_strides[4], value_strides[4]; /* of B, T, H, W, in elements */
 } Problem;
 
+/* The time axis' part of the gradients of one clip. With weights P and their gradients dP = grad . value it writes, for
+ * each position, P and dP, the sums of P dP to the other frames, and P' grad, the value's gradient, to the output. */
+typedef struct {
+    Problem clip; /* batch is 1, and log_sum_exp given; at most MOST_FRAMES */
+    const void *grad;
+    long grad_strides[4];
+    float *delta;                   /* [T, H, W] */
+    float *weights, *grad_weights; /* [H, W, T, T] */
+} TimeGradients;
+
+#define MOST_FRAMES 16
+
 /* n positions along one axis of a frame. Rows also have the T - 1 keys of the same place in the other frames, whose
  * scores are behind those of the line; columns merge with the result of the rows, which the output already holds. */
 typedef struct {
@@ -31,6 +43,7 @@ typedef struct {
 typedef struct {
     size_t (*scratch_bytes)(long length, long frames, long channels);
     void (*attend)(const Line *line, const Problem *problem, void *scratch);
+    void (*time_gradients)(const TimeGradients *gradients, long row);
     void (*begin)(void); /* called by every thread before and after its lines */
     void (*end)(void);
     size_t element_bytes;

@@ -11,6 +11,7 @@
 typedef struct Work Work;
 struct Work {
     const Problem *problem;
+    const TimeGradients *gradients; /* or attention */
     const Kernel *kernel;
     void (*unit)(const Work *work, long index, void *scratch);
     long units, grain;
@@ -80,12 +81,17 @@ static void attend_column(const Work *work, long index, void *scratch) {
     work->kernel->attend(&line, p, scratch);
 }
 
-static void *run_units(void *argument) {
+static void time_gradients_of_row(const Work *work, long index, void *scratch) {
+    (void)scratch;
+    work->kernel->time_gradients(work->gradients, index);
+}
+
+static void run_units(void *argument) {
     Work *work = argument;
     void *scratch = aligned_alloc(64, ROUND_UP(work->scratch_bytes, 64));
     if (!scratch) {
         atomic_store(&work->failed, 1);
-        return NULL;
+        return;
     }
     work->kernel->begin();
     for (;;) {
@@ -96,15 +102,29 @@ static void *run_units(void *argument) {
     }
     work->kernel->end();
     free(scratch);
+}
+
+static void *run_units_in_thread(void *work) {
+    run_units(work);
     return NULL;
 }
 
+/* PyTorch's OpenMP, if it has one: its threads spin for a while after PyTorch's own work, and would otherwise compete with
+ * ours for the cores. */
+extern void GOMP_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags)
+    __attribute__((weak));
+
 static int run(Work *work, long threads) {
     const long most = (work->units + work->grain - 1) / work->grain;
+    threads = threads < most ? threads : most;
+    if (threads > 1 && GOMP_parallel) {
+        GOMP_parallel(run_units, work, (unsigned)threads, 0);
+        return atomic_load(&work->failed);
+    }
     pthread_t others[256];
     long started = 0;
-    threads = threads < most ? threads : most;
-    while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run_units, work)) started++;
+    while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run_units_in_thread, work))
+        started++;
     run_units(work);
     for (long i = 0; i < started; i++) pthread_join(others[i], NULL);
     return atomic_load(&work->failed);
@@ -131,12 +151,26 @@ static int attend(const Problem *problem, const Kernel *kernel, long threads) {
     return run(&columns, threads);
 }
 
-/* Return 0, or 1 if there is not enough memory. */
-int ccnet3d_attend(const Problem *problem, int is_bfloat16, long threads) {
-    if (is_bfloat16) return attend(problem, &ccnet3d_bfloat16_amx, threads);
+static const Kernel *float32_kernel(void) {
     const int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
                   && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    return attend(problem, wide ? &ccnet3d_float32_avx512 : &ccnet3d_float32_avx2, threads);
+    return wide ? &ccnet3d_float32_avx512 : &ccnet3d_float32_avx2;
+}
+
+static int time_gradients(const TimeGradients *gradients, const Kernel *kernel, long threads) {
+    Work rows = {.gradients = gradients, .kernel = kernel, .unit = time_gradients_of_row, .grain = 1};
+    rows.units = gradients->clip.height;
+    rows.scratch_bytes = 64;
+    return run(&rows, threads);
+}
+
+/* All return 0, or 1 if there is not enough memory. */
+int ccnet3d_attend(const Problem *problem, int is_bfloat16, long threads) {
+    return attend(problem, is_bfloat16 ? &ccnet3d_bfloat16_amx : float32_kernel(), threads);
+}
+
+int ccnet3d_time_gradients(const TimeGradients *gradients, int is_bfloat16, long threads) {
+    return time_gradients(gradients, is_bfloat16 ? &ccnet3d_bfloat16_amx : float32_kernel(), threads);
 }
 
 /* The same with the kernel of older CPUs, for tests. */
@@ -144,3 +178,11 @@ int ccnet3d_attend_avx2(const Problem *problem, int is_bfloat16, long threads) {
     (void)is_bfloat16;
     return attend(problem, &ccnet3d_float32_avx2, threads);
 }
+
+int ccnet3d_time_gradients_avx2(const TimeGradients *gradients, int is_bfloat16, long threads) {
+    (void)is_bfloat16;
+    return time_gradients(gradients, &ccnet3d_float32_avx2, threads);
+}
+
+/* A library that was compiled from other sources than the Python code expects is not used. */
+long ccnet3d_problem_bytes(void) { return sizeof(TimeGradients); }

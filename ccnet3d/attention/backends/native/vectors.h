@@ -23,6 +23,20 @@ INLINE vec load_some(const float *p, mask m) { return _mm512_maskz_loadu_ps(m, p
 INLINE void store_some(float *p, mask m, vec x) { _mm512_mask_storeu_ps(p, m, x); }
 INLINE float sum_of(vec x) { return _mm512_reduce_add_ps(x); }
 INLINE float largest_of(vec x) { return _mm512_reduce_max_ps(x); }
+INLINE __m128 quarters(vec x) { /* added */
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+INLINE vec load_quads(const float *const p[LANES], long at) { /* of every fourth place */
+    vec x = _mm512_castps128_ps512(_mm_loadu_ps(p[0] + at));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(p[4] + at), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(p[8] + at), 2);
+    return _mm512_insertf32x4(x, _mm_loadu_ps(p[12] + at), 3);
+}
+INLINE vec low_pairs(vec a, vec b) { return _mm512_unpacklo_ps(a, b); }
+INLINE vec high_pairs(vec a, vec b) { return _mm512_unpackhi_ps(a, b); }
+INLINE vec low_halves(vec a, vec b) { return _mm512_shuffle_ps(a, b, 0x44); }
+INLINE vec high_halves(vec a, vec b) { return _mm512_shuffle_ps(a, b, 0xee); }
 INLINE vec round_to_integer(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE vec times_power_of_two(vec x, vec n) { return _mm512_scalef_ps(x, n); }
 INLINE vec zero_below(vec x, vec bound, vec y) {
@@ -52,6 +66,14 @@ INLINE float largest_of(vec x) {
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
+INLINE __m128 quarters(vec x) { return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)); }
+INLINE vec load_quads(const float *const p[LANES], long at) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0] + at)), _mm_loadu_ps(p[4] + at), 1);
+}
+INLINE vec low_pairs(vec a, vec b) { return _mm256_unpacklo_ps(a, b); }
+INLINE vec high_pairs(vec a, vec b) { return _mm256_unpackhi_ps(a, b); }
+INLINE vec low_halves(vec a, vec b) { return _mm256_shuffle_ps(a, b, 0x44); }
+INLINE vec high_halves(vec a, vec b) { return _mm256_shuffle_ps(a, b, 0xee); }
 INLINE vec round_to_integer(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE vec times_power_of_two(vec x, vec n) { /* n is at least -126 */
     __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
@@ -75,35 +97,39 @@ INLINE vec exponential(vec x) {
     return zero_below(x, all(-87.0f), times_power_of_two(y, n));
 }
 
-/* Transpose [rows, columns] of 4-byte elements, `step` apart, to [columns, width]; lanes from `rows` on become 0. */
+/* Add up each of four vectors. */
+INLINE __m128 sums_of(const vec x[4]) {
+    const vec a = low_pairs(x[0], x[1]) + high_pairs(x[0], x[1]), b = low_pairs(x[2], x[3]) + high_pairs(x[2], x[3]);
+    return quarters(low_halves(a, b) + high_halves(a, b));
+}
+
+/* Transpose [rows, columns] of 4-byte elements, `step` apart, to [columns, width], where `width` is the rows rounded up to
+ * LANES; the lanes behind repeat the last row. */
 INLINE void transpose(const float *from, long step, long rows, long columns, float *to, long width) {
-    for (long row = 0; row < width; row += 4) {
-        const long some = rows - row < 4 ? rows - row : 4;
-        long column = 0;
-        for (long i = row + 4; i < row + 8 && i < rows; i++)
+    for (long row = 0; row < width; row += LANES) {
+        const float *p[LANES];
+        for (long i = 0; i < LANES; i++) p[i] = from + (row + i < rows ? row + i : rows - 1) * step;
+        for (long i = row + LANES; i < row + 2 * LANES && i < rows; i++)
             for (long c = 0; c < columns; c += 16) __builtin_prefetch(from + i * step + c);
-        if (some == 4)
-            for (; column + 4 <= columns; column += 4) {
-                const float *p = from + row * step + column;
-                __m128 a = _mm_loadu_ps(p), b = _mm_loadu_ps(p + step);
-                __m128 c = _mm_loadu_ps(p + 2 * step), d = _mm_loadu_ps(p + 3 * step);
-                _MM_TRANSPOSE4_PS(a, b, c, d);
-                float *q = to + column * width + row;
-                _mm_storeu_ps(q, a);
-                _mm_storeu_ps(q + width, b);
-                _mm_storeu_ps(q + 2 * width, c);
-                _mm_storeu_ps(q + 3 * width, d);
-            }
-        for (; column < columns; column++)
-            for (long i = 0; i < 4; i++) to[column * width + row + i] = i < some ? from[(row + i) * step + column] : 0;
+        for (long next = 0; next < columns && columns >= 4; next += 4) { /* in each 128 bits 4 x 4 */
+            const long c = next + 4 <= columns ? next : columns - 4;
+            const vec x = load_quads(p, c), y = load_quads(p + 1, c), z = load_quads(p + 2, c), u = load_quads(p + 3, c);
+            const vec xy = low_pairs(x, y), zu = low_pairs(z, u), xy2 = high_pairs(x, y), zu2 = high_pairs(z, u);
+            float *q = to + c * width + row;
+            store(q, low_halves(xy, zu));
+            store(q + width, high_halves(xy, zu));
+            store(q + 2 * width, low_halves(xy2, zu2));
+            store(q + 3 * width, high_halves(xy2, zu2));
+        }
+        for (long c = 0; c < columns && columns < 4; c++)
+            for (long i = 0; i < LANES; i++) to[c * width + row + i] = p[i][c];
     }
 }
 
 #define TOGETHER 4 /* rows, because the sums and maxima of one row wait for each other */
 
-/* Replace `count` scores of each row, padded to whole vectors, by weights that sum to 1. Their log-sum-exp is top +
- * log(total). */
-INLINE void softmax(float *scores, long step, long count, float *top, float *total) {
+/* Replace `count` scores of each row, padded to whole vectors, by their exponentials divided by that of the largest. */
+INLINE void exponentials(float *scores, long step, long count, float *top, float *total) {
     const long padded = ROUND_UP(count, LANES);
     vec tops[TOGETHER], sums[TOGETHER];
 #pragma GCC unroll 4
@@ -127,35 +153,34 @@ INLINE void softmax(float *scores, long step, long count, float *top, float *tot
             sums[r] = sums[r] + weight;
             store(scores + r * step + j, weight);
         }
-#pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r++) {
-        total[r] = sum_of(sums[r]);
-        sums[r] = all(1 / total[r]);
-    }
-    for (long j = 0; j < padded; j += LANES)
-#pragma GCC unroll 4
-        for (int r = 0; r < TOGETHER; r++) store(scores + r * step + j, load(scores + r * step + j) * sums[r]);
+    _mm_storeu_ps(total, sums_of(sums));
 }
 
-/* Complete the scores of some queries, which contain those of their line, and replace them by weights. Behind the line
- * stand a row's scores with other frames, or a column's result so far with its log-sum-exp as its score. */
-#define SOFTMAX_OF_QUERIES(scores, step, first, queries)                                                               \
-    do {                                                                                                               \
-        float tops[BLOCK], totals[BLOCK];                                                                              \
-        float *log_sum_exp = line->log_sum_exp + (first)*line->log_sum_exp_step;                                       \
-        const long count = line->length + (line->is_column ? 1 : line->frames ? line->frames - 1 : 0);                       \
-        for (long i = 0; i < (queries); i++) {                                                                         \
-            float *row = (scores) + i * (step);                                                                        \
-            if (line->is_column) {                                                                                     \
-                row[(first) + i] = -INFINITY; /* the row counts the position itself */                                 \
-                row[line->length] = log_sum_exp[i * line->log_sum_exp_step];                                           \
-            } else {                                                                                                   \
-                scores_of_frames(line, (first) + i, problem->channels, row + line->length);                            \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (long i = 0; i < (queries); i += TOGETHER) /* the scores have so many rows, used or not */                 \
-            softmax((scores) + i * (step), step, count, tops + i, totals + i);                                         \
-        for (long i = 0; i < (queries); i++) log_sum_exp[i * line->log_sum_exp_step] = tops[i] + logf(totals[i]);      \
-    } while (0)
+/* Write the scores of position i of a row with the same place in the other frames, and up to 3 numbers behind them. */
+static void scores_of_frames(const Line *line, long i, long channels, float *scores);
+
+/* Complete the scores of some queries, which contain those of their line, and replace them by weights, which the scales
+ * make sum to 1. Behind the line stand a row's scores with other frames, or a column's result so far with its log-sum-exp
+ * as its score. `scores` has a multiple of TOGETHER rows, used or not. */
+INLINE void softmax(const Line *line, long channels, long first, long queries, float *scores, long step,
+                    float scales[BLOCK]) {
+    float tops[BLOCK], totals[BLOCK];
+    float *log_sum_exp = line->log_sum_exp + first * line->log_sum_exp_step;
+    const long count = line->length + (line->is_column ? 1 : line->frames ? line->frames - 1 : 0);
+    for (long i = 0; i < queries; i++) {
+        float *row = scores + i * step;
+        if (line->is_column) {
+            row[first + i] = -INFINITY; /* the row counts the position itself */
+            row[line->length] = log_sum_exp[i * line->log_sum_exp_step];
+        } else {
+            scores_of_frames(line, first + i, channels, row + line->length);
+        }
+    }
+    for (long i = 0; i < queries; i += TOGETHER) exponentials(scores + i * step, step, count, tops + i, totals + i);
+    for (long i = 0; i < queries; i++) {
+        log_sum_exp[i * line->log_sum_exp_step] = tops[i] + logf(totals[i]);
+        scales[i] = 1 / totals[i];
+    }
+}
 
 #endif
