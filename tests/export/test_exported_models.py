@@ -42,7 +42,7 @@ OPTIONS = [{}, {"causal": True}, {"smoothing": 1}, {"clip_length": 4, "clip_stri
 def test_streams_as_pytorch_does(exported: Path, runtime: str) -> None:
     pytest.importorskip(runtime)
     files = ExportedModel(exported / "onnx")
-    for options in OPTIONS:
+    for options in OPTIONS if runtime == "onnxruntime" else OPTIONS[:2]:  # streaming is the same code
         expected = VideoSegmenter(*load_model(exported / "tiny.safetensors"), dtype=torch.float32, **options)
         segmenter = ExportedSegmenter(files, runtime, **options)  # in float32, also where bfloat16 is faster
         assert segmenter.settings()["dtype"] == "float32"
