@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ipaddress
 import re
 import socket
@@ -101,6 +102,25 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host} port {port}: {reason}; give another --host or --port") from error
 
 
+def impatient_protocol(seconds: float = 10) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol, which closes a connection that brings no whole header within some seconds.
+
+    Otherwise a client that sends one byte at a time could keep all of the server's connections.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Impatient
+
+
 def run(arguments: argparse.Namespace) -> None:
     from ccnet3d.serving import ServerLimits, make_app
 
@@ -123,7 +143,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         print_now(f"open http://{host}:{listener.getsockname()[1]}/ in a browser; end with Ctrl-C")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10, server_header=False)
+        config = uvicorn.Config(
+            app, http=impatient_protocol(), log_level="warning", timeout_graceful_shutdown=10, server_header=False
+        )
 
         class Server(uvicorn.Server):
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -70,6 +70,9 @@ class RunWriter:
             self._context.__exit__(kind, error, trace)
             if error is None:
                 self._frame_indices, self._times = self._log.indices(), self._log.times()
+                return
+        with suppress(UserError):  # the error itself counts
+            self._run.give_up()
 
     def begin(
         self,

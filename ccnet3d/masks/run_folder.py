@@ -196,6 +196,12 @@ class RunFolder:
             file.write("\n")
         self._remove_work()
 
+    def give_up(self) -> None:
+        """Remove the journal of a run that ended before it wrote a file, so that nothing of it is left."""
+        journal = self._journal
+        if journal and not any(os.path.lexists(self.folder / name) for name in Journal(journal.path).names):
+            self._remove_work()
+
     def finish(self) -> None:
         """Remove what a run left that was killed when its summary was written."""
         if self.is_interrupted() or has_lock(self.folder):

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MakeVideo
 
 from ccnet3d.cli.infer import main
 from ccnet3d.files import write_atomically
+from ccnet3d.inference import VideoSegmenter
 
 SERVER = """
 import os, signal, sys, time
@@ -130,6 +133,30 @@ def test_complete_run_stays_unchanged(make_video: MakeVideo, tiny_checkpoint: Pa
     assert f"the run in {out} had clip_stride = 2, now it is 1; resume with the options" in capsys.readouterr().err
     assert main([*common, "--overlay", str(tmp_path / "over.mp4")]) == 2
     assert "had overlay = null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_run_without_memory_is_resumed_or_leaves_nothing(
+    make_video: MakeVideo, tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    out, predict = tmp_path / "masks", VideoSegmenter.predict
+    overlay = ["--overlay", str(tmp_path / "over.mp4")]
+    common = [str(make_video(frames=8)), "--checkpoint", str(tiny_checkpoint), "-q", *overlay, "-o"]
+    assert main([*common, str(tmp_path / "whole")]) == 0
+    (tmp_path / "over.mp4").unlink()
+
+    def predict_some(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield from islice(predict(*arguments, **options), done)
+        raise MemoryError("std::bad_alloc")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VideoSegmenter, "predict", predict_some)
+        assert main([*common, str(out)]) == 2
+    assert "out of memory (std::bad_alloc); close other programs, or use smaller" in capsys.readouterr().err
+    assert not (tmp_path / "over.mp4").exists()
+    assert out.exists() == bool(done)  # nothing is left that would have to be removed
+    assert main([*common, str(out), *(["--resume"] if done else [])]) == 0
+    assert tree(out) == tree(tmp_path / "whole")
 
 
 def interrupt(out: Path, keep: int) -> None:
