@@ -142,6 +142,7 @@ class VideoSegmenter:
         """Return what predictions depend on except the video and the smoothing, as plain JSON."""
         return {
             "weights_sha256": fingerprint(self.model),
+            **self.info.model.recurrence(),
             "clip_length": self.clip_length,
             "clip_stride": self.clip_stride,
             "causal": self.causal,
