@@ -74,7 +74,7 @@ def data_source(arguments: argparse.Namespace, dataset: str = "") -> DataSource:
     description, folder = find_dataset(name), arguments.data
     if name != "camvid" and folder == default_data_folder():
         folder = Path("data") / description.parent.name
-    check_data_folder(folder, description)
+    check_data_folder(folder, description, named=bool(arguments.dataset))
     if arguments.dataset and (folder / "dataset.toml").is_file():
         raise UserError(f"{folder} has a dataset.toml, which describes it; leave --dataset out")
     if arguments.high_resolution and not arguments.high_resolution.is_dir():
@@ -84,12 +84,13 @@ def data_source(arguments: argparse.Namespace, dataset: str = "") -> DataSource:
     return DataSource(folder, description, arguments.high_resolution, arguments.cache)
 
 
-def check_data_folder(folder: Path, description: Path | None = None) -> None:
+def check_data_folder(folder: Path, description: Path | None = None, *, named: bool = False) -> None:
     """Fail early if the data folder is missing, or should be CamVid and contains neither that nor a description.
 
     Args:
         folder: the data folder.
         description: the ``dataset.toml`` of the dataset; CamVid's when None.
+        named: whether the user named the dataset, so that nothing but its files is expected.
 
     Raises:
         UserError: it cannot be used.
@@ -97,7 +98,7 @@ def check_data_folder(folder: Path, description: Path | None = None) -> None:
     description = description or dataset_file("camvid")
     is_camvid = description == dataset_file("camvid")
     if folder.is_dir():
-        if is_camvid and not any((folder / name).exists() for name in ("dataset.toml", *_CAMVID_FILES)):
+        if is_camvid and not named and not any((folder / name).exists() for name in ("dataset.toml", *_CAMVID_FILES)):
             raise UserError(
                 f"{folder} has no dataset.toml; write one, or a first draft with: "
                 f"ccnet3d-data describe {shlex.quote(str(folder))} (only data that --dataset names needs none, and "

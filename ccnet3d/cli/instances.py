@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ccnet3d.cli.command_parser import CommandParser
 from ccnet3d.cli.options import (
+    DTYPE_NAMES,
     add_debug_option,
     add_device_options,
     choose_device,
@@ -22,6 +24,9 @@ from ccnet3d.cli.options import (
 )
 from ccnet3d.cli.paths import user_path
 from ccnet3d.resources import recipe_file
+
+if TYPE_CHECKING:
+    import torch
 
 PROGRAM = "ccnet3d-instances"
 
@@ -103,6 +108,20 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="write detections.json (COCO's results format) and scores.json here",
     )
+    add_dtype_option(parser)
+
+
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", choices=[*DTYPE_NAMES], default="fp32", help="precision of the network's products (default: fp32)"
+    )
+
+
+def chosen_dtype(arguments: argparse.Namespace) -> torch.dtype:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPE_NAMES[arguments.dtype])
+    return dtype
 
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +132,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=share, default=0.5, metavar="SCORE", help="lowest score of an object (default: 0.5)"
     )
     parser.add_argument("--no-overlays", action="store_true", help="write detections.json only")
+    add_dtype_option(parser)
 
 
 def progress(indices: Sequence[int]) -> Iterable[int]:
@@ -160,7 +180,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model.to(choose_device(arguments))
     names = ("detections.json", "scores.json")
     with claimed_folder(arguments.output, names) if arguments.output else nullcontext():
-        result, detections = evaluate_detector(model, data, info.category_ids, progress=progress)
+        result, detections = evaluate_detector(
+            model, data, info.category_ids, precision=chosen_dtype(arguments), progress=progress
+        )
         print_now(result.text())
         for name, table in zip(names, (detections, result.table()), strict=True) if arguments.output else ():
             write_atomically(arguments.output / name, json.dumps(table).encode())
@@ -178,6 +200,7 @@ def infer(arguments: argparse.Namespace) -> None:
         arguments.output,
         threshold=arguments.threshold,
         overlays=not arguments.no_overlays,
+        precision=chosen_dtype(arguments),
         progress=progress,
     )
     print_now(f"{count_of(count, 'object')} in {arguments.output / 'detections.json'}")

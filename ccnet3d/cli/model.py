@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
 def as_text(table: dict[str, Any]) -> str:
     """Return what :func:`ccnet3d.models.describe_file` found, one line per entry."""
     height, width = table["input_size"]
-    loops = table["loops"] if table["context"] == "criss_cross" else 0
     scores = (f"{name} {'-' if value is None else f'{100 * value:.2f}'}" for name, value in table["scores"].items())
     rows = {
         "file": f"{table['file']} ({table['bytes'] / 1e6:.1f} MB)",
@@ -58,7 +57,7 @@ def as_text(table: dict[str, Any]) -> str:
         "parameters": f"{table['parameters']:,}",
         "weights": f"SHA-256 {table['weights_sha256']}",
         "context": table["context"],
-        "attention loops": f"{loops} over features, {table['evidence_loops']} over class evidence",
+        "attention loops": f"{table['loops']} over features, {table['evidence_loops']} over class evidence",
         "clip length": table["clip_length"],
         "input size": f"{height}x{width} (height x width)",
         "trained on": table["dataset"] or "not recorded",

@@ -16,6 +16,7 @@ from ccnet3d.data.source import DataSource
 from ccnet3d.data.spec import ClassSpec, DatasetSpec, LayoutSpec, read_dataset_spec
 from ccnet3d.data.spec_text import spec_text
 from ccnet3d.data.split_draw import draw_splits
+from ccnet3d.data.surroundings import Surroundings, VideoFrame
 from ccnet3d.data.transforms import Augmentation
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "Overview",
     "RequestedSample",
     "Simulation",
+    "Surroundings",
     "UnknownLabelsError",
+    "VideoFrame",
     "check_corruption",
     "coco_region",
     "corrupt_frame",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ccnet3d.errors import UserError
 
-__all__ = ["Clip", "clip_around", "clip_at", "covering_clips", "split_at_gaps"]
+__all__ = ["Clip", "clip_around", "clip_at", "covering_clips", "split_at_gaps", "split_sequences"]
 
 
 class Clip(NamedTuple):
@@ -44,6 +44,26 @@ def split_at_gaps(frame_numbers: Sequence[int], max_gap_frames: int) -> list[ran
         if max_gap_frames and gap > max_gap_frames:
             starts.append(index)
     return [range(a, b) for a, b in pairwise([*starts, len(frame_numbers)])]
+
+
+def split_sequences(frames: Sequence[tuple[str, int]], max_gap_frames: int) -> list[range]:
+    """Return the segments of several sequences, as ranges of indices.
+
+    >>> split_sequences([("dawn", 1), ("dawn", 2), ("dusk", 3), ("dusk", 9)], max_gap_frames=1)
+    [range(0, 2), range(2, 3), range(3, 4)]
+
+    Args:
+        frames: sequence and frame number of each, sorted.
+        max_gap_frames: see :func:`split_at_gaps`.
+    """
+    segments = []
+    start = 0
+    for stop in range(1, len(frames) + 1):
+        if stop == len(frames) or frames[stop][0] != frames[start][0]:
+            numbers = [number for _, number in frames[start:stop]]
+            segments += [range(start + r.start, start + r.stop) for r in split_at_gaps(numbers, max_gap_frames)]
+            start = stop
+    return segments
 
 
 def clip_at(segment: range, start: int, length: int) -> Clip:

@@ -12,11 +12,12 @@ from torch.utils.data import Dataset
 
 from ccnet3d.constants import IGNORE_INDEX
 from ccnet3d.data.cache import FrameCache, data_fingerprint, frame_cache_path, write_frame_cache
-from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_at_gaps
+from ccnet3d.data.clips import Clip, clip_around, covering_clips, split_sequences
 from ccnet3d.data.items import ClipRequest, ClipSample, ClipTransform, LabelledFrame, RequestedSample
 from ccnet3d.data.label_reader import LabelReader
 from ccnet3d.data.simulation import Simulation
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
+from ccnet3d.data.surroundings import Surroundings, VideoFrame
 from ccnet3d.errors import UserError
 from ccnet3d.images import read_rgb
 
@@ -45,6 +46,8 @@ class LabelledSequences(Dataset[RequestedSample]):
         high_resolution_share: probability that a requested clip comes from ``high_resolution``, if that has all of its
             frames.
         simulation: makes clips from stills; None always reads clips as they are.
+        surroundings: the videos of the frames, whose unlabeled frames complete clips; None makes clips of labeled
+            frames alone.
     """
 
     def __init__(
@@ -57,7 +60,10 @@ class LabelledSequences(Dataset[RequestedSample]):
         high_resolution: LabelledSequences | None = None,
         high_resolution_share: float = 0.0,
         simulation: Simulation | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
+        if surroundings and high_resolution:
+            raise UserError(f"frames at a higher resolution cannot complete the clips of {spec.name}, see clip_images")
         self.spec = spec
         self.frames = frames
         self.layout = layout
@@ -65,8 +71,9 @@ class LabelledSequences(Dataset[RequestedSample]):
         self.left_out = tuple(left_out)
         self.high_resolution_share = high_resolution_share
         self.simulation = simulation
+        self.surroundings = surroundings
         self.cache: FrameCache | None = None
-        self.segments = _segments(frames, spec.max_gap_frames)
+        self.segments = split_sequences([(frame.sequence, frame.number) for frame in frames], spec.max_gap_frames)
         self._segment_of = {index: segment for segment in self.segments for index in segment}
         self._high_resolution = high_resolution
         self._high_resolution_index = {
@@ -82,7 +89,8 @@ class LabelledSequences(Dataset[RequestedSample]):
     def fingerprint(self) -> str:
         """Return a hash of the data, including frames at a higher resolution, without reading all of it."""
         own = data_fingerprint(self.frames, self.spec, self.layout)
-        return f"{own} {self._high_resolution.fingerprint()}" if self._high_resolution else own
+        more = self._high_resolution or self.surroundings
+        return f"{own} {more.fingerprint()}" if more else own
 
     def use_cache(self, folder: Path) -> None:
         """Read decoded frames from ``folder`` if they are there; a damaged file counts as absent."""
@@ -110,13 +118,20 @@ class LabelledSequences(Dataset[RequestedSample]):
         return [clip for segment in self.segments for clip in covering_clips(segment, length)]
 
     def __getitem__(self, request: ClipRequest) -> RequestedSample:
-        segment = self._segment_of[request.anchor]
         if self.simulation and self.simulation.is_drawn(request):
             return self._simulated(self.simulation, request)
-        clip = clip_around(segment, request.anchor, request.offset, request.length, request.stride)
-        sample = self._read_high_resolution(clip, request.seed) or self.read_clip(clip)
+        if self.surroundings:
+            clip = self.surroundings.clip(request.anchor, request.offset, request.length, request.stride)
+            frames = [self.surroundings.frames[place] for place in clip.indices]
+            sample = self._read_frames(frames, clip.counted)
+            anchor = [frame.labeled for frame in frames].index(request.anchor)
+        else:
+            segment = self._segment_of[request.anchor]
+            clip = clip_around(segment, request.anchor, request.offset, request.length, request.stride)
+            sample = self._read_high_resolution(clip, request.seed) or self.read_clip(clip)
+            anchor = clip.indices.index(request.anchor)
         sample = sample if self.transform is None else self.transform(sample, request.seed)
-        return {**sample, "anchor": clip.indices.index(request.anchor)}
+        return {**sample, "anchor": anchor}
 
     def _simulated(self, simulation: Simulation, request: ClipRequest) -> RequestedSample:
         """Return a clip made from the anchor alone."""
@@ -141,18 +156,30 @@ class LabelledSequences(Dataset[RequestedSample]):
         Raises:
             UserError: an unreadable image, or frames of different sizes.
         """
-        images = {index: self.read_image(index) for index in set(clip.indices)}
-        labels = {index: self.read_label(index) for index in set(clip.indices)}
+        chosen = [self.frames[index] for index in clip.indices]
+        frames = [VideoFrame(f.sequence, f.number, f.image, i) for f, i in zip(chosen, clip.indices, strict=True)]
+        return self._read_frames(frames, clip.counted)
+
+    def _read_frames(self, frames: Sequence[VideoFrame], counted: Sequence[bool]) -> ClipSample:
+        """Return frames of one video; those without a label, and those that do not count, are labeled IGNORE_INDEX."""
+        images = {frame: self.read_frame(frame) for frame in set(frames)}
+        labels = {frame: self.read_label(frame.labeled) for frame in images if frame.labeled is not None}
         sizes = {x.shape[-2:] for x in [*images.values(), *labels.values()]}
         if len(sizes) > 1:
-            names = self.frames[clip.indices[0]].image, self.frames[clip.indices[-1]].image
             raise UserError(
-                f"frames and labels from {names[0]} to {names[1]} differ in size: {sorted(map(tuple, sizes))}; "
-                "the frames of a sequence must have one size"
+                f"frames and labels from {frames[0].image} to {frames[-1].image} differ in size: "
+                f"{sorted(map(tuple, sizes))}; the frames of a sequence must have one size"
             )
-        stacked = torch.stack([labels[index] for index in clip.indices])
-        stacked[[not counted for counted in clip.counted]] = IGNORE_INDEX
-        return {"clip": torch.stack([images[index] for index in clip.indices]), "labels": stacked}
+        void = torch.full((*sizes.pop(),), IGNORE_INDEX)
+        stacked = torch.stack([labels.get(frame, void) for frame in frames])
+        stacked[[not counts for counts in counted]] = IGNORE_INDEX
+        return {"clip": torch.stack([images[frame] for frame in frames]), "labels": stacked}
+
+    def read_frame(self, frame: VideoFrame) -> Tensor:
+        """Return a frame of the surroundings as :meth:`read_image` does."""
+        if frame.labeled is not None:
+            return self.read_image(frame.labeled)
+        return torch.from_numpy(read_rgb(frame.image)).permute(2, 0, 1)
 
     def read_image(self, index: int) -> Tensor:
         """Return the image of a frame, uint8 ``[3, H, W]``, RGB.
@@ -172,15 +199,3 @@ class LabelledSequences(Dataset[RequestedSample]):
         if self.cache:
             return self.cache.label(index).long()
         return self._label_reader.read(self.frames[index])
-
-
-def _segments(frames: list[LabelledFrame], max_gap_frames: int) -> list[range]:
-    """Return the segments of all sequences, as ranges of frame indices."""
-    segments = []
-    start = 0
-    for stop in range(1, len(frames) + 1):
-        if stop == len(frames) or frames[stop].sequence != frames[start].sequence:
-            numbers = [frame.number for frame in frames[start:stop]]
-            segments += [range(start + r.start, start + r.stop) for r in split_at_gaps(numbers, max_gap_frames)]
-            start = stop
-    return segments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,13 @@ from ccnet3d.data.arrangement import (
 )
 from ccnet3d.data.items import LabelledFrame
 from ccnet3d.data.spec import DatasetSpec, LayoutSpec
+from ccnet3d.data.surroundings import Surroundings, VideoFrame
 from ccnet3d.errors import FileProblemsError, UserError
 
 __all__ = ["NoFramesError", "Split", "find_layout", "list_frames", "list_splits"]
+
+
+_UNLABELED = "images without a label"
 
 
 class NoFramesError(UserError):
@@ -39,6 +44,8 @@ class Split(NamedTuple):
     """Images without a label, relative to the data folder."""
     unused_labels: tuple[str, ...] = ()
     """Labels without an image in this split; their place may also have labels of other splits."""
+    surroundings: Surroundings | None = None
+    """The frames of ``clip_images``."""
 
 
 class _Pairs(NamedTuple):
@@ -48,6 +55,12 @@ class _Pairs(NamedTuple):
     left_out: list[str]
     unlabeled: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+
+    def without(self, used: set[str]) -> _Pairs:
+        """Return the same but the images without a label that are used."""
+        unlabeled = tuple(name for name in self.unlabeled if name not in used)
+        others = [line for line in self.left_out if not line.startswith(_UNLABELED)]
+        return self._replace(left_out=_counted(unlabeled, _UNLABELED) + others, unlabeled=unlabeled)
 
 
 def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) -> Split:
@@ -64,6 +77,7 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         FileProblemsError: listed files that do not exist.
     """
     layout = find_layout(spec, root, split)
+    entries: Sequence[str] = ()
     files = Arrangement(spec, layout, root, split)
     if layout.pair_list:
         found = _Pairs(_read_pairs(root, root / layout.pair_list.replace("{split}", split)), [])
@@ -74,14 +88,21 @@ def list_frames(spec: DatasetSpec, spec_folder: Path, root: Path, split: str) ->
         found = _listed_pairs(files, read_lines(own if own.exists() else root / name, "split list"))
     elif layout.sequence_list:
         path = root / layout.sequence_list.replace("{split}", split)
-        found = _sequence_pairs(files, [line.strip() for line in read_lines(path, "split list")])
+        entries = [line.strip() for line in read_lines(path, "split list")]
+        found = _sequence_pairs(files, entries)
     else:
-        found = _sequence_pairs(files, _entries(spec, layout, split))
+        entries = _entries(spec, layout, split)
+        found = _sequence_pairs(files, entries)
     if not found.pairs:
         raise NoFramesError(f"the split {split!r} of {spec.name} has no labeled frame in {root}")
     if absent := [path for image, label in found.pairs for path in (image.path, label.path) if not path.is_file()]:
         raise FileProblemsError([f"{path} is listed in the split {split!r} but does not exist" for path in absent])
-    return Split(layout, _frames(files, found.pairs), tuple(found.left_out), found.unlabeled, found.unused)
+    frames = _frames(files, found.pairs)
+    surroundings = _surroundings(files, entries, frames)
+    if surroundings:
+        used = {path.relative_to(root).as_posix() for path in surroundings.unlabeled_images}
+        found = found.without(used)
+    return Split(layout, frames, tuple(found.left_out), found.unlabeled, found.unused, surroundings)
 
 
 def list_splits(spec: DatasetSpec, spec_folder: Path, root: Path) -> list[str]:
@@ -165,10 +186,26 @@ def _sequence_pairs(files: Arrangement, entries: Sequence[str]) -> _Pairs:
     images = {path.relative_to(root).as_posix() for path in images_seen}
     unused = [name for name in unused if name not in images]
     unlabeled = tuple(path.relative_to(root).as_posix() for path in alone)
-    left_out = _counted(unlabeled, "images without a label")
+    left_out = _counted(unlabeled, _UNLABELED)
     if not files.labels_are_shared:
         left_out += _counted(unused, "labels without an image")
     return _Pairs([*pairs.values()], left_out, unlabeled, tuple(unused))
+
+
+def _surroundings(files: Arrangement, entries: Sequence[str], labeled: Sequence[LabelledFrame]) -> Surroundings | None:
+    """Return the frames of the videos of labeled frames; None if they are not there."""
+    layout = files.layout
+    place = layout.clip_images.replace("{split}", files.split).partition("{")[0]
+    if not layout.clip_images or not (files.root / place).is_dir():
+        return None
+    videos = Arrangement(files.spec, replace(layout, images=layout.clip_images), files.root, files.split)
+    try:
+        images = [image for entry in entries for image in videos.images_of(entry)] if entries else videos.all_images()
+    except UserError:  # the videos of another split alone
+        return None
+    frames = [VideoFrame(*videos.identity(image), image.path) for image in images]
+    found = Surroundings(labeled, frames, files.spec.max_gap_frames)
+    return found if len(found) else None
 
 
 def _counted(names: Sequence[str], what: str) -> list[str]:

@@ -75,7 +75,7 @@ def survey_data(source: DataSource, names: Sequence[str] = ()) -> Overview:
         problems += inspections[name].problems
     lines = [f"{spec.name}: {count_of(len(spec.classes), 'class', 'classes')}, described by {path}"]
     for name, split in splits.items():
-        lines += _split_lines(name, split, inspections[name])
+        lines += _split_lines(name, split, inspections[name]) + _clip_lines(split)
     lines += _unpaired_lines(source, spec, found, every=not names)
     lines += _unknown_lines(splits, inspections)
     lines += _share_lines(spec, {name: one.pixel_counts for name, one in inspections.items()})
@@ -124,6 +124,16 @@ def _split_lines(name: str, split: LabelledSequences, inspection: Inspection) ->
     for sequence, own in [*numbers.items()][:_MOST_NAMES]:
         lines.append(f"  {sequence}: {count_of(len(own), 'frame')}, {own[0]} to {own[-1]}")
     return lines + _more(len(numbers))
+
+
+def _clip_lines(split: LabelledSequences) -> list[str]:
+    """Return which frames make clips, if those of the videos could."""
+    place = split.layout.clip_images
+    if not place:
+        return []
+    if split.surroundings:
+        return [f"  clips: {count_of(len(split.surroundings), 'unlabeled frame')} of {place} around the labeled ones"]
+    return [f"  clips: labeled frames alone; {place}, with the frames around them, is not there"]
 
 
 def _unpaired_lines(source: DataSource, spec: DatasetSpec, found: Mapping[str, Split], *, every: bool) -> list[str]:

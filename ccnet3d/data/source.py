@@ -80,6 +80,7 @@ class DataSource:
             high.open(split) if high and high_resolution_share else None,
             high_resolution_share,
             simulation,
+            found.surroundings,
         )
         if self.cache is not None:
             dataset.use_cache(self.cache)

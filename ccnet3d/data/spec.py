@@ -60,6 +60,9 @@ class LayoutSpec:
     """How the names of all frames end before the extension; not a part of ``{name}``, and other images are left out."""
     sequence_list: str = field(default="", repr=False)
     """List in the data folder, with ``{split}`` in its name; each line names a sequence."""
+    clip_images: str = field(default="", repr=False)
+    """Folder of all frames of the videos, arranged and named as ``images`` or the same folder: the frames around a
+    labeled one complete its clips. If it is absent, or by default, clips consist of labeled frames."""
 
     def __post_init__(self) -> None:
         if self.label_encoding not in LABEL_ENCODINGS:
@@ -149,6 +152,8 @@ class DatasetSpec:
         for key, known in (("other_shapes", OTHER_SHAPES), ("frame_numbers", ("name", "order"))):
             if getattr(self, key) not in known:
                 raise UserError(f"{key} must be one of {', '.join(known)}, got {getattr(self, key)!r}")
+        if self.frame_numbers == "order" and any(one.clip_images not in ("", one.images) for one in self.layouts):
+            raise UserError("frame_numbers = 'order' needs clip_images to be the folder of images, or empty")
         try:
             groups = set(re.compile(self.frame_pattern).groupindex)
         except re.error as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccnet3d.data import LabelledSequences
+from ccnet3d.data import LabelledSequences, VideoFrame
 from ccnet3d.errors import UserError
 from ccnet3d.evaluation.evaluation import EvaluatedFrame, Evaluation
 from ccnet3d.metrics import MeterOptions, OpticalFlow, choose_metrics
@@ -28,6 +29,13 @@ class Segmenter(Protocol):
     """What makes masks of frames, such as :class:`ccnet3d.inference.VideoSegmenter`."""
 
     info: ModelInfo
+    smoothing: int
+
+    @property
+    def clip_length(self) -> int: ...
+
+    @property
+    def causal(self) -> bool: ...
 
     def segment(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]: ...
 
@@ -50,6 +58,9 @@ def evaluate(
     **options: Any,
 ) -> Evaluation:
     """Segment every labeled frame once, at its labels' size, and score the masks.
+
+    A dataset with the videos of its frames gives the model one clip for each labeled frame: in its middle, or at its
+    end for a causal segmenter.
 
     Args:
         segmenter: the model with its clip length and working size.
@@ -81,11 +92,32 @@ def evaluate(
             f"are {', '.join(dataset.spec.class_names)}; evaluate with weights that were trained on it"
         )
 
-    def masks_of(segment: range) -> Iterator[np.ndarray]:
-        images = ((index, dataset.read_image(index).permute(1, 2, 0).numpy()) for index in segment)
-        return segmenter.segment(corrupt(image, index) if corrupt else image for index, image in images)
+    def read(frame: VideoFrame, number: int) -> np.ndarray:
+        image = dataset.read_frame(frame).permute(1, 2, 0).numpy()
+        return corrupt(image, number) if corrupt else image
 
-    return evaluate_masks(masks_of, dataset, **options)
+    def masks_of(segment: range) -> Iterator[np.ndarray]:
+        frames = (VideoFrame(*dataset.frames[index][:3], index) for index in segment)
+        return segmenter.segment(read(frame, index) for frame, index in zip(frames, segment, strict=True))
+
+    def masks_of_clips(segment: range) -> Iterator[np.ndarray]:
+        assert dataset.surroundings
+        for index in segment:
+            frames, offset = dataset.surroundings.window(index, *_context(segmenter))
+            # Numbers of unlabeled frames follow those of the dataset, so that all frames are corrupted differently.
+            numbers = [len(dataset) + frame.number if frame.labeled is None else frame.labeled for frame in frames]
+            clip = segmenter.segment(read(frame, number) for frame, number in zip(frames, numbers, strict=True))
+            yield next(islice(clip, offset, None))
+
+    return evaluate_masks(masks_of_clips if dataset.surroundings else masks_of, dataset, **options)
+
+
+def _context(segmenter: Segmenter) -> tuple[int, int]:
+    """Return how many frames before and after a labeled one the model is given."""
+    if segmenter.causal:
+        return segmenter.clip_length - 1 + segmenter.smoothing, 0
+    before = segmenter.clip_length // 2
+    return before + segmenter.smoothing, segmenter.clip_length - 1 - before + segmenter.smoothing
 
 
 def evaluate_masks(

@@ -184,7 +184,7 @@ def segment_video(
                         "dataset": info.dataset,
                         "backbone": info.model.backbone,
                         "context": info.model.context,
-                        "loops": info.model.loops,
+                        "loops": info.model.attention_loops,
                     },
                     "working_size": list(size),
                     "settings": settings,

@@ -166,6 +166,7 @@ class VideoSegmenter:
         """Return what predictions depend on except the video and the smoothing, as plain JSON."""
         return {
             **self._network_settings(),
+            **self.info.model.recurrence(),
             "clip_length": self.clip_length,
             "clip_stride": self.clip_stride,
             "causal": self.causal,

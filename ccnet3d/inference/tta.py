@@ -82,6 +82,16 @@ class TestTimeAugmentation:
         """Of the segmenter, which halves it when memory runs out."""
         return self.segmenter.batch_size
 
+    @property
+    def clip_length(self) -> int:
+        """Of the segmenter."""
+        return self.segmenter.clip_length
+
+    @property
+    def causal(self) -> bool:
+        """Whether predictions depend on earlier frames only."""
+        return self.segmenter.causal
+
     def with_causal(self, causal: bool) -> TestTimeAugmentation:
         """Return one that shares the network and has this ``causal``."""
         other = copy(self)

@@ -109,6 +109,20 @@ class ModelConfig:
     input_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Standard deviation of RGB in [0, 1] that the backbone was trained with."""
 
+    @property
+    def attention_loops(self) -> int:
+        """R of the criss-cross attention before the decoder; 0 with another context module."""
+        return self.loops if self.context == "criss_cross" else 0
+
+    def recurrence(self) -> dict[str, int]:
+        """Return the loops that there are, which weights alone do not tell, because all loops share them.
+
+        >>> ModelConfig(loops=2).recurrence(), ModelConfig(context="ppm").recurrence()
+        ({'loops': 2}, {})
+        """
+        loops = {"loops": self.attention_loops, "evidence_loops": self.evidence_loops}
+        return {name: count for name, count in loops.items() if count}
+
     def __post_init__(self) -> None:
         if self.head not in ("ccnet", "efficientvit"):
             raise UserError(f"head must be 'ccnet' or 'efficientvit', got {self.head!r}")

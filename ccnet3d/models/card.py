@@ -41,7 +41,7 @@ def describe_file(path: Path | str | None) -> dict[str, Any]:
         "weights_sha256": weights.sha256,
         "backbone": info.model.backbone,
         "context": info.model.context,
-        "loops": info.model.loops,
+        "loops": info.model.attention_loops,
         "evidence_loops": info.model.evidence_loops,
         "clip_length": info.clip_length,
         "input_size": list(info.input_size),
@@ -157,7 +157,7 @@ def _context(table: Mapping[str, Any]) -> str:
     parts = []
     if table["context"] not in ("criss_cross", "none"):
         parts.append(f"context module {table['context']}")
-    elif table["context"] == "criss_cross" and table["loops"]:
+    elif table["loops"]:
         parts.append(f"{count_of(table['loops'], 'loop')} of criss-cross attention")
     if table["evidence_loops"]:
         parts.append(f"{count_of(table['evidence_loops'], 'loop')} of criss-cross attention over class evidence")

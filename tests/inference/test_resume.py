@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeVideo
+from conftest import TINY, MakeVideo
 
 from ccnet3d.cli.infer import main
 from ccnet3d.files import write_atomically
 from ccnet3d.inference import VideoSegmenter
+from ccnet3d.models import CCNet3D, ModelInfo, describe_file, save_model
 
 SERVER = """
 import os, signal, sys, time
@@ -193,6 +195,30 @@ def test_what_cannot_be_resumed(make_video: MakeVideo, tiny_checkpoint: Path, tm
     (out / ".ccnet3d-run.jsonl").write_text("{\n")
     assert main([*common, "--resume"]) == 2
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_equal_weights_with_other_loops_are_another_model(
+    make_video: MakeVideo, tiny_model: CCNet3D, tiny_info: ModelInfo, tmp_path: Path, capsys
+) -> None:
+    """All loops share their weights, so only the header of a model file tells R; other contexts have no loops."""
+    video, out = str(make_video(frames=4)), tmp_path / "masks"
+    for loops in (3, 2):
+        model = CCNet3D(replace(TINY, loops=loops))
+        model.load_state_dict(tiny_model.state_dict())
+        save_model(tmp_path / f"{loops}.safetensors", model, replace(tiny_info, model=model.config))
+    run = [video, "-o", str(out), "-q", "--end", "3", "--checkpoint"]
+    assert main([*run, str(tmp_path / "3.safetensors")]) == 0
+    assert json.loads((out / "summary.json").read_text())["model"]["loops"] == 3
+    interrupt(out, 1)
+    assert main([*run, str(tmp_path / "2.safetensors"), "--resume"]) == 2
+    assert "had loops = 3, now it is 2" in capsys.readouterr().err
+    assert main([*run, str(tmp_path / "3.safetensors"), "--resume"]) == 0
+    config = replace(TINY, context="ppm")
+    save_model(tmp_path / "ppm.safetensors", CCNet3D(config), replace(tiny_info, model=config))
+    assert main([*run, str(tmp_path / "ppm.safetensors"), "--overwrite"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["model"]["context"], summary["model"]["loops"], "loops" in summary["settings"]) == ("ppm", 0, False)
+    assert describe_file(tmp_path / "ppm.safetensors")["loops"] == 0
 
 
 @pytest.mark.parametrize(

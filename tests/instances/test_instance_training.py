@@ -88,6 +88,14 @@ def test_two_epochs_on_a_miniature(root: Path, run: Path, tmp_path: Path, capsys
     results = json.loads((tmp_path / "scores" / "detections.json").read_text())
     assert {*results[0]} == {"image_id", "category_id", "bbox", "score", "segmentation"}
 
+    half = ["--dtype", "bf16", "-o", str(tmp_path / "half")]
+    assert main(["evaluate", "--checkpoint", checkpoint, "--data", str(root), *half]) == 0
+    halves = json.loads((tmp_path / "half" / "scores.json").read_text())["scores"]
+    assert halves != scores
+    assert [halves[name] for name in ("box_ap50", "mask_ap50")] == pytest.approx(
+        [scores[name] for name in ("box_ap50", "mask_ap50")], abs=0.1
+    )
+
     assert main(["infer", str(root / "val2017"), "--checkpoint", checkpoint, "-o", str(tmp_path / "objects")]) == 0
     table = json.loads((tmp_path / "objects" / "detections.json").read_text())
     assert [image["file_name"] for image in table["images"][:2]] == ["000001.png", "000002.png"]
