@@ -192,8 +192,8 @@ def test_startup_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     bench = run("bench_startup.py", "--rounds", "1", "--json", tmp_path / "bench.json")
     assert bench.returncode == 0, bench.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
-    assert len(figures["seconds"]) == 3 + 10
-    assert len(starts) == 2 * 13
+    assert len(figures["seconds"]) == 3 + 13
+    assert len(starts) == 2 * 16
     assert starts[2] == "-m ccnet3d.cli.infer"
     seconds = figures["seconds"]
     assert figures["first mask / import torch"] == seconds["first mask"] / seconds["import torch"]

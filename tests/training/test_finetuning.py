@@ -113,7 +113,7 @@ def test_the_command_finetunes(
     _, info = load_model("runs/yard_finetune/model.safetensors")
     assert info.input_size == (96, 128)
     assert info.recipe["model"]["frozen"] == ["backbone", "head"]
-    assert train.main([*arguments, "--freeze", "neck"]) == 2
+    assert train.main([*arguments, "--freeze", "neck", "--out", "other"]) == 2
     assert "model.frozen names 'neck'" in capsys.readouterr().err
 
 
