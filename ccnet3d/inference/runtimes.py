@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -48,11 +49,23 @@ class _OnnxRuntimeGraph:
         return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """Return the only Core of the process, which is never freed.
+
+    Each Core gives its thread a stack for signals, and one that is freed gives it that of the Core before, which may be
+    gone: Ctrl-C would then be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class _OpenVinoGraph:
     def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int) -> None:
         import openvino
 
-        core = openvino.Core()
+        core = _openvino_core()
         model = core.read_model(graph, weights or b"")
         precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32  # its default would be bf16 where it is fast
         properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}

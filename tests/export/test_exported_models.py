@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -95,6 +98,35 @@ def test_threads_share_a_model(exported: Path, runtime: str) -> None:
         streams = threads.map(lambda _: [prediction.logits for prediction in segmenter.predict(FRAMES)], range(6))
         for found in streams:
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> int | None:
+    """Return the address of the stack on which this thread handles signals."""
+    stack = _SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the structure is that of Linux")
+def test_models_that_are_freed_leave_no_freed_stack_for_signals(exported: Path) -> None:
+    """OpenVINO's do, if each has a Core of its own: the next signal ends the process."""
+    pytest.importorskip("openvino")
+    files = ExportedModel(exported / "onnx")
+    first = ExportedSegmenter(files, "openvino")
+    stack = signal_stack()
+    second = ExportedSegmenter(files, "openvino")
+    del first
+    gc.collect()
+    assert signal_stack() == stack
+    del second
+    gc.collect()
+    assert signal_stack() == stack
 
 
 @pytest.mark.parametrize("options", [["--causal"], ["--smooth", "2", "--clip-stride", "3"]])
