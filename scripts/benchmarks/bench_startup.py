@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,8 @@ from ccnet3d.cli.options import positive, run_command
 from ccnet3d.files import write_atomically
 from ccnet3d.video import VideoWriter, draw_sample_frame
 
-COMMANDS = (
-    "infer",
-    "view",
-    "masks",
-    "data",
-    "train",
-    "evaluate",
-    "ablate",
-    "attention",
-    "model",
-    "serve",
-    "convert",
-    "instances",
-    "export",
-)
+SCRIPTS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+COMMANDS = tuple(entry.partition(":")[0].rpartition(".")[2] for entry in SCRIPTS.values())
 
 
 def parse_arguments() -> argparse.Namespace:

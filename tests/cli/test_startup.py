@@ -5,25 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from conftest import REPOSITORY, MakeVideo
 
-COMMANDS = (
-    "infer",
-    "view",
-    "masks",
-    "data",
-    "train",
-    "evaluate",
-    "ablate",
-    "attention",
-    "model",
-    "serve",
-    "convert",
-    "instances",
-    "export",
-)
+SCRIPTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+COMMANDS = tuple(entry.partition(":")[0].rpartition(".")[2] for entry in SCRIPTS.values())
 
 HELP = f"""
 import contextlib, importlib, io, json, sys
