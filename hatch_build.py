@@ -1,8 +1,8 @@
-"""Compile the C kernels of ``ccnet3d/attention/backends/native`` into the wheel, where there is a C compiler.
+"""Compile the C kernels of ``ccnet3d/native/sources`` into the wheel, where there is a C compiler.
 
 Run as a program it compiles them in place, for a checkout that is used without being installed. The library uses
 neither Python's nor PyTorch's C interface, so one wheel fits all their versions. Without a compiler, or with
-CCNET3D_PURE=1, the wheel contains Python only, and the attention runs in stock PyTorch.
+CCNET3D_PURE=1, the wheel contains Python only, and all runs in stock PyTorch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ except ModuleNotFoundError:  # run as a program
     BuildHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = ROOT / "ccnet3d" / "attention" / "backends" / "native"
+SOURCES = ROOT / "ccnet3d" / "native" / "sources"
 LIBRARY = SOURCES.with_name("_native.so")
 AVX512 = ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma")
 OBJECTS = {  # name: source and the instruction sets that it may use
     "float32_avx2": ("float32.c", ("-mavx2", "-mfma")),
     "float32_avx512": ("float32.c", AVX512),
     "bfloat16_amx": ("bfloat16.c", (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")),
+    "pixels": ("pixels.c", ("-mavx2", "-mfma")),
     "run": ("run.c", ()),
 }
 
@@ -54,7 +55,7 @@ def build(library: Path = LIBRARY) -> bool:
         for command in commands:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                print(f"the compiled attention is left out: {shlex.join(command)}\n{done.stderr}", file=sys.stderr)
+                print(f"the C kernels are left out: {shlex.join(command)}\n{done.stderr}", file=sys.stderr)
                 return False
         temporary = library.with_suffix(".new")
         shutil.copyfile(made, temporary)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import os
+import runpy
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from commands import Commands
 from PIL import Image
 
 from ccnet3d.models import CCNet3D, ModelConfig, ModelInfo, save_model
+from ccnet3d.native import load_library
 
 # Two processes run the tests, and threads do not make tiny models faster.
 torch.set_num_threads(1)
@@ -58,6 +62,19 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session")
+def native_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The C kernels as hatch_build.py compiles them now."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    path = tmp_path_factory.mktemp("native") / "native.so"
+    if not runpy.run_path(str(REPOSITORY / "hatch_build.py"))["build"](path):
+        pytest.skip("the kernels are for x86-64 Linux")
+    library = load_library(path)
+    assert library is not None
+    return library
 
 
 @pytest.fixture

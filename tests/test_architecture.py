@@ -30,6 +30,7 @@ LADDER = [
         "distributed",
         "resources",
         "wording",
+        "native",
     },
     {"attention"},
     {"video", "data", "models"},

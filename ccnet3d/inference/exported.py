@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ class ExportedSegmenter(VideoSegmenter):
         bfloat16 = bfloat16 and not exported.info.info.model.evidence_loops
         self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=threads)
 
-    def with_input_size(self, size: tuple[int, int]) -> VideoSegmenter:
+    def with_input_size(self, size: tuple[int, int]) -> Self:
         """See :meth:`VideoSegmenter.with_input_size`.
 
         Raises:

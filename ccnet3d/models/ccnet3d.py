@@ -173,7 +173,14 @@ class CCNet3D(nn.Module):
         Returns:
             Levels ``[N, C_l, H_l, W_l]``, finest first.
         """
-        normalized = _normalize(frames, self.input_mean, self.input_std)
+        return self.backbone_levels(self.normalize(frames))
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Return the backbone's input: ``[N, 3, H, W]`` frames less their mean, over their standard deviation."""
+        return _normalize(frames, self.input_mean, self.input_std)
+
+    def backbone_levels(self, normalized: Tensor) -> list[Tensor]:
+        """Return what :meth:`extract_features` returns, from the result of :meth:`normalize`."""
         levels = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # some transformers of timm
             return [level.permute(0, 3, 1, 2) for level in levels]

@@ -109,7 +109,7 @@ class ClassEvidenceAttention(nn.Module):
             raise ValueError(f"loops must be at least 1, got {loops}")
         if reliability_cells < 1 or reliability_cells % 2 == 0:
             raise ValueError(f"reliability_cells must be an odd number, got {reliability_cells}")
-        self.smooth = nn.AvgPool2d(reliability_cells, 1, reliability_cells // 2, count_include_pad=False)
+        self.smooth = nn.Sequential(*(_mean_along(axis, reliability_cells) for axis in (0, 1)))
         self.loops = loops
         channels = feature_channels + num_classes
         self.feature_norm = _RunningNorm(feature_channels)
@@ -187,6 +187,14 @@ class ClassEvidenceAttention(nn.Module):
         embedding = evidence.embedding
         positions = _positions(embedding).expand(embedding.shape[0], -1, -1, -1)
         return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
+
+
+def _mean_along(axis: int, cells: int) -> nn.AvgPool2d:
+    """Return the mean over cells along height or width; one after the other they are that over a square."""
+    kernel, padding = (cells, 1), (cells // 2, 0)
+    if axis == 0:
+        return nn.AvgPool2d(kernel, 1, padding, count_include_pad=False)
+    return nn.AvgPool2d(kernel[::-1], 1, padding[::-1], count_include_pad=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import runpy
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +20,6 @@ from reference.layouts import LAYOUTS, Layout
 from ccnet3d.attention import criss_cross_attention, criss_cross_attention_reference
 from ccnet3d.attention.backends import compiled
 
-ROOT = Path(__file__).parents[2]
 attention = functools.partial(criss_cross_attention, backend="compiled")
 
 # As in test_backends.py.
@@ -51,17 +47,10 @@ SIZES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The library as hatch_build.py compiles it now."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    path = tmp_path_factory.mktemp("native") / "native.so"
-    if not runpy.run_path(str(ROOT / "hatch_build.py"))["build"](path):
-        pytest.skip("the kernels are for x86-64 Linux")
+def _library(native_library: ctypes.CDLL) -> Iterator[None]:
+    """The kernels as hatch_build.py compiles them now."""
     before = compiled._library, compiled._supported
-    compiled._library = compiled.load_library(path)
-    assert compiled._library is not None
-    compiled._supported = compiled._library.ccnet3d_supported()
+    compiled._library, compiled._supported = native_library, native_library.ccnet3d_supported()
     yield
     compiled._library, compiled._supported = before
 
@@ -143,23 +132,3 @@ def test_avx2_kernel_equals_the_avx512_one() -> None:
         torch.testing.assert_close(compiled.compiled_forward(*inputs, entry="ccnet3d_attend_avx2")[0], output)
         backward = functools.partial(compiled.compiled_backward, output.cos(), *inputs, output, log_sum_exp)
         torch.testing.assert_close(backward(entry="ccnet3d_time_gradients_avx2"), backward())
-
-
-def test_library_of_another_system_or_other_sources_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = tmp_path / "other.so"
-    assert compiled.load_library(other) is None
-    other.write_bytes(b"\x7fELF of another system")
-    assert compiled.load_library(other) is None
-    source, older = tmp_path / "older.c", tmp_path / "older.so"
-    source.write_text("int ccnet3d_supported(void) { return 3; }")
-    subprocess.run(["cc", "-shared", "-o", older, source], check=True)
-    assert compiled.load_library(older) is None
-    source.write_text("long ccnet3d_problem_bytes(void) { return 8; }")
-    subprocess.run(["cc", "-shared", "-o", older.with_name("other_layout.so"), source], check=True)
-    assert compiled.load_library(older.with_name("other_layout.so")) is None
-    current = Path(str(compiled._library._name))
-    assert compiled.load_library(current) is not None
-    monkeypatch.setattr(compiled.platform, "machine", lambda: "aarch64")
-    assert compiled.load_library(current) is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,24 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ccnet3d.inference.pixels import classify_at_size, confidence_at_size, quantize_probabilities, resize_frame
+from ccnet3d.inference import pixels
+from ccnet3d.inference.pixels import (
+    classify_at_size,
+    confidence_at_size,
+    look_up,
+    quantize_probabilities,
+    resize_frame,
+)
+
+
+@pytest.fixture(params=["stock", "native"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL | None:
+    """With PyTorch alone, and with the C kernels."""
+    kernels = request.getfixturevalue("native_library") if request.param == "native" else None
+    if kernels is not None and not kernels.ccnet3d_supported() & 1:
+        pytest.skip("this CPU has no AVX2")
+    monkeypatch.setattr(pixels, "_library", kernels)
+    return kernels
 
 
 def random_logits(*shape: int) -> Tensor:
@@ -113,3 +132,42 @@ def test_aligned_corners(shape: tuple[int, int, int], size: tuple[int, int]) -> 
     assert (wide.max(0).values - wide.gather(0, ids[None].long())[0]).max() < 1e-5
     confidence = confidence_at_size(logits, size, align_corners=True)
     torch.testing.assert_close(confidence.double(), wide.softmax(0).max(0).values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 11, 255, 256])
+def test_kernel_equals_pytorch_to_the_pixel(
+    library: ctypes.CDLL | None, monkeypatch: pytest.MonkeyPatch, count: int, align_corners: bool
+) -> None:
+    """Rounding included, which decides between classes that are nearly equal."""
+    smooth = F.interpolate(random_logits(1, count, 5, 6), size=(19, 23), mode="bilinear")[0]
+    for logits in (smooth, smooth.permute(1, 2, 0).contiguous().permute(2, 0, 1), smooth[:, ::2, 1:]):
+        for size in ((76, 92), (31, 57), (5, 200)):
+            monkeypatch.setattr(pixels, "_library", library)
+            ids = classify_at_size(logits, size, align_corners=align_corners)
+            monkeypatch.setattr(pixels, "_library", None)
+            assert torch.equal(ids, classify_at_size(logits, size, align_corners=align_corners))
+
+
+def test_nan_is_the_largest_logit() -> None:
+    logits = torch.zeros(5, 3, 4)
+    logits[3, 1, 1] = torch.nan
+    logits[1, 2, 3] = 1
+    # A pixel's logits are sums over the cell that begins with it, 0 times NaN included.
+    assert classify_at_size(logits, (3, 4)).tolist() == [[3, 3, 0, 0], [3, 3, 0, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_table_is_looked_up(library: ctypes.CDLL | None, dtype: torch.dtype, order: tuple[int, int, int]) -> None:
+    picture = torch.arange(3 * 8 * 34, dtype=torch.int64).view(3, 8, 34).mul_(89).remainder_(256).to(torch.uint8)
+    memory = picture.permute(order).contiguous().permute(*np.argsort(order))
+    table = random_logits(3, 256).to(dtype)
+    result = look_up(memory[:, 1:, ::2], table)
+    if library is None:
+        assert result is None
+        return
+    assert result is not None
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    for channel in range(3):
+        assert torch.equal(result[0, channel], table[channel][picture[channel, 1:, ::2].int()])

@@ -2,16 +2,14 @@
 
 Stock PyTorch multiplies short lines at a third of the speed of large matrices, and it writes every intermediate result
 to memory. The library attends to one line (a row or a column) at a time, with its scores in cache, and merges rows,
-columns and the time axis by their log-sum-exp. Its sources are in ``native/``; ``hatch_build.py`` compiles them where a
-wheel is built with a C compiler. Everywhere else ``"auto"`` chooses the tiled backend. The backward pass is that of the
-tiled backend, except for the time axis, whose lines are too short for products of matrices.
+columns and the time axis by their log-sum-exp. Where an installation has no library, ``"auto"`` chooses the tiled
+backend. The backward pass is that of the tiled backend, except for the time axis, whose lines are too short for
+products of matrices.
 """
 
 from __future__ import annotations
 
 import ctypes
-import platform
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,11 +23,9 @@ from ccnet3d.attention.backends.tiled import (
     tiled_backward,
     time_backward,
 )
+from ccnet3d.native import LIBRARY
 
-__all__ = ["BACKEND", "LIBRARY", "compiled_backward", "compiled_forward", "load_library"]
-
-LIBRARY = Path(__file__).with_name("_native.so")
-"""The compiled library."""
+__all__ = ["BACKEND", "compiled_backward", "compiled_forward"]
 
 _KERNELS = {torch.float32: 1, torch.bfloat16: 2}
 """Bit of each dtype in what ``ccnet3d_supported`` returns."""
@@ -38,7 +34,7 @@ _Strides = ctypes.c_long * 4
 
 
 class _Problem(ctypes.Structure):
-    """``Problem`` of ``native/problem.h``."""
+    """``Problem`` of ``ccnet3d/native/sources/problem.h``."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "output", "log_sum_exp")),
@@ -48,7 +44,7 @@ class _Problem(ctypes.Structure):
 
 
 class _TimeGradients(ctypes.Structure):
-    """``TimeGradients`` of ``native/problem.h``."""
+    """``TimeGradients`` of ``ccnet3d/native/sources/problem.h``."""
 
     _fields_ = (
         ("clip", _Problem),
@@ -58,20 +54,7 @@ class _TimeGradients(ctypes.Structure):
     )
 
 
-def load_library(path: Path) -> ctypes.CDLL | None:
-    """Return the library, or None if there is none for this system and these sources."""
-    if platform.machine() != "x86_64" or not path.is_file():
-        return None
-    try:
-        library = ctypes.CDLL(str(path))
-        current = library.ccnet3d_problem_bytes() == ctypes.sizeof(_TimeGradients)
-    except (OSError, AttributeError):  # built for another system, or from older sources
-        return None
-    return library if current else None
-
-
-# Loaded with the module: torch.compile traces the choice of a backend and could not follow the loading.
-_library = load_library(LIBRARY)
+_library = LIBRARY
 _supported: int | None = None if _library is None else int(_library.ccnet3d_supported())
 
 

@@ -7,6 +7,8 @@
 
 #include <stddef.h>
 
+#define INTERFACE 2 /* to be raised, here and in library.py, whenever a function or a structure that Python fills changes */
+
 typedef struct {
     const void *query, *key, *value; /* [B, T, H, W, .], channels contiguous */
     void *output;                    /* [B, T, H, W, Dv], contiguous */

@@ -185,4 +185,4 @@ int ccnet3d_time_gradients_avx2(const TimeGradients *gradients, int is_bfloat16,
 }
 
 /* A library that was compiled from other sources than the Python code expects is not used. */
-long ccnet3d_problem_bytes(void) { return sizeof(TimeGradients); }
+int ccnet3d_interface(void) { return INTERFACE; }
