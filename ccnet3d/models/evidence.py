@@ -185,7 +185,7 @@ class ClassEvidenceAttention(nn.Module):
     def described(self, evidence: ClassEvidence) -> tuple[list[Tensor], list[Tensor]]:
         """Return the channels of queries and keys that describe appearance and place, lists of ``[N, D, h, w]``."""
         embedding = evidence.embedding
-        positions = _positions(embedding).expand(embedding.shape[0], -1, -1, -1)
+        positions = _repeated(_positions(embedding), len(embedding))
         return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
 
 
@@ -214,10 +214,15 @@ def _positions(like: Tensor) -> Tensor:
     return torch.cat(channels)[None] / math.sqrt(2 * len(_FREQUENCIES))
 
 
+def _repeated(x: Tensor, count: int) -> Tensor:
+    """Repeat ``[1, C, h, w]`` in memory with channels last: what only seems to be repeated is slow to join."""
+    return x.expand(count, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
 def _frames(like: Tensor, clip_length: int) -> Tensor:
     """``[B*T, T, h, w]``: which frame of its clip, one-hot, so that products are 1 within a frame and 0 between two."""
     one_hot = torch.eye(clip_length, device=like.device, dtype=like.dtype).repeat(len(like) // clip_length, 1)
-    return one_hot[:, :, None, None].expand(-1, -1, *like.shape[-2:])
+    return one_hot[:, :, None, None].expand(-1, -1, *like.shape[-2:]).contiguous(memory_format=torch.channels_last)
 
 
 def _to_clips(parts: Sequence[Tensor], clip_length: int) -> Tensor:

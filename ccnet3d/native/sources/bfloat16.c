@@ -145,9 +145,15 @@ static size_t scratch_bytes(long length, long frames, long channels) {
 INLINE void weights_of_queries(const Line *line, long channels, long first, long queries, const half *keys, half *copy,
                                float *scores, long step, float *scales, half *weights) {
     const long depth = ROUND_UP(channels, WIDE), padded = ROUND_UP(line->length, WIDE);
-    copy_rows((const half *)line->query + first * line->query_step, line->query_step, queries, channels, copy, depth);
+    const half *query = (const half *)line->query + first * line->query_step;
+    long query_step = line->query_step;
+    if (queries < WIDE || channels < depth) { /* a tile has more */
+        copy_rows(query, query_step, queries, channels, copy, depth);
+        query = copy;
+        query_step = depth;
+    }
     for (long j = 0; j < padded; j += WIDE)
-        multiply(copy, depth, keys + 2 * j, 2 * padded, depth / WIDE, scores + j, step);
+        multiply(query, query_step, keys + 2 * j, 2 * padded, depth / WIDE, scores + j, step);
     softmax(line, channels, first, queries, scores, step, scales);
     for (long i = 0; i < queries; i++)
         for (long j = 0; j < padded; j += WIDE) {
@@ -164,8 +170,12 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
     float *products = scratch, *scores = products + WIDE * PANEL, scales[BLOCK];
     half *rows = (half *)(scores + QUERIES * step), *keys = rows + padded * depth, *copy = keys + padded * depth;
     half *weights = copy + WIDE * depth, *panel = weights + QUERIES * padded;
-    copy_rows((const half *)line->key, line->key_step, length, channels, rows, depth);
-    transpose((const float *)rows, depth / 2, length, depth / 2, (float *)keys, padded);
+    if (channels == depth && line->key_step % 2 == 0) { /* pairs of values, as elements of 4 bytes */
+        transpose((const float *)line->key, line->key_step / 2, length, depth / 2, (float *)keys, padded);
+    } else {
+        copy_rows((const half *)line->key, line->key_step, length, channels, rows, depth);
+        transpose((const float *)rows, depth / 2, length, depth / 2, (float *)keys, padded);
+    }
     for (long first = 0; first < length; first += BLOCK) {
         const long queries = length - first < BLOCK ? length - first : BLOCK;
         for (long i = 0; i < queries; i += WIDE)

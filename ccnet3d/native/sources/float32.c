@@ -80,7 +80,8 @@ static void scores_of_line(const Line *line, const float *keys, long first, long
 /* Write `channels` outputs of some queries: weights times the panel of values, plus the other frames' values for a row,
  * plus the result so far for a column. The weights of both stand behind those of the line. */
 INLINE void outputs_of_panel(const Line *line, long first, long queries, const float *weights, long weights_step,
-                             const float *scales, const float *panel, long channel, long channels, const int vectors) {
+                             const float *scales, const float *panel, long channel, long channels, const float *next,
+                             const int vectors) {
     float *output = (float *)line->output + first * line->output_step + channel;
     const float *others = (const float *)line->frames_value + first * line->value_step + channel;
     for (long i = 0; i < queries; i += ROWS) {
@@ -94,7 +95,10 @@ INLINE void outputs_of_panel(const Line *line, long first, long queries, const f
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) sums[r][v] = all(0);
             /* The next rows are far apart: fetch them while these are multiplied. */
-            const long after = i + r + ROWS < queries ? i + r + ROWS : row;
+            const long after = i + r + 2 * ROWS < queries ? i + r + 2 * ROWS : row;
+            const float *later = next + (first + row) * line->value_step; /* copied after this panel */
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++) __builtin_prefetch(later + v * LANES, 0, 2);
             if (line->is_column) {
 #pragma GCC unroll 8
                 for (int v = 0; v < vectors; v++) __builtin_prefetch(output + after * line->output_step + v * LANES, 1);
@@ -140,9 +144,9 @@ INLINE void copy_values(const Line *line, long channel, long channels, float *pa
 }
 
 INLINE void outputs(const Line *line, long first, long queries, const float *weights, long step, const float *scales,
-                    float *panel, long channel, long channels, const int vectors) {
+                    float *panel, long channel, long channels, const float *next, const int vectors) {
     copy_values(line, channel, channels, panel, vectors);
-    outputs_of_panel(line, first, queries, weights, step, scales, panel, channel, channels, vectors);
+    outputs_of_panel(line, first, queries, weights, step, scales, panel, channel, channels, next, vectors);
 }
 
 static long scores_step(long length, long frames) { return ROUND_UP(length + frames + 4, LANES); }
@@ -169,12 +173,14 @@ static void attend(const Line *line, const Problem *problem, void *scratch) {
         for (long c = 0, width; c < problem->value_channels; c += width) {
             width = panel_width(problem->value_channels - c);
             const long some = problem->value_channels - c < width ? problem->value_channels - c : width;
+            const int is_last = c + width >= problem->value_channels;
+            const float *next = is_last ? (const float *)line->next_value : (const float *)line->value + c + width;
             switch (width / LANES) {
-            case 1: outputs(line, first, queries, scores, step, scales, panel, c, some, 1); break;
-            case 2: outputs(line, first, queries, scores, step, scales, panel, c, some, 2); break;
+            case 1: outputs(line, first, queries, scores, step, scales, panel, c, some, next, 1); break;
+            case 2: outputs(line, first, queries, scores, step, scales, panel, c, some, next, 2); break;
 #if VECTORS > 2
-            case 3: outputs(line, first, queries, scores, step, scales, panel, c, some, 3); break;
-            case 4: outputs(line, first, queries, scores, step, scales, panel, c, some, 4); break;
+            case 3: outputs(line, first, queries, scores, step, scales, panel, c, some, next, 3); break;
+            case 4: outputs(line, first, queries, scores, step, scales, panel, c, some, next, 4); break;
 #endif
             }
         }

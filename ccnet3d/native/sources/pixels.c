@@ -1,7 +1,9 @@
 /* What surrounds the network, in one pass each: pictures to its input, and its logits to a mask. For AVX2. */
 #include <immintrin.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LANES 8
 #define MOST_CLASSES 256
@@ -51,16 +53,32 @@ typedef struct {
     uint8_t *ids; /* [height, width], contiguous */
 } Mask;
 
-/* The class of the largest logit, the first of equal ones; NaN counts as the largest, as in PyTorch. */
+static inline __m256i first_lanes(long count) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(count > LANES ? LANES : count)), lanes);
+}
+
+static inline float largest_lane(__m256 x) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+/* The class of the largest logit, the first of equal ones; NaN counts as the largest, as in PyTorch. What stands behind
+ * the logits, up to a multiple of LANES, does not count. */
 static inline uint8_t largest(const float *logits, long classes) {
-    long best = 0;
-    float top = logits[0];
-    for (long k = 1; k < classes; k++) {
-        const int more = logits[k] > top || (logits[k] != logits[k] && top == top);
-        top = more ? logits[k] : top;
-        best = more ? k : best;
+    __m256 top = _mm256_set1_ps(-INFINITY);
+    for (long k = 0; k < classes; k += LANES) {
+        const __m256 x = _mm256_loadu_ps(logits + k), some = _mm256_castsi256_ps(first_lanes(classes - k));
+        const int nan = _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q), some));
+        if (nan) return (uint8_t)(k + __builtin_ctz(nan));
+        top = _mm256_max_ps(top, _mm256_blendv_ps(top, x, some));
     }
-    return (uint8_t)best;
+    top = _mm256_set1_ps(largest_lane(top));
+    for (long k = 0;; k += LANES) {
+        const int found = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(logits + k), top, _CMP_EQ_OQ));
+        if (found) return (uint8_t)(k + __builtin_ctz(found));
+    }
 }
 
 /* torch.lerp, to the bit: exact at both ends. */
@@ -105,29 +123,39 @@ static void classify_cells(const Mask *m, const uint8_t *best, uint8_t *cells) {
     }
 }
 
-/* Classify each pixel by its bilinear logits; return 1 if there is not enough memory. Where the corners around a pixel agree
- * on the largest logit, so does their mean: only pixels between classes need their logits. */
+/* Classify each pixel by its bilinear logits; return 1 if there is not enough memory. Where the corners around a pixel
+ * agree on the largest logit, so does their mean: only pixels between classes need their logits. */
 int ccnet3d_classify(const Mask *m) {
     const long places = m->rows * m->columns, step = (m->classes + LANES - 1) / LANES * LANES;
     float *corners = calloc((size_t)(places * step), sizeof(float));
-    uint8_t *best = malloc(2 * (size_t)places);
-    if (!corners || !best) {
+    uint8_t *best = malloc(2 * (size_t)places + (size_t)m->width), *row = best + 2 * places;
+    long *undecided = malloc(((size_t)m->width + 1) * sizeof(long));
+    if (!corners || !best || !undecided) {
         free(corners);
         free(best);
+        free(undecided);
         return 1;
     }
     gather_corners(m, corners, step);
     for (long i = 0; i < places; i++) best[i] = largest(corners + i * step, m->classes);
     classify_cells(m, best, best + places);
+    long count = 0; /* of the undecided pixels of a row */
     for (long y = 0; y < m->height; y++) {
-        const uint8_t *cells = best + places + m->upper[y] * m->columns;
         uint8_t *ids = m->ids + y * m->width;
-        for (long x = 0; x < m->width; x++) {
-            ids[x] = cells[m->left[x]];
-            if (ids[x] == UNDECIDED) ids[x] = class_between(m, corners, step, y, x);
+        const uint8_t *cells = best + places + m->upper[y] * m->columns;
+        if (y == 0 || m->upper[y] != m->upper[y - 1]) { /* rows between the same corners differ in the undecided only */
+            count = 0;
+            for (long x = 0; x < m->width; x++) {
+                row[x] = cells[m->left[x]];
+                undecided[count] = x;
+                count += row[x] == UNDECIDED;
+            }
         }
+        memcpy(ids, row, (size_t)m->width);
+        for (long i = 0; i < count; i++) ids[undecided[i]] = class_between(m, corners, step, y, undecided[i]);
     }
     free(corners);
     free(best);
+    free(undecided);
     return 0;
 }

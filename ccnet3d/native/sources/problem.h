@@ -7,7 +7,8 @@
 
 #include <stddef.h>
 
-#define INTERFACE 2 /* to be raised, here and in library.py, whenever a function or a structure that Python fills changes */
+/* To be raised, here and in library.py, whenever a function or a structure that Python fills changes. */
+#define INTERFACE 2
 
 typedef struct {
     const void *query, *key, *value; /* [B, T, H, W, .], channels contiguous */
@@ -40,6 +41,7 @@ typedef struct {
     const char *frames_key, *frames_value; /* of the first position, in frame 0 */
     long frames_key_step, frames_value_step, frames, frame; /* frames is 0 where the time axis does not count */
     int is_column;
+    const char *next_value; /* of the line that this thread computes next, probably */
 } Line;
 
 typedef struct {

@@ -57,6 +57,7 @@ static void attend_row(const Work *work, long index, void *scratch) {
     line.value_step = p->value_strides[3];
     line.output_step = p->value_channels;
     line.log_sum_exp_step = 1;
+    line.next_value = line.value + (t + 1 < p->time ? p->value_strides[1] : 0) * (long)size;
     line.frames = p->time > 1 ? p->time : 0;
     line.frame = t;
     line.frames_key_step = p->key_strides[1];
@@ -77,6 +78,7 @@ static void attend_column(const Work *work, long index, void *scratch) {
     line.value_step = p->value_strides[2];
     line.output_step = p->width * p->value_channels;
     line.log_sum_exp_step = p->width;
+    line.next_value = line.value + (w + 1 < p->width ? p->value_strides[3] : 0) * (long)work->kernel->element_bytes;
     line.is_column = 1;
     work->kernel->attend(&line, p, scratch);
 }
