@@ -185,7 +185,7 @@ class ClassEvidenceAttention(nn.Module):
     def described(self, evidence: ClassEvidence) -> tuple[list[Tensor], list[Tensor]]:
         """Return the channels of queries and keys that describe appearance and place, lists of ``[N, D, h, w]``."""
         embedding = evidence.embedding
-        positions = _repeated(_positions(embedding), len(embedding))
+        positions = _repeated(_positions(embedding), embedding.shape[0])  # len() would be a constant of exported graphs
         return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
 
 
