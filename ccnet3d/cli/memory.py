@@ -10,19 +10,21 @@ from contextlib import contextmanager
 
 __all__ = ["keep_freed_memory", "without_collection"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory in this process.
 
     By default every block above 32 MB is returned to the system and mapped again page by page; on a CPU that is up to a
-    fifth of a network's time. Other C libraries are left alone.
+    fifth of a network's time. Other threads than the first would return memory too: they have heaps of 64 MB, and what a
+    frame needs is about as large. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_M_ARENA_MAX, 1)  # one heap for all threads
 
 
 @contextmanager
