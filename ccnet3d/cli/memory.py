@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory in this process.
 
     By default every block above 32 MB is returned to the system and mapped again page by page; on a CPU that is up to a
-    fifth of a network's time. Other threads than the first would return memory too: they have heaps of 64 MB, and what a
-    frame needs is about as large. Other C libraries are left alone.
+    fifth of a network's time. Threads of frames would do so too: their heaps have 64 MB, and a frame needs about as
+    much. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt:
