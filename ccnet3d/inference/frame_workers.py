@@ -93,7 +93,11 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(workers, "frame-worker", initializer=begin)
     for _ in range(workers):
         pool.submit(int)
-    all_there.wait()
+    try:
+        all_there.wait()
+    except BaseException:  # Ctrl-C; waiting workers would keep the process from ending
+        all_there.abort()
+        raise
     torch.set_num_threads(threads)  # also what threads begin with that are started from now on
     return pool
 

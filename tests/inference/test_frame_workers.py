@@ -14,7 +14,7 @@ from conftest import TINY, draw_scene
 from torch import Tensor
 
 from ccnet3d.errors import UserError
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import VideoSegmenter, frame_workers
 from ccnet3d.inference.frame_workers import FrameWorkers
 from ccnet3d.models import CCNet3D, ModelInfo
 
@@ -101,6 +101,22 @@ def test_closing_early_leaves_nothing_to_compute(workers: FrameWorkers) -> None:
     results.close()
     time.sleep(0.3)
     assert len(begun) <= 5
+
+
+def test_interrupt_while_workers_start_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Barrier):
+        def wait(self, timeout: float | None = None) -> int:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(frame_workers, "Barrier", Interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        frame_workers._pool(2, 7)
+    end = time.monotonic() + 10
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < end
 
 
 def test_beside_the_workers_there_are_fewer_threads_between_results_all(workers: FrameWorkers) -> None:
