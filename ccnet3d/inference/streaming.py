@@ -275,4 +275,5 @@ def _size(picture: Tensor) -> tuple[int, int]:
 def _to_picture(frame: np.ndarray) -> Tensor:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {frame.shape}")
-    return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+    # A copy: frames are kept while later ones are read, and a source may have one array for all of them.
+    return torch.from_numpy(np.array(frame, order="C")).permute(2, 0, 1)

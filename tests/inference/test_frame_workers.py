@@ -190,6 +190,22 @@ def test_two_streams_at_once_share_the_workers(tiny_info: ModelInfo) -> None:
 
 
 @pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("options", [{}, {"smoothing": 1, "causal": True}])
+def test_a_source_may_reuse_its_array(tiny_info: ModelInfo, options: dict[str, Any]) -> None:
+    frames = [draw_scene(number, 32, 48)[0] for number in range(9)]  # of the working size, so that none is resized
+    segmenter = segmenter_of(tiny_info, **options)
+
+    def reusing() -> Iterator[np.ndarray]:
+        array = np.empty_like(frames[0])
+        for frame in frames:
+            array[:] = frame
+            yield array
+
+    for mask, other in zip(segmenter.segment(frames), segmenter.segment(reusing()), strict=True):
+        np.testing.assert_array_equal(mask, other)
+
+
+@pytest.mark.usefixtures("workers")
 def test_an_error_in_a_worker_is_explained(tiny_info: ModelInfo) -> None:
     segmenter = segmenter_of(tiny_info)
 
