@@ -142,8 +142,8 @@ def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tenso
     for name in sorted({*target} ^ {*source}):
         if not name.startswith(_OPTIONAL):
             raise UserError(f"only the {'new model has' if name in target else 'weights have'} {name}")
-    for name in {*target} & {*source}:
-        if name not in free and target[name].shape != source[name].shape:
+    for name in target:  # in the order of the model, so that the same one is named each time
+        if name in source and name not in free and target[name].shape != source[name].shape:
             shapes = f"{list(source[name].shape)} in the weights and {list(target[name].shape)} in the recipe"
             raise UserError(f"{name} is {shapes}")
 
