@@ -109,7 +109,11 @@ class ClassEvidenceAttention(nn.Module):
             raise ValueError(f"loops must be at least 1, got {loops}")
         if reliability_cells < 1 or reliability_cells % 2 == 0:
             raise ValueError(f"reliability_cells must be an odd number, got {reliability_cells}")
-        self.smooth = nn.Sequential(*(_mean_along(axis, reliability_cells) for axis in (0, 1)))
+        cells, margin = reliability_cells, reliability_cells // 2
+        self.smooth = nn.Sequential(  # along height, then width: together the mean over a square
+            nn.AvgPool2d((cells, 1), 1, (margin, 0), count_include_pad=False),
+            nn.AvgPool2d((1, cells), 1, (0, margin), count_include_pad=False),
+        )
         self.loops = loops
         channels = feature_channels + num_classes
         self.feature_norm = _RunningNorm(feature_channels)
@@ -187,14 +191,6 @@ class ClassEvidenceAttention(nn.Module):
         embedding = evidence.embedding
         positions = _repeated(_positions(embedding), embedding.shape[0])  # len() would be a constant of exported graphs
         return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
-
-
-def _mean_along(axis: int, cells: int) -> nn.AvgPool2d:
-    """Return the mean over cells along height or width; one after the other they are that over a square."""
-    kernel, padding = (cells, 1), (cells // 2, 0)
-    if axis == 0:
-        return nn.AvgPool2d(kernel, 1, padding, count_include_pad=False)
-    return nn.AvgPool2d(kernel[::-1], 1, padding[::-1], count_include_pad=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@
 
 #define LANES 8
 #define MOST_CLASSES 256
-#define UNDECIDED 255 /* not a class: there are at most 255 */
+#define UNDECIDED 255 /* where there are 256 classes, the last one is decided pixel by pixel */
 
 typedef struct {
     const uint8_t *picture; /* [3, height, width] */
