@@ -46,10 +46,10 @@ class Truth:
 
 def decode_with_ffmpeg(path: Path) -> Truth:
     """Return ffmpeg's frames at their own sizes, and their times."""
-    # One thread, because messages of other threads may interrupt a line.
     _, log = ffmpeg("-threads", 1, "-i", path, "-an", "-vf", "showinfo",
                     "-fps_mode", "passthrough", "-f", "null", "-", level="info", check=False)  # fmt: skip
-    shown = re.findall(r"\] n: *\d+ pts: *\S+ pts_time:(\S+) .*? s:(\d+)x(\d+) ", log)
+    # The decoder's thread may write before these words on their line, but not between them: they are one message.
+    shown = re.findall(r"\bn: *\d+ pts: *\S+ pts_time:(\S+) .*? s:(\d+)x(\d+) ", log)
     sizes = [(int(height), int(width)) for _, width, height in shown]
     images: list[np.ndarray] = []
     for size in dict.fromkeys(sizes):
