@@ -18,7 +18,7 @@ from torch import Tensor
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
 from ccnet3d.inference.runtimes import Graph, explained, installed_runtimes, open_graph
-from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.inference.streaming import StreamingSegmenter
 from ccnet3d.models import SIZE_STEP, ModelInfo
 from ccnet3d.resources import EXPORT_METADATA
 
@@ -100,8 +100,8 @@ class ExportedModel:
         readers = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}.get(self.info.target, ())
         return [name for name in installed_runtimes() if name in readers]
 
-    def open_part(self, part: str, runtime: str, *, bfloat16: bool, threads: int) -> Graph:
-        """Prepare ``frame`` or ``clip`` to run.
+    def open_part(self, part: str, runtime: str, *, bfloat16: bool, threads: int, streams: int = 1) -> Graph:
+        """Prepare ``frame`` or ``clip`` to run; see :func:`ccnet3d.inference.runtimes.open_graph`.
 
         Raises:
             UserError: the format has no runtime here, or the runtime cannot read it.
@@ -113,7 +113,7 @@ class ExportedModel:
             )
         suffix = "onnx" if self.info.target == "onnx" else "xml"
         graph, weights = self._bytes[f"{part}.{suffix}"], self._bytes.get(f"{part}.bin")
-        return open_graph(runtime, graph, weights, bfloat16=bfloat16, threads=threads)
+        return open_graph(runtime, graph, weights, bfloat16=bfloat16, threads=threads, streams=streams)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -127,15 +127,15 @@ def _read(path: Path, most: int) -> bytes:
     return data
 
 
-class ExportedSegmenter(VideoSegmenter):
-    """Masks from an exported model, frame by frame as :class:`VideoSegmenter` does it; on a CPU.
+class ExportedSegmenter(StreamingSegmenter):
+    """Masks from an exported model, frame by frame as :class:`ccnet3d.inference.VideoSegmenter` does it; on a CPU.
 
     Args:
         exported: the model.
         runtime: ``onnxruntime`` or ``openvino``.
         dtype: float32, or with OpenVINO bfloat16; float32 if None, whatever the CPU has.
         **schedule: ``clip_length``, ``clip_stride``, ``causal``, ``smoothing``, ``input_size`` and ``keep_aspect``; see
-            :class:`VideoSegmenter`.
+            :class:`StreamingSegmenter`.
 
     Raises:
         UserError: an argument out of its range, or the runtime is missing or cannot read the files.
@@ -152,14 +152,29 @@ class ExportedSegmenter(VideoSegmenter):
         if dtype not in (torch.float32, torch.bfloat16):
             raise UserError(f"exported models run in fp32 or bf16, got {dtype}; --precision of the export is another")
         self.dtype, self.runtime, self._exported = dtype, runtime, exported
-        threads, bfloat16 = torch.get_num_threads(), dtype == torch.bfloat16
-        self._frame_part = exported.open_part("frame", runtime, bfloat16=bfloat16, threads=threads)
+        self._concurrent = True
+        self._frame_part = self._open_frame_part()
         # Attention over classes adds to logits, which bfloat16 would round to 8 bits; PyTorch has it in float32, too.
-        bfloat16 = bfloat16 and not exported.info.info.model.evidence_loops
-        self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=threads)
+        bfloat16 = dtype == torch.bfloat16 and not exported.info.info.model.evidence_loops
+        self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=torch.get_num_threads())
+
+    def _open_frame_part(self) -> Graph:
+        """Prepare the frame part for as many calls at a time as there are frames encoded at a time."""
+        workers, bfloat16 = self._workers(), self.dtype == torch.bfloat16
+        streams = workers.count if workers else 1
+        return self._exported.open_part(
+            "frame", self.runtime, bfloat16=bfloat16, threads=torch.get_num_threads(), streams=streams
+        )
+
+    def with_causal(self, causal: bool) -> Self:
+        """See :meth:`StreamingSegmenter.with_causal`."""
+        other = super().with_causal(causal)
+        if other is not self:
+            other._frame_part = other._open_frame_part()
+        return other
 
     def with_input_size(self, size: tuple[int, int]) -> Self:
-        """See :meth:`VideoSegmenter.with_input_size`.
+        """See :meth:`StreamingSegmenter.with_input_size`.
 
         Raises:
             UserError: the graphs do not accept the size.
@@ -208,7 +223,7 @@ def _check_size(size: tuple[int, int]) -> None:
         )
 
 
-def seconds_per_frame(segmenter: VideoSegmenter) -> float:
+def seconds_per_frame(segmenter: StreamingSegmenter) -> float:
     """Return the time per frame of a segmenter, the median of a few short clips after a first one."""
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (segmenter.clip_length, *segmenter.input_size, 3), np.uint8)
@@ -222,14 +237,14 @@ def seconds_per_frame(segmenter: VideoSegmenter) -> float:
 
 
 def fastest_runtime(
-    segmenters: Mapping[str, Callable[[], VideoSegmenter]],
-) -> tuple[VideoSegmenter, dict[str, float]]:
+    segmenters: Mapping[str, Callable[[], StreamingSegmenter]],
+) -> tuple[StreamingSegmenter, dict[str, float]]:
     """Return the segmenter that is fastest here, and the seconds per frame of all, fastest first.
 
     Args:
         segmenters: functions that make them, by name; one that raises a UserError is left out, unless all do.
     """
-    made: dict[str, VideoSegmenter] = {}
+    made: dict[str, StreamingSegmenter] = {}
     problem: UserError | None = None
     for name, make in segmenters.items():
         try:

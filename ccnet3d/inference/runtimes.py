@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Graph(Protocol):
-    """A part of an exported model, ready to run."""
+    """A part of an exported model, ready to run, in any thread."""
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -29,7 +29,7 @@ class Graph(Protocol):
 
 
 class _OnnxRuntimeGraph:
-    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int) -> None:
+    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int, streams: int) -> None:
         import onnxruntime
 
         if weights is not None:
@@ -37,7 +37,7 @@ class _OnnxRuntimeGraph:
         if bfloat16:
             raise UserError("ONNX Runtime has no bf16 on CPUs; give --dtype fp32, or --runtime openvino")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads // streams  # of each call: calls at the same time wait for each other's
         options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own, which it detects too
         options.log_severity_level = 4  # errors are raised too
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -62,23 +62,27 @@ def _openvino_core() -> Any:
 
 
 class _OpenVinoGraph:
-    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int) -> None:
+    def __init__(self, graph: bytes, weights: bytes | None, *, bfloat16: bool, threads: int, streams: int) -> None:
         import openvino
 
         core = _openvino_core()
         model = core.read_model(graph, weights or b"")
         precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32  # its default would be bf16 where it is fast
-        properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
         compiled = core.compile_model(model, "CPU", properties)
         self.inputs: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
         self._outputs = [port.get_names() for port in compiled.outputs]  # a tensor may have several
-        self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()  # live sources have a thread each, and a request is for one of them at a time
+        self._requests: SimpleQueue[Any] = SimpleQueue()  # each is for one thread at a time
+        for _ in range(streams):
+            self._requests.put(compiled.create_infer_request())
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        with self._lock:
-            results = self._request.infer({name: arrays[name] for name in self.inputs}, share_inputs=True)
+        request = self._requests.get()
+        try:
+            results = request.infer({name: arrays[name] for name in self.inputs}, share_inputs=True)
             copies = [np.array(results[index]) for index in range(len(self._outputs))]
+        finally:
+            self._requests.put(request)
         return {name: copy for names, copy in zip(self._outputs, copies, strict=True) for name in names}
 
 
@@ -94,7 +98,13 @@ def installed_runtimes() -> list[str]:
 
 
 def open_graph(
-    runtime: str, graph: bytes, weights: bytes | None = None, *, bfloat16: bool = False, threads: int = 1
+    runtime: str,
+    graph: bytes,
+    weights: bytes | None = None,
+    *,
+    bfloat16: bool = False,
+    threads: int = 1,
+    streams: int = 1,
 ) -> Graph:
     """Prepare a graph to run.
 
@@ -104,6 +114,7 @@ def open_graph(
         weights: OpenVINO's second file.
         bfloat16: compute products in bfloat16.
         threads: of the CPU.
+        streams: calls that run at the same time and share the threads.
 
     Raises:
         UserError: the runtime is not installed, or cannot read the graph.
@@ -115,7 +126,8 @@ def open_graph(
             "the exported model names other files (external data of ONNX), which could be any of this machine; export "
             "it again with ccnet3d-export, which stores all weights in the ONNX file"
         )
-    return explained(lambda: RUNTIMES[runtime](graph, weights, bfloat16=bfloat16, threads=threads), runtime, "read")
+    options = {"bfloat16": bfloat16, "threads": threads, "streams": streams}
+    return explained(lambda: RUNTIMES[runtime](graph, weights, **options), runtime, "read")
 
 
 def names_other_files(graph: bytes) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ccnet3d.attention import criss_cross_attention
 from ccnet3d.models.blocks import average_like, resize_like
 
-__all__ = ["ClassEvidence", "ClassEvidenceAttention"]
+__all__ = ["ClassEvidence", "ClassEvidenceAttention", "position_channels"]
 
 _FREQUENCIES = (1, 2, 4, 8)
 """Half periods of the position channels along an axis."""
@@ -179,26 +179,26 @@ class ClassEvidenceAttention(nn.Module):
             evidence: of B*T frames, those of a clip one after the other, from :meth:`embed`.
             clip_length: T.
         """
-        query, key = self.described(evidence)
-        frames, reliability = _frames(evidence.embedding, clip_length), evidence.reliability
+        embedding, reliability = evidence.embedding, evidence.reliability
+        positions = _repeated(position_channels(embedding), len(embedding))
+        frames = _frames(embedding, clip_length)
+        query = [self.log_temperature.exp() * embedding, self.position_weight * positions, self.frame_weight * frames]
         return (
-            _to_clips([*query, self.frame_weight * frames, torch.ones_like(reliability)], clip_length),
-            _to_clips([*key, frames, reliability], clip_length),
+            _to_clips([*query, torch.ones_like(reliability)], clip_length),
+            _to_clips([embedding, positions, frames, reliability], clip_length),
         )
-
-    def described(self, evidence: ClassEvidence) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the channels of queries and keys that describe appearance and place, lists of ``[N, D, h, w]``."""
-        embedding = evidence.embedding
-        positions = _repeated(_positions(embedding), embedding.shape[0])  # len() would be a constant of exported graphs
-        return [self.log_temperature.exp() * embedding, self.position_weight * positions], [embedding, positions]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _positions(like: Tensor) -> Tensor:
-    """``[1, P, h, w]``: sines and cosines of height and width, whose products depend on differences alone."""
+def position_channels(like: Tensor) -> Tensor:
+    """Return ``[1, P, h, w]``: unit vectors, whose products depend on differences of height and width alone.
+
+    Args:
+        like: ``[N, C, h, w]``.
+    """
     channels = []
     for axis in (-2, -1):
         length = like.shape[axis]

@@ -89,17 +89,28 @@ def _has_kernel(dtype: torch.dtype) -> bool:
 
 
 class _OneDnnConvolution(nn.Module):
+    """A convolution and its activation in one call, with weights in the layout that oneDNN wants for an input's size.
+
+    Weights in PyTorch's layout would be brought into it at every call. The results are the same bits.
+    """
+
     def __init__(self, convolution: nn.Conv2d, activation: str) -> None:
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
         self._settings: tuple[Any, ...] = (
             list(convolution.padding), list(convolution.stride), list(convolution.dilation), convolution.groups,
-            activation, [], "",
         )  # fmt: skip
+        self._activation = (activation, [], "")
+        self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)  # as autocast does for PyTorch's convolutions
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._settings)
+        packed = self._packed  # another thread may set it
+        if packed is None or packed[0] != x.shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._settings, list(x.shape))
+            packed = self._packed = x.shape, weight
+        run = torch.ops.mkldnn._convolution_pointwise.default
+        result: Tensor = run(x, packed[1], self.bias, *self._settings, *self._activation)
         return result
 
 

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from ccnet3d.attention import RecurrentCrissCrossAttention
 from ccnet3d.models.ccnet3d import CCNet3D, FrameFeatures
-from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention
+from ccnet3d.models.evidence import ClassEvidence, ClassEvidenceAttention, position_channels
 from ccnet3d.models.fuse import fuse_batch_norms
 
 __all__ = ["SIZE_STEP", "ClipPart", "FramePart", "kept_names", "network_parts"]
+
+_PerAxis = tuple[Tensor, Tensor, Tensor]
+"""Tensors of the row, column and time axes."""
 
 SIZE_STEP = 32
 """Pixels: height and width of the frames are multiples of it, so that every stride divides them."""
@@ -131,12 +134,10 @@ def _attend(network: CCNet3D, reduced: Tensor) -> Tensor:
 def _settle(module: ClassEvidenceAttention, offsets: Tensor, logits: Tensor, evidence: ClassEvidence) -> Tensor:
     """Apply the class evidence attention to one clip; see :meth:`ClassEvidenceAttention.forward`.
 
-    Scores within a frame have ``frame_weight`` added here, instead of one-hot channels of queries and keys.
+    Embeddings are both queries and keys here; scores that depend on the places or the key alone are added to theirs.
     """
-    queries, keys = module.described(evidence)
-    query = torch.cat([*queries, torch.ones_like(evidence.reliability)], dim=1).permute(0, 2, 3, 1)
-    key = torch.cat([*keys, evidence.reliability], dim=1).permute(0, 2, 3, 1)
-    weights = _cross_weights(query, key, module.frame_weight)
+    embedding = (evidence.embedding * (0.5 * module.log_temperature).exp()).permute(0, 2, 3, 1)
+    weights = _cross_weights(embedding, embedding, _added_scores(module, evidence))
     values = before = evidence.evidence.permute(0, 2, 3, 1)
     for _ in range(module.loops):
         values = _mix(weights, values)
@@ -144,33 +145,58 @@ def _settle(module: ClassEvidenceAttention, offsets: Tensor, logits: Tensor, evi
     return module.revised(logits[offsets], change)
 
 
-def _cross_weights(query: Tensor, key: Tensor, within_frame: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of the row, column and time axes, which sum to 1 per position, from ``[T, h, w, D]``.
+def _added_scores(module: ClassEvidenceAttention, evidence: ClassEvidence) -> _PerAxis:
+    """Return the part of the scores that is not the embeddings' product, to be broadcast to the layouts of each axis."""
+    places = position_channels(evidence.embedding)[0].permute(1, 2, 0)  # [h, w, P]
+    row, column = places[0], places[:, 0]  # products depend on the difference of two places
+    reliability = evidence.reliability.permute(0, 2, 3, 1)  # [T, h, w, 1]
+    weight = module.position_weight
+    return (
+        weight * (row @ row.T) + module.frame_weight + reliability.transpose(2, 3),
+        weight * (column @ column.T) + module.frame_weight + reliability.permute(0, 2, 3, 1),
+        weight + reliability.permute(1, 2, 3, 0),
+    )
 
-    The weights are ``[T, h, w, w]``, ``[T, w, h, h]`` and ``[h, w, T, T]``: the layouts in which they are products.
+
+def _cross_weights(query: Tensor, key: Tensor, added: _PerAxis | None = None) -> _PerAxis:
+    """Return the weights of the row, column and time axes, up to a factor per position, from ``[T, h, w, D]``.
+
+    The weights are ``[T, h, w, w]``, ``[T, w, h, h]`` and ``[h, w, T, T]``, the layouts in which they are products: no
+    axis of theirs is moved or joined to another's, because they are most of the memory.
+
+    Args:
+        query: what looks at its cross.
+        key: what is looked at.
+        added: to the products, broadcast to them.
     """
-    row = query @ key.transpose(2, 3) + within_frame  # [T, h, w, w]
-    column = _mask_self(query.transpose(1, 2) @ key.permute(0, 2, 3, 1)) + within_frame  # [T, w, h, h]
-    time = _mask_self(query.permute(1, 2, 0, 3) @ key.permute(1, 2, 3, 0))  # [h, w, T, T]
-    scores = torch.cat([row, column.transpose(1, 2), time.permute(2, 0, 1, 3)], dim=-1)
-    weights = scores.softmax(-1)
-    width, height = key.shape[2], key.shape[1]
-    row, column, time = weights[..., :width], weights[..., width : width + height], weights[..., width + height :]
-    return row, column.transpose(1, 2), time.permute(1, 2, 0, 3)
+    row = query @ key.transpose(2, 3)
+    column = query.transpose(1, 2) @ key.transpose(1, 2).transpose(2, 3)
+    time = query.permute(1, 2, 0, 3) @ key.permute(1, 2, 0, 3).transpose(2, 3)
+    if added is not None:
+        row, column, time = row + added[0], column + added[1], time + added[2]
+    # Only the row counts the position itself. A finite number: some runtimes compute inf - inf for a single frame.
+    time = time - 1e9 * _diagonal(time)
+    largest = torch.maximum(row.amax(-1), column.amax(-1).transpose(1, 2))
+    largest = torch.maximum(largest, time.amax(-1).permute(2, 0, 1))
+    row = (row - largest[..., None]).exp()
+    column = (column - largest.transpose(1, 2)[..., None]).exp() * (1 - _diagonal(column))
+    time = (time - largest.permute(1, 2, 0)[..., None]).exp()
+    return row, column, time
 
 
-def _mix(weights: tuple[Tensor, Tensor, Tensor], value: Tensor) -> Tensor:
-    """Return the weighted sums of values ``[T, h, w, Dv]`` over each position's cross."""
+def _mix(weights: _PerAxis, value: Tensor) -> Tensor:
+    """Return the weighted means of values ``[T, h, w, Dv]`` over each position's cross."""
     row, column, time = weights
-    over_columns = (column @ value.transpose(1, 2)).transpose(1, 2)
-    return row @ value + over_columns + (time @ value.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
+    counted = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)  # the last channel sums the weights
+    over_columns = (column @ counted.transpose(1, 2)).transpose(1, 2)
+    sums = row @ counted + over_columns + (time @ counted.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
+    return sums[..., :-1] / sums[..., -1:]
 
 
-def _mask_self(scores: Tensor) -> Tensor:
-    """Mask the diagonal of ``[..., n, n]``: only the row counts the position itself."""
+def _diagonal(scores: Tensor) -> Tensor:
+    """Return the unit matrix of the last axis of ``[..., n, n]``."""
     places = torch.arange(scores.shape[-1], device=scores.device)
-    # A finite number, because some runtimes compute inf - inf for an axis of one position.
-    return scores.masked_fill(places[:, None] == places, -1e9)
+    return (places[:, None] == places).to(scores.dtype)
 
 
 def _fix_padding(network: nn.Module) -> None:

@@ -290,6 +290,24 @@ def test_fused_activations_have_the_values_of_pytorch(activation: type[nn.Module
 
 
 @needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_keep_weights_for_a_size_and_give_the_bits_of_those_that_do_not(dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 on this CPU")
+    convolution = nn.Conv2d(3, 32, 3, padding=1).to(dtype, memory_format=torch.channels_last)
+    model = StandIn(lambda m, x: m.first(x.to(m.first.weight.dtype))).eval()
+    model.first = copy.deepcopy(convolution)
+    with torch.no_grad():
+        fuse_activations(model)
+        for size in ((2, 3, 40, 56), (1, 3, 40, 56), (1, 3, 40, 56), (1, 3, 7, 5), (2, 3, 40, 56)):
+            x = torch.randn(size).to(dtype, memory_format=torch.channels_last)
+            once = torch.ops.mkldnn._convolution_pointwise(
+                x, convolution.weight, convolution.bias, [1, 1], [1, 1], [1, 1], 1, "none", [], ""
+            )
+            assert torch.equal(model.first(x), once)
+
+
+@needs_onednn
 @pytest.mark.parametrize("config", [TINY, ModelConfig()], ids=["tiny", "default"])
 def test_models_with_fused_activations_compute_the_same_logits(config: ModelConfig) -> None:
     model = build(config)
