@@ -25,7 +25,7 @@ from ccnet3d.errors import UserError
 from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import Job, RunOptions, Selection, TestTimeAugmentation, VideoSegmenter
+    from ccnet3d.inference import Job, RunOptions, Selection, StreamingSegmenter, TestTimeAugmentation
     from ccnet3d.video import VideoReader
 
 
@@ -97,7 +97,7 @@ def _standard_input() -> BinaryIO:
 
 def segment_job(
     job: Job,
-    segmenter: VideoSegmenter | TestTimeAugmentation,
+    segmenter: StreamingSegmenter | TestTimeAugmentation,
     options: RunOptions,
     arguments: argparse.Namespace,
     on_progress: Callable[[], None] = lambda: None,
@@ -154,7 +154,7 @@ def print_warning(text: str) -> None:
     print_message(f"{PROGRAM}: warning: {text}")
 
 
-def load_views(arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmentation:
+def load_views(arguments: argparse.Namespace) -> StreamingSegmenter | TestTimeAugmentation:
     """Return the model, or several views of it, as the options say."""
     return add_views(load_segmenter(arguments), arguments)
 

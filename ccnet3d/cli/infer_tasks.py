@@ -19,9 +19,9 @@ from ccnet3d.errors import UserError
 from ccnet3d.wording import count_of
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import Job, Piece, RunOptions, TestTimeAugmentation, VideoSegmenter
+    from ccnet3d.inference import Job, Piece, RunOptions, StreamingSegmenter, TestTimeAugmentation
 
-    Segmenter = VideoSegmenter | TestTimeAugmentation
+    Segmenter = StreamingSegmenter | TestTimeAugmentation
 
 __all__ = ["Task", "Work", "check_job_options", "finish_jobs", "is_complete", "perform", "segment_in_turn"]
 

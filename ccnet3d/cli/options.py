@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from ccnet3d.distributed import Processes
-    from ccnet3d.inference import VideoSegmenter
+    from ccnet3d.inference import StreamingSegmenter
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -279,7 +279,7 @@ def choose_device(arguments: argparse.Namespace, *, training: bool = False) -> s
 
 
 @explain_out_of_memory("use another --device")
-def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> VideoSegmenter:
+def load_segmenter(arguments: argparse.Namespace, smoothing: int = 0) -> StreamingSegmenter:
     """Return the model that the options describe.
 
     Raises:

@@ -11,7 +11,7 @@ from ccnet3d.cli.streams import print_message
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import VideoSegmenter
+    from ccnet3d.inference import StreamingSegmenter
 
 __all__ = ["add_runtime_options", "choose_runtime"]
 
@@ -27,8 +27,8 @@ def add_runtime_options(parser: argparse._ActionsContainer) -> None:
 
 
 def choose_runtime(
-    arguments: argparse.Namespace, load_torch: Callable[[], VideoSegmenter], schedule: dict[str, Any]
-) -> VideoSegmenter:
+    arguments: argparse.Namespace, load_torch: Callable[[], StreamingSegmenter], schedule: dict[str, Any]
+) -> StreamingSegmenter:
     """Return the segmenter of the runtime that the options name.
 
     Args:
@@ -58,7 +58,7 @@ def choose_runtime(
     _check_options(arguments)
     if name != "auto":
         return ExportedSegmenter(exported, name, **schedule)
-    makers: dict[str, Callable[[], VideoSegmenter]] = {
+    makers: dict[str, Callable[[], StreamingSegmenter]] = {
         runtime: partial(ExportedSegmenter, exported, runtime, **schedule) for runtime in exported.runtimes()
     }
     if exported.info.precision != "int8":  # else PyTorch would give other masks, and not only rounding

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ccnet3d.errors import UserError
 
 if TYPE_CHECKING:
-    from ccnet3d.inference import TestTimeAugmentation, VideoSegmenter
+    from ccnet3d.inference import StreamingSegmenter, TestTimeAugmentation
 
 __all__ = ["add_size_options", "add_view_options", "add_views", "check_views", "input_size", "keeps_aspect", "numbers"]
 
@@ -86,7 +86,9 @@ def check_views(arguments: argparse.Namespace) -> None:
         raise UserError("--overlap is for the windows of --window; add --window HxW")
 
 
-def add_views(segmenter: VideoSegmenter, arguments: argparse.Namespace) -> VideoSegmenter | TestTimeAugmentation:
+def add_views(
+    segmenter: StreamingSegmenter, arguments: argparse.Namespace
+) -> StreamingSegmenter | TestTimeAugmentation:
     """Return the segmenter itself, or one that averages over the views that the options name.
 
     Raises:

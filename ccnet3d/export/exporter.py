@@ -21,7 +21,14 @@ from ccnet3d.errors import UserError
 from ccnet3d.export.graphs import quantize, to_onnx, to_openvino, to_torch
 from ccnet3d.export.parity import compare_segmenters
 from ccnet3d.files import write_atomically
-from ccnet3d.inference import ExportedModel, ExportedSegmenter, ExportInfo, VideoSegmenter, resize_frame
+from ccnet3d.inference import (
+    ExportedModel,
+    ExportedSegmenter,
+    ExportInfo,
+    StreamingSegmenter,
+    VideoSegmenter,
+    resize_frame,
+)
 from ccnet3d.journal import claimed_folder
 from ccnet3d.models import SIZE_STEP, CCNet3D, ModelInfo, fingerprint, kept_names, load_model, save_model
 from ccnet3d.resources import EXPORT_METADATA, EXPORTED_WEIGHTS
@@ -160,14 +167,14 @@ def _write_info(folder: Path, info: ExportInfo) -> None:
     (folder / EXPORT_METADATA).write_text(json.dumps(asdict(info), indent=1) + "\n")
 
 
-def _segmenters(folder: Path, info: ModelInfo, programs: tuple[Any, Any] | None) -> dict[str, VideoSegmenter]:
+def _segmenters(folder: Path, info: ModelInfo, programs: tuple[Any, Any] | None) -> dict[str, StreamingSegmenter]:
     if programs is not None:
         return {"torch.export": _ProgramSegmenter(info, *programs)}
     exported = ExportedModel(folder)
     return {runtime: ExportedSegmenter(exported, runtime, dtype=torch.float32) for runtime in exported.runtimes()}
 
 
-class _ProgramSegmenter(VideoSegmenter):
+class _ProgramSegmenter(StreamingSegmenter):
     """Masks from programs of torch.export that were written just now."""
 
     def __init__(self, info: ModelInfo, frame_part: Callable[..., Any], clip_part: Callable[..., Any]) -> None:
@@ -180,6 +187,9 @@ class _ProgramSegmenter(VideoSegmenter):
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Tensor]) -> list[Any]:
         return [self._frame_part(picture[None].float().div_(255)) for picture in pictures]
+
+    def _network_settings(self) -> dict[str, Any]:
+        return {"runtime": "torch.export"}
 
     @torch.no_grad()
     def _predict_clip(self, clip: Sequence[Any], offsets: Sequence[int]) -> list[Tensor]:

@@ -124,7 +124,7 @@ def quantize(path: Path, run_frames: Callable[[], Iterator[np.ndarray]]) -> None
 
     prepared = path.with_suffix(".prepared")
     with _quiet():
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
             str(prepared), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],

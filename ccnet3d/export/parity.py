@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 
 __all__ = ["Parity", "compare_segmenters"]
 
@@ -26,7 +26,7 @@ class Parity(NamedTuple):
 
 
 def compare_segmenters(
-    expected: VideoSegmenter, other: VideoSegmenter, frames: Iterable[np.ndarray], working_size: tuple[int, int]
+    expected: StreamingSegmenter, other: StreamingSegmenter, frames: Iterable[np.ndarray], working_size: tuple[int, int]
 ) -> Parity:
     """Compare the predictions of two segmenters frame by frame.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ccnet3d.inference.prediction import AveragedPrediction, Prediction
     from ccnet3d.inference.run import RunOptions, segment_video
     from ccnet3d.inference.segmenter import VideoSegmenter
+    from ccnet3d.inference.streaming import StreamingSegmenter
     from ccnet3d.inference.tta import TestTimeAugmentation
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Prediction",
     "RunOptions",
     "Selection",
+    "StreamingSegmenter",
     "TestTimeAugmentation",
     "VideoSegmenter",
     "best_device",
@@ -71,6 +73,7 @@ _MODULE_OF = {
     "ExportedSegmenter": "exported",
     "Prediction": "prediction",
     "RunOptions": "run",
+    "StreamingSegmenter": "streaming",
     "TestTimeAugmentation": "tta",
     "VideoSegmenter": "segmenter",
     "best_device": "devices",

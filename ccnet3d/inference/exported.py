@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ccnet3d.config import check_range, from_table, parse_json
 from ccnet3d.errors import UserError
+from ccnet3d.inference.frame_workers import FrameWorkers
 from ccnet3d.inference.runtimes import Graph, explained, installed_runtimes, open_graph
 from ccnet3d.inference.streaming import StreamingSegmenter
 from ccnet3d.models import SIZE_STEP, ModelInfo
@@ -153,24 +154,29 @@ class ExportedSegmenter(StreamingSegmenter):
             raise UserError(f"exported models run in fp32 or bf16, got {dtype}; --precision of the export is another")
         self.dtype, self.runtime, self._exported = dtype, runtime, exported
         self._concurrent = True
-        self._frame_part = self._open_frame_part()
+        self._threads, self._most_streams = torch.get_num_threads(), FrameWorkers().count
+        self._frame_parts: dict[int, Graph] = {}
+        self._open_frame_part()
         # Attention over classes adds to logits, which bfloat16 would round to 8 bits; PyTorch has it in float32, too.
         bfloat16 = dtype == torch.bfloat16 and not exported.info.info.model.evidence_loops
-        self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=torch.get_num_threads())
+        self._clip_part = exported.open_part("clip", runtime, bfloat16=bfloat16, threads=self._threads)
 
-    def _open_frame_part(self) -> Graph:
+    def _open_frame_part(self) -> None:
         """Prepare the frame part for as many calls at a time as there are frames encoded at a time."""
-        workers, bfloat16 = self._workers(), self.dtype == torch.bfloat16
-        streams = workers.count if workers else 1
-        return self._exported.open_part(
-            "frame", self.runtime, bfloat16=bfloat16, threads=torch.get_num_threads(), streams=streams
-        )
+        self._streams = 1 if self.causal else self._most_streams
+        if self._streams not in self._frame_parts:
+            self._frame_parts[self._streams] = self._exported.open_part(
+                "frame",
+                self.runtime,
+                bfloat16=self.dtype == torch.bfloat16,
+                threads=self._threads,
+                streams=self._streams,
+            )
 
     def with_causal(self, causal: bool) -> Self:
         """See :meth:`StreamingSegmenter.with_causal`."""
         other = super().with_causal(causal)
-        if other is not self:
-            other._frame_part = other._open_frame_part()
+        other._open_frame_part()
         return other
 
     def with_input_size(self, size: tuple[int, int]) -> Self:
@@ -193,11 +199,11 @@ class ExportedSegmenter(StreamingSegmenter):
         return {"runtime": self.runtime, "precision": info.precision, "weights_sha256": digest}
 
     def _encode(self, pictures: Sequence[Tensor]) -> list[Any]:
-        kept = []
+        kept, frame_part = [], self._frame_parts[self._streams]
         for picture in pictures:
             _check_size((picture.shape[-2], picture.shape[-1]))
             frames = picture[None].float().div_(255).numpy()
-            kept.append(explained(partial(self._frame_part, {"frames": frames}), self.runtime, "run"))
+            kept.append(explained(partial(frame_part, {"frames": frames}), self.runtime, "run"))
         return kept
 
     def _predict_clip(self, clip: Sequence[Any], offsets: Sequence[int]) -> list[Tensor]:

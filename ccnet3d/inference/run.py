@@ -19,10 +19,10 @@ from ccnet3d.errors import UserError
 from ccnet3d.inference.pieces import Piece, adopt_pieces
 from ccnet3d.inference.prediction import AveragedPrediction, Prediction
 from ccnet3d.inference.run_writer import FrameOutput, RunWriter
-from ccnet3d.inference.segmenter import VideoSegmenter
 from ccnet3d.inference.selection import Selection
 from ccnet3d.inference.source_files import check_apart, fingerprint_files, image_names
 from ccnet3d.inference.stages import Sink, run_ahead
+from ccnet3d.inference.streaming import StreamingSegmenter
 from ccnet3d.inference.tta import TestTimeAugmentation
 from ccnet3d.journal import lock_folder
 from ccnet3d.masks import FORMATS, OTHER, PNG, MaskClasses, RunFolder, check_settings, open_beside
@@ -93,7 +93,7 @@ class RunOptions:
 
 def segment_video(
     reader: VideoReader,
-    segmenter: VideoSegmenter | TestTimeAugmentation,
+    segmenter: StreamingSegmenter | TestTimeAugmentation,
     folder: Path | str,
     options: RunOptions = RunOptions(),
     *,
@@ -118,6 +118,7 @@ def segment_video(
         OutputError: the masks cannot be written; those in the folder are whole, and the run can be resumed.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from ccnet3d.inference import VideoSegmenter
     >>> from ccnet3d.models import load_model
     >>> from ccnet3d.video import open_video, write_sample_video
     >>> segmenter = VideoSegmenter(*load_model(), input_size=(32, 48))
@@ -226,7 +227,7 @@ def _class_ids(names: Sequence[str], requested: Sequence[str]) -> tuple[int, ...
 
 
 def _settings(
-    reader: VideoReader, segmenter: VideoSegmenter | TestTimeAugmentation, options: RunOptions, smoothing: int
+    reader: VideoReader, segmenter: StreamingSegmenter | TestTimeAugmentation, options: RunOptions, smoothing: int
 ) -> dict[str, Any]:
     path = reader.info.path
     selection = options.selection
@@ -252,7 +253,7 @@ def _settings(
 
 def _outputs(
     frames: Iterable[VideoFrame],
-    segmenter: VideoSegmenter | TestTimeAugmentation,
+    segmenter: StreamingSegmenter | TestTimeAugmentation,
     working_size: tuple[int, int],
     classes: MaskClasses,
     run: RunFolder,

@@ -68,7 +68,12 @@ class _OpenVinoGraph:
         core = _openvino_core()
         model = core.read_model(graph, weights or b"")
         precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32  # its default would be bf16 where it is fast
-        properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+        properties = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # frames, clips and masks share the cores
+        }
         compiled = core.compile_model(model, "CPU", properties)
         self.inputs: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
         self._outputs = [port.get_names() for port in compiled.outputs]  # a tensor may have several

@@ -17,7 +17,7 @@ from torch import Tensor
 from ccnet3d.errors import UserError, explain_out_of_memory
 from ccnet3d.inference.pixels import resize_frame
 from ccnet3d.inference.prediction import AveragedPrediction
-from ccnet3d.inference.segmenter import VideoSegmenter
+from ccnet3d.inference.streaming import StreamingSegmenter
 
 __all__ = ["TestTimeAugmentation", "window_starts"]
 
@@ -26,7 +26,7 @@ _MOST_SCALE = 16
 
 
 class TestTimeAugmentation:
-    """Segment like a :class:`VideoSegmenter`, by the mean of the class probabilities of all views.
+    """Segment like a :class:`ccnet3d.inference.VideoSegmenter`, by the mean of the class probabilities of all views.
 
     Every view is a video that streams in parallel with the others, so that memory is constant in the video's length.
     Clips are blended and predictions smoothed within each view, before the views are averaged.
@@ -43,6 +43,7 @@ class TestTimeAugmentation:
     Raises:
         UserError: an argument out of its range.
 
+    >>> from ccnet3d.inference import VideoSegmenter
     >>> from ccnet3d.models import load_model
     >>> segmenter = VideoSegmenter(*load_model(), input_size=(32, 48))
     >>> augmented = TestTimeAugmentation(segmenter, scales=[1.0, 1.5], flip=True)
@@ -54,7 +55,7 @@ class TestTimeAugmentation:
 
     def __init__(
         self,
-        segmenter: VideoSegmenter,
+        segmenter: StreamingSegmenter,
         *,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -116,7 +117,7 @@ class TestTimeAugmentation:
         return self.segmenter.history(smoothing)
 
     def segment(self, frames: Iterable[np.ndarray], *, smoothing: int | None = None) -> Iterator[np.ndarray]:
-        """Yield one mask per frame, in order; see :meth:`VideoSegmenter.segment`.
+        """Yield one mask per frame, in order; see :meth:`StreamingSegmenter.segment`.
 
         Raises:
             UserError: frames of several sizes, where windows are cut from them, or not enough memory.
@@ -133,7 +134,7 @@ class TestTimeAugmentation:
         first_index: int = 0,
         emit_from: int = 0,
     ) -> Iterator[AveragedPrediction]:
-        """Yield the predictions behind :meth:`segment`; see :meth:`VideoSegmenter.predict`.
+        """Yield the predictions behind :meth:`segment`; see :meth:`StreamingSegmenter.predict`.
 
         Raises:
             UserError: as :meth:`segment` does.

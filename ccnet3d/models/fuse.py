@@ -100,7 +100,7 @@ class _OneDnnConvolution(nn.Module):
         self._settings: tuple[Any, ...] = (
             list(convolution.padding), list(convolution.stride), list(convolution.dilation), convolution.groups,
         )  # fmt: skip
-        self._activation = (activation, [], "")
+        self._activation: tuple[Any, ...] = (activation, [], "")
         self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:

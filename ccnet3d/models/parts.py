@@ -146,7 +146,7 @@ def _settle(module: ClassEvidenceAttention, offsets: Tensor, logits: Tensor, evi
 
 
 def _added_scores(module: ClassEvidenceAttention, evidence: ClassEvidence) -> _PerAxis:
-    """Return the part of the scores that is not the embeddings' product, to be broadcast to the layouts of each axis."""
+    """Return the part of the scores that is not the embeddings' product, to be broadcast to each axis's layout."""
     places = position_channels(evidence.embedding)[0].permute(1, 2, 0)  # [h, w, P]
     row, column = places[0], places[:, 0]  # products depend on the difference of two places
     reliability = evidence.reliability.permute(0, 2, 3, 1)  # [T, h, w, 1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ccnet3d.errors import UserError
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 from ccnet3d.serving.jobs import ServerLimits
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["make_app"]
 
 
 def make_app(
-    segmenter: VideoSegmenter,
+    segmenter: StreamingSegmenter,
     limits: ServerLimits | None = None,
     *,
     hosts: Collection[str] = (),
@@ -34,6 +34,7 @@ def make_app(
         UserError: FastAPI is not installed.
 
     >>> from fastapi.testclient import TestClient
+    >>> from ccnet3d.inference import VideoSegmenter
     >>> from ccnet3d.models import load_model
     >>> client = TestClient(make_app(VideoSegmenter(*load_model())), base_url="http://localhost")
     >>> [one["name"] for one in client.get("/classes").json()["classes"]][:3]

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ccnet3d.errors import UserError
 from ccnet3d.files import timeless_entry
-from ccnet3d.inference import RunOptions, VideoSegmenter, segment_video
+from ccnet3d.inference import RunOptions, StreamingSegmenter, segment_video
 from ccnet3d.serving.uploads import BoundedReader, LimitError, open_upload
 from ccnet3d.video import VideoFrame
 
@@ -133,7 +133,7 @@ class Job:
         """Delete everything of the job; its work must have ended."""
         self._folder.cleanup()
 
-    def work(self, make_segmenter: Callable[[], VideoSegmenter], smoothing_for: Any, options: JobOptions) -> None:
+    def work(self, make_segmenter: Callable[[], StreamingSegmenter], smoothing_for: Any, options: JobOptions) -> None:
         """Segment the upload; every outcome is an event."""
         try:
             self._check_stopped()
@@ -147,7 +147,7 @@ class Job:
             traceback.print_exc()
             self._send_error(500, "the server failed; its terminal shows the reason")
 
-    def _segment(self, segmenter: VideoSegmenter, smoothing_for: Any, options: JobOptions) -> dict[str, Any]:
+    def _segment(self, segmenter: StreamingSegmenter, smoothing_for: Any, options: JobOptions) -> dict[str, Any]:
         began, pictures = time.monotonic(), dict[int, str]()
         masks = self._path / "masks"
 

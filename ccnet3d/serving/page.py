@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from fastapi import FastAPI, Response
 
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 from ccnet3d.reports import template_text
 from ccnet3d.serving.schemas import Health, ModelDescription, describe
 
@@ -41,7 +41,7 @@ def add_page(app: FastAPI) -> None:
         add(*file)
 
 
-def add_information(app: FastAPI, segmenter: VideoSegmenter) -> None:
+def add_information(app: FastAPI, segmenter: StreamingSegmenter) -> None:
     """Answer ``/health`` and ``/classes``."""
 
     @app.get("/health", summary="Whether the server runs")

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 import ccnet3d
 from ccnet3d.errors import UserError
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 from ccnet3d.serving.answers import NDJSON, Contexts, FileAnswer, LinesAnswer
 from ccnet3d.serving.guards import Guard
 from ccnet3d.serving.jobs import MASKS_NAME, OVERLAY_NAME, Job, JobOptions, ServerLimits
@@ -114,7 +114,7 @@ def _class_names(service: Service, text: str | None) -> tuple[str, ...]:
 
 
 def build_app(
-    segmenter: VideoSegmenter,
+    segmenter: StreamingSegmenter,
     limits: ServerLimits,
     hosts: Collection[str],
     smoothing_for: Callable[[float | None], int],

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 import ccnet3d
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 
 __all__ = ["DoneEvent", "ErrorEvent", "FrameEvent", "Health", "ModelDescription", "Problem", "describe"]
 
@@ -81,7 +81,7 @@ class ErrorEvent(BaseModel):
     detail: str
 
 
-def describe(segmenter: VideoSegmenter) -> ModelDescription:
+def describe(segmenter: StreamingSegmenter) -> ModelDescription:
     """Return what clients need to know about a model."""
     info = segmenter.info
     return ModelDescription(

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ccnet3d.errors import UserError
-from ccnet3d.inference import VideoSegmenter
+from ccnet3d.inference import StreamingSegmenter
 from ccnet3d.serving.jobs import Job, JobOptions, ServerLimits
 
 __all__ = ["KEPT_RESULTS", "BusyError", "Service"]
@@ -28,7 +28,7 @@ class Service:
     """The model, its thread, the jobs and the results that are kept for download."""
 
     def __init__(
-        self, segmenter: VideoSegmenter, limits: ServerLimits, smoothing_for: Callable[[float | None], int]
+        self, segmenter: StreamingSegmenter, limits: ServerLimits, smoothing_for: Callable[[float | None], int]
     ) -> None:
         self.segmenter, self.limits, self.smoothing_for = segmenter, limits, smoothing_for
         self._thread = ThreadPoolExecutor(1, "ccnet3d-model")
@@ -66,7 +66,7 @@ class Service:
             if not work.cancel():  # it runs already
                 await asyncio.shield(asyncio.wrap_future(work))
 
-    def _variant(self, causal: bool | None, input_size: tuple[int, int] | None) -> VideoSegmenter:
+    def _variant(self, causal: bool | None, input_size: tuple[int, int] | None) -> StreamingSegmenter:
         variant = self.segmenter if causal is None else self.segmenter.with_causal(causal)
         return variant if input_size is None else variant.with_input_size(input_size)
 

@@ -36,7 +36,7 @@ from ccnet3d.cli.views import input_size
 from ccnet3d.errors import UserError
 from ccnet3d.export import export_model
 from ccnet3d.files import write_atomically
-from ccnet3d.inference import ExportedModel, ExportedSegmenter, VideoSegmenter, resize_frame
+from ccnet3d.inference import ExportedModel, ExportedSegmenter, StreamingSegmenter, VideoSegmenter, resize_frame
 from ccnet3d.models import load_model
 from ccnet3d.resources import shipped_weights
 from ccnet3d.video import VideoWriter, draw_sample_frame, open_video
@@ -225,7 +225,7 @@ def print_runtimes(ratios: dict[str, dict[str, float]]) -> None:
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
-def run_masks(segmenter: VideoSegmenter, frames: Sequence[np.ndarray]) -> None:
+def run_masks(segmenter: StreamingSegmenter, frames: Sequence[np.ndarray]) -> None:
     drain(segmenter.segment(frames))
 
 

@@ -8,9 +8,11 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,56 @@ def test_threads_share_a_model(exported: Path, runtime: str) -> None:
         streams = threads.map(lambda _: [prediction.logits for prediction in segmenter.predict(FRAMES)], range(6))
         for found in streams:
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_predictions_do_not_depend_on_the_number_of_threads(exported: Path, runtime: str, set_threads) -> None:
+    pytest.importorskip(runtime)
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        segmenter = ExportedSegmenter(ExportedModel(exported / "onnx"), runtime)
+        found.append([prediction.logits for prediction in segmenter.predict(FRAMES)])
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def test_threads_compute_frames_at_the_same_time_each_with_the_whole_frame(exported: Path, set_threads) -> None:
+    set_threads(2)
+    segmenter = ExportedSegmenter(ExportedModel(exported / "onnx"), "onnxruntime")
+    both_there, graph = Barrier(2), segmenter._frame_parts[2]
+
+    def meet(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        both_there.wait(timeout=30)
+        return graph(arrays)
+
+    segmenter._frame_parts[2] = meet
+    frames = FRAMES[: len(FRAMES) // 2 * 2]
+    assert len(list(segmenter.segment(frames))) == len(frames)
+
+
+def test_variants_are_prepared_once(exported: Path, set_threads, monkeypatch) -> None:
+    """A server makes one for each request."""
+    set_threads(2)
+    segmenter = ExportedSegmenter(ExportedModel(exported / "onnx"), "onnxruntime")
+    prepared: list[int] = []
+    open_part = ExportedModel.open_part
+
+    def count(self: ExportedModel, part: str, runtime: str, **options: Any) -> Any:
+        prepared.append(options["streams"])
+        return open_part(self, part, runtime, **options)
+
+    monkeypatch.setattr(ExportedModel, "open_part", count)
+    for causal in (True, False, True):
+        assert len(list(segmenter.with_causal(causal).segment(FRAMES))) == len(FRAMES)
+    assert prepared == [1]
 
 
 class _SignalStack(ctypes.Structure):
