@@ -124,6 +124,7 @@ def quantize(path: Path, run_frames: Callable[[], Iterator[np.ndarray]]) -> None
 
     prepared = path.with_suffix(".prepared")
     with _quiet():
+        # ONNX Runtime's optimization would take HardSwish apart, which other runtimes have in one piece.
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
             str(prepared), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
