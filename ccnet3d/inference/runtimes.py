@@ -37,7 +37,8 @@ class _OnnxRuntimeGraph:
         if bfloat16:
             raise UserError("ONNX Runtime has no bf16 on CPUs; give --dtype fp32, or --runtime openvino")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads // streams  # of each call: calls at the same time wait for each other's
+        # A call computes in its own thread, too; the others belong to the session, for all calls together.
+        options.intra_op_num_threads = threads - streams + 1
         options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own, which it detects too
         options.log_severity_level = 4  # errors are raised too
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
